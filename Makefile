@@ -1,0 +1,58 @@
+# Everything runs in .venv, which the first command makes and later ones reuse.
+# PYTHON picks the interpreter (3.10 or newer) the environment is made from.
+
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= cfcam-demo
+
+.PHONY: demo test lint format install bench clean help
+
+help:
+	@echo "make demo     explain real photos, write $(OUT)/contact_sheet.png"
+	@echo "make test     ruff, mypy and pytest"
+	@echo "make bench    throughput, into bench/results/"
+	@echo "make install  .venv with the package and its dependencies only"
+	@echo "make lint     ruff and mypy;  make format: apply ruff's format"
+	@echo "make clean    remove .venv and everything generated"
+
+demo: .venv/.demo
+	$(BIN)/cfcam demo --out $(OUT)
+
+test: .venv/.dev lint
+	$(BIN)/python -m pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/.dev
+	$(BIN)/python -m bench.throughput
+
+install: .venv/.package
+
+# A stamp is newer than pyproject.toml when the environment matches it.
+.venv/.python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, got " + sys.version.split()[0] + "; set PYTHON=python3.x")'
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/.package: .venv/.python pyproject.toml
+	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+.venv/.demo: .venv/.python pyproject.toml
+	$(BIN)/python -m pip install -q -e '.[demo]'
+	touch $@
+
+.venv/.dev: .venv/.python pyproject.toml
+	$(BIN)/python -m pip install -q -e '.[demo,dev]'
+	touch $@ .venv/.demo
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis cfcam-demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

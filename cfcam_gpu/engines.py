@@ -1,0 +1,98 @@
+"""The engines that turn activations and gradients into maps, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cfcam_gpu.clustering import Clusters, cluster_channels
+from cfcam_gpu.config import CFCAMConfig
+from cfcam_gpu.errors import BackendError
+from cfcam_gpu.weighting import activation_map, channel_weights, upsample_and_normalise
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What an engine gives: clusters, grid (B,K,h,w) and heatmap (B,K,H,W) float32, on one device."""
+
+    clusters: Clusters
+    grid: Tensor
+    heatmap: Tensor
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An implementation of CF-CAM.
+
+    Attributes:
+        run: (activations (B,C,h,w) float32, gradients (B,K,C,h,w) float32, size (H,W), config) -> Maps.
+        available: whether it can run on a device of the given type, and why or why not.
+        about: one line for people.
+    """
+
+    run: Callable[[Tensor, Tensor, tuple[int, int], CFCAMConfig], Maps]
+    available: Callable[[str], tuple[bool, str]]
+    about: str
+
+
+def run_torch(activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig) -> Maps:
+    """The batched path in PyTorch, on any device."""
+    clusters = cluster_channels(activations, config)
+    weights = channel_weights(gradients, clusters, config)
+    grid = activation_map(activations, weights)
+    return Maps(clusters, grid, upsample_and_normalise(grid, size))
+
+
+def run_reference(activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig) -> Maps:
+    """The reference, one image and one target at a time, on the CPU."""
+    from cfcam_gpu.reference import ReferenceResult, cfcam_reference
+
+    a, g = activations.cpu().numpy(), gradients.cpu().numpy()
+    results = [
+        [cfcam_reference(a[i], g[i, k], size, config) for k in range(g.shape[1])] for i in range(len(a))
+    ]
+
+    def gather(name: str, rows: list[list[ReferenceResult]]) -> Tensor:
+        arrays = np.array([[getattr(result, name) for result in row] for row in rows])
+        return torch.from_numpy(arrays).to(activations.device)
+
+    first = [row[:1] for row in results]
+    clusters = Clusters(*(gather(name, first)[:, 0] for name in ("labels", "n_clusters", "eps")))
+    return Maps(clusters, gather("grid", results).float(), gather("heatmap", results).float())
+
+
+ENGINES: dict[str, Engine] = {
+    "torch": Engine(run_torch, lambda device: (True, "runs on any device"), "batched PyTorch"),
+    "reference": Engine(
+        run_reference,
+        lambda device: (True, "runs on the CPU"),
+        "NumPy float64, scikit-learn, OpenCV; one image at a time",
+    ),
+}
+
+#: What `auto` takes, by device type: the first that can run.
+AUTO: dict[str, tuple[str, ...]] = {"cpu": ("torch",), "cuda": ("torch",)}
+
+
+def resolve_engine(name: str, device: torch.device) -> str:
+    """The name of the engine to run on a device.
+
+    Raises:
+        BackendError: unknown, or asked for by name and not able to run; never replaced by another.
+    """
+    if name == "auto":
+        return next(
+            engine
+            for engine in AUTO.get(device.type, ("torch",))
+            if ENGINES[engine].available(device.type)[0]
+        )
+    if name not in ENGINES:
+        raise BackendError(f"unknown engine {name!r}; choose one of: auto, {', '.join(ENGINES)}")
+    ok, reason = ENGINES[name].available(device.type)
+    if not ok:
+        raise BackendError(f"engine {name!r} cannot run on {device.type}: {reason}")
+    return name

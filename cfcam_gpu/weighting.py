@@ -1,0 +1,79 @@
+"""Channel weights from gradients and labels, and the map they make of the activations. Batched."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cfcam_gpu.clustering import Clusters
+from cfcam_gpu.config import NOISE, CFCAMConfig
+from cfcam_gpu.filtering import filter_maps
+
+
+def channel_weights(gradients: Tensor, clusters: Clusters, config: CFCAMConfig) -> Tensor:
+    """Weights (B,K,C) float32 of the channels for each of K targets.
+
+    A dominant channel's weight is the mean of its own gradient map, a clustered channel's the mean
+    of its cluster's filtered mean gradient map, noise has none.
+
+    Args:
+        gradients: (B,K,C,h,w) float32.
+        clusters: labels (B,C) as `cluster_channels` gives them.
+        config: filter and weighting are used.
+
+    Source: published code, "hierarchical importance weighting".
+    """
+    labels = clusters.labels
+    slots = _cluster_slots(clusters)
+    filtered = filter_maps(cluster_means(gradients, labels, slots).flatten(0, 2), config)
+    pooled = filtered.mean((1, 2)).view(*gradients.shape[:2], slots)
+    own = gradients.mean((3, 4))
+    member = labels.clamp(0, max(slots - 1, 0))[:, None, :].expand_as(own)
+    weights = torch.where((labels >= 0)[:, None], pooled.gather(2, member) if slots else own, own)
+    return WEIGHTINGS[config.weighting](weights, (labels != NOISE)[:, None])
+
+
+def _cluster_slots(clusters: Clusters) -> int:
+    """Number of clusters to make room for: exact on the CPU, elsewhere a bound that reads nothing back.
+
+    Every cluster has two points or more, since min_samples is at least 2.
+    """
+    if clusters.labels.device.type == "cpu":
+        return int(clusters.n_clusters.max())
+    return clusters.labels.shape[1] // 2
+
+
+def cluster_means(gradients: Tensor, labels: Tensor, slots: int) -> Tensor:
+    """Mean gradient map (B,K,slots,h,w) of each cluster; zeros for clusters an image does not have."""
+    b, k, c, h, w = gradients.shape
+    # A product with the membership matrix, because scattered additions differ from run to run on a GPU.
+    member = (labels[:, None, :] == torch.arange(slots, device=labels.device)[:, None]).float()
+    sums = torch.bmm(member, gradients.transpose(1, 2).reshape(b, c, k * h * w))
+    means = sums / member.sum(2, keepdim=True).clamp_min(1)
+    return means.view(b, slots, k, h, w).transpose(1, 2)
+
+
+def _mean(weights: Tensor, valid: Tensor) -> Tensor:
+    return torch.where(valid, weights, 0)
+
+
+def _softmax(weights: Tensor, valid: Tensor) -> Tensor:
+    """Softmax over the channels that are not noise; all zero where there is none."""
+    return torch.where(valid, weights.masked_fill(~valid, -torch.inf).softmax(2), 0)
+
+
+WEIGHTINGS = {"mean": _mean, "softmax": _softmax}
+
+
+def activation_map(activations: Tensor, weights: Tensor) -> Tensor:
+    """The grid (B,K,h,w) float32: ReLU of the activations (B,C,h,w), summed with weights (B,K,C)."""
+    b, _, h, w = activations.shape
+    return torch.bmm(weights, activations.flatten(2)).relu_().view(b, -1, h, w)
+
+
+def upsample_and_normalise(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """Heatmaps (B,K,H,W) float32 in [0,1]: bilinear to `size`, divided by their maximum; blank: zeros."""
+    heatmap = F.interpolate(grid, size=size, mode="bilinear", align_corners=False)
+    peak = heatmap.amax((2, 3), keepdim=True)
+    return heatmap / torch.where(peak > 0, peak, 1)
