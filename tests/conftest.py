@@ -1,0 +1,73 @@
+"""The packaged model, real photos and their features, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch import Tensor
+
+from cfcam_gpu.capture import capture
+from cfcam_gpu.engines import ENGINES
+from cfcam_gpu.layers import find_layer
+from cfcam_gpu.models import LoadedModel, load_model
+
+#: The head (global average pooling follows), and two earlier layers where the filters act.
+REAL_LAYERS = ("_swish", "_blocks.10", "_blocks.4")
+
+
+@pytest.fixture(scope="session")
+def lite0() -> LoadedModel:
+    return load_model("efficientnet-lite0")
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[Image.Image]:
+    """Cat, espresso, motorcycle, rocket, astronaut, temple, flower: RGB."""
+    arrays = [
+        skimage.data.chelsea(),
+        skimage.data.coffee(),
+        skimage.data.stereo_motorcycle()[0],
+        skimage.data.rocket(),
+        skimage.data.astronaut(),
+        *load_sample_images().images,
+    ]
+    return [Image.fromarray(np.ascontiguousarray(array)) for array in arrays]
+
+
+@pytest.fixture(scope="session")
+def photo_batch(lite0: LoadedModel, photos: list[Image.Image]) -> Tensor:
+    """(7,3,224,224), preprocessed for the packaged model."""
+    return torch.stack([lite0.preprocess(photo) for photo in photos])
+
+
+@pytest.fixture(scope="session")
+def real_features(lite0: LoadedModel, photo_batch: Tensor) -> Callable[[str], tuple[Tensor, Tensor]]:
+    """Activations (7,C,h,w) and gradients (7,1,C,h,w) of the predicted class at a layer of the packaged model."""
+    cache: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def features(layer: str) -> tuple[Tensor, Tensor]:
+        if layer not in cache:
+            captured = capture(lite0.model, find_layer(lite0.model, layer), photo_batch)
+            cache[layer] = captured.activations, captured.gradients
+        return cache[layer]
+
+    return features
+
+
+def fast_engines() -> list[object]:
+    """Every engine but the reference; one that cannot run here is skipped with its reason."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    params: list[object] = []
+    for name, engine in ENGINES.items():
+        ok, reason = engine.available(device)
+        if name != "reference":
+            params.append(
+                pytest.param(name, marks=() if ok else pytest.mark.skip(reason=f"{name}: {reason}"))
+            )
+    return params

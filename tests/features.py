@@ -1,0 +1,73 @@
+"""Activations and gradients for tests, and the comparison of an engine with the reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cfcam_gpu import CFCAMConfig, Explanation, explain_activations
+from cfcam_gpu.config import EPS_SLACK
+from cfcam_gpu.reference import is_dominant, pairwise_distances
+from tolerances import MAP, TIE
+
+
+def blobs(batch: int, channels: int, h: int, w: int, clusters: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Channels scattered around `clusters` prototype maps, a tenth of them far from all, some dead.
+
+    Activations (B,C,h,w) not negative, gradients of both signs, each cluster with its own sign.
+    """
+    rng = np.random.default_rng(seed)
+    prototypes = rng.uniform(0, 4, (batch, clusters, h, w))
+    member = rng.integers(0, clusters, (batch, channels))
+    spread = np.where(rng.random((batch, channels)) < 0.1, 3.0, 0.15)[..., None, None]
+    chosen = np.take_along_axis(prototypes, member[..., None, None], axis=1)
+    activations = np.maximum(chosen + spread * rng.standard_normal((batch, channels, h, w)), 0)
+    activations[rng.random((batch, channels)) < 0.05] = 0
+    slope = rng.standard_normal((batch, clusters))[np.arange(batch)[:, None], member]
+    gradients = 1e-2 * (slope[..., None, None] + rng.standard_normal((batch, channels, h, w)))
+    return torch.from_numpy(activations).float(), torch.from_numpy(gradients).float()
+
+
+def near_ties(activations: np.ndarray, eps: float, config: CFCAMConfig) -> int:
+    """Pairs of clustered channels of one image whose distance lies within `TIE` of DBSCAN's radius."""
+    features = activations.reshape(len(activations), -1).astype(np.float64)
+    distances = pairwise_distances(features[~is_dominant(features, config)])
+    return int((np.abs(distances / (eps * (1 + EPS_SLACK)) - 1) <= TIE).sum()) // 2
+
+
+def assert_equivalent(
+    activations: Tensor, gradients: Tensor, config: CFCAMConfig, engine: str, size: tuple[int, int] = (64, 48)
+) -> dict[str, float]:
+    """The contract between an engine and the reference; returns the largest differences seen.
+
+    Labels are equal except where a near tie excuses it, which is counted and printed.
+    """
+    fast = explain_activations(activations, gradients, size, config, engine=engine)
+    plain = explain_activations(activations, gradients, size, config, engine="reference")
+    differ = (fast.labels != plain.labels).any(1)
+    for image in differ.nonzero().flatten().tolist():
+        ties = near_ties(activations[image].numpy(), float(plain.eps[image]), config)
+        print(f"image {image}: labels differ, {ties} distances within {TIE} of eps")
+        assert ties > 0, f"labels of image {image} differ and no distance lies at eps"
+    same = ~differ
+    torch.testing.assert_close(fast.eps, plain.eps, rtol=TIE, atol=0)
+    torch.testing.assert_close(fast.n_clusters[same], plain.n_clusters[same])
+    peak = plain.grid.flatten(-2).amax(-1).clamp_min(torch.finfo(torch.float32).tiny)[..., None, None]
+    seen = {
+        "grid": float(((fast.grid - plain.grid).abs() / peak)[same].max()),
+        "heatmap": float((fast.heatmap - plain.heatmap).abs()[same].max()),
+        "label differences": int(differ.sum()),
+    }
+    assert seen["grid"] <= MAP, seen
+    assert seen["heatmap"] <= MAP, seen
+    assert torch.equal(fast.blank[same], plain.blank[same])
+    return seen
+
+
+def part(result: Explanation, index: int) -> dict[str, Tensor]:
+    """The fields of one image of a batch."""
+    return {
+        name: getattr(result, name)[index]
+        for name in ("heatmap", "grid", "labels", "eps", "n_clusters", "blank")
+    }

@@ -1,0 +1,87 @@
+"""Filters against OpenCV, kornia and the reference's float64 loops."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from kornia.filters import bilateral_blur
+from scipy.ndimage import gaussian_filter
+
+from cfcam_gpu import CFCAMConfig, reference
+from cfcam_gpu.config import FILTERS
+from cfcam_gpu.filtering import CHUNK_BYTES, filter_maps
+from tolerances import FILTER
+
+SHAPES = [(1, 1), (1, 6), (6, 1), (2, 2), (5, 9), (7, 7), (14, 14), (28, 20)]
+SCALES = [1e-9, 1e-3, 0.3, 50.0]
+
+
+def maps(shape: tuple[int, int], scale: float) -> torch.Tensor:
+    return scale * torch.randn(5, *shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def assert_close(found: np.ndarray, expected: np.ndarray, given: torch.Tensor) -> None:
+    np.testing.assert_allclose(found, expected, rtol=0, atol=FILTER * float(given.abs().max()))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", FILTERS)
+def test_each_filter_agrees_with_its_reference(name, shape, scale):
+    given, config = maps(shape, scale), CFCAMConfig(filter=name)
+    found = filter_maps(given, config).numpy()
+    for before, after in zip(given.double().numpy(), found, strict=True):
+        assert_close(after, reference.FILTERS[name](before, config), given)
+
+
+@pytest.mark.parametrize("diameter", [3, 5, 9])
+@pytest.mark.parametrize("shape", [(5, 9), (7, 7), (14, 14)])
+def test_bilateral_is_opencvs_on_every_path(shape, diameter):
+    given = maps(shape, 0.3)
+    config = CFCAMConfig(diameter=diameter, sigma_space=2.0, sigma_range=0.2)
+    clamped = min(diameter, 2 * min(shape) - 1)
+    for before, after in zip(given.numpy(), filter_maps(given, config).numpy(), strict=True):
+        expected = cv2.bilateralFilter(before, clamped, 0.2, 2.0, borderType=cv2.BORDER_REFLECT_101)
+        assert_close(after, expected, given)
+        assert_close(reference.bilateral(before.astype(np.float64), config), expected, given)
+
+
+def test_bilateral_square_is_kornias():
+    given = maps((9, 7), 0.3)
+    expected = bilateral_blur(given[:, None], (5, 5), 0.2, (2.0, 2.0))[:, 0]
+    found = filter_maps(
+        given, CFCAMConfig(filter="bilateral_square", diameter=5, sigma_space=2.0, sigma_range=0.2)
+    )
+    assert_close(found.numpy(), expected.numpy(), given)
+
+
+def test_gaussian_is_scipys():
+    given = maps((9, 9), 0.3)
+    found = filter_maps(given, CFCAMConfig(filter="gaussian", diameter=9, sigma_space=1.5)).numpy()
+    for before, after in zip(given.double().numpy(), found, strict=True):
+        assert_close(after, gaussian_filter(before, 1.5, mode="mirror", radius=4), given)
+
+
+@pytest.mark.parametrize("name", ["bilateral", "bilateral_square", "gaussian", "none"])
+def test_a_constant_map_passes_unchanged(name):
+    """At a head with global average pooling the gradient is constant, so CF-CAM's filter must not act there."""
+    given = torch.full((2, 7, 7), -3e-4)
+    torch.testing.assert_close(filter_maps(given, CFCAMConfig(filter=name)), given, rtol=1e-6, atol=0)
+
+
+def test_windows_wider_than_the_map_are_clamped_to_what_reflection_allows():
+    assert CFCAMConfig().radius(28, 28) == 8  # OpenCV's rule: round(1.5 * 5)
+    assert CFCAMConfig().radius(7, 5) == 4
+    assert CFCAMConfig(diameter=3).radius(7, 7) == 1
+    assert CFCAMConfig().radius(1, 9) == 0
+
+
+def test_chunks_do_not_change_the_result(monkeypatch):
+    given, config = maps((7, 7), 0.3), CFCAMConfig()
+    whole = filter_maps(given, config)
+    assert given.numel() * 169 * 4 < CHUNK_BYTES
+    monkeypatch.setattr("cfcam_gpu.filtering.CHUNK_BYTES", 1)
+    torch.testing.assert_close(filter_maps(given, config), whole, rtol=1e-6, atol=1e-7)
+    assert filter_maps(given[:0], config).shape == (0, 7, 7)

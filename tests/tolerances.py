@@ -1,0 +1,10 @@
+"""The equivalence contract's tolerances, and why each is what it is."""
+
+#: Heatmap and grid (of its maximum), any engine against the reference: float32 sums over 2,048 channels.
+MAP = 1e-4
+#: Filters, of the map's largest magnitude: one float32 rounding of some hundred positive weights.
+FILTER = 1e-6
+#: eps, relative, against the published code, which computes its distances in float32.
+EPS = 1e-5
+#: A distance this close to eps, relative, may count as a neighbour or not: float32 rounding.
+TIE = 1e-6
