@@ -31,30 +31,36 @@ class Clusters:
     eps: Tensor
 
 
-def cluster_channels(activations: Tensor, config: CFCAMConfig) -> Clusters:
+#: What scans the channels of a batch: (features (B,N,D) float32, valid (B,N) bool, config) ->
+#: labels (B,N) int64 with noise -1, n_clusters (B,) int64, eps (B,) float64. Rows that are not
+#: valid hold no channel; their labels are ignored.
+Scan = Callable[[Tensor, Tensor, CFCAMConfig], tuple[Tensor, Tensor, Tensor]]
+
+
+def cluster_channels(activations: Tensor, config: CFCAMConfig, scan: Scan | None = None) -> Clusters:
     """Cluster the channels of each image.
 
     Args:
-        activations: (B,C,h,w), any floating dtype; computed in float32, distances by direct
-            differencing, since the Gram expansion loses small distances.
+        activations: (B,C,h,w), any floating dtype; computed in float32.
         config: dominant_percentile, eps_percentile and min_samples_fraction are used.
+        scan: how the channels that are not dominant are clustered; None: `scan_in_chunks`.
 
     Source: published code, "hierarchical clustering"; DBSCAN as scikit-learn defines it.
     """
     features = activations.flatten(2).float()
-    clustered = ~dominant_channels(features, config.dominant_percentile)
-    n = (
-        features.shape[1]
-        if config.dominant_percentile is None
-        else _most_clustered(features.shape[1], config)
-    )
-    per_image = max(1, n * n * 16)
-    step = max(1, CHUNK_BYTES.get(features.device.type, CHUNK_BYTES["cuda"]) // per_image)
-    parts = [
-        _cluster_chunk(f, c, n, config)
-        for f, c in zip(features.split(step), clustered.split(step), strict=True)
-    ]
-    return Clusters(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    dominant = dominant_channels(features, config.dominant_percentile)
+    n = _most_clustered(features.shape[1], config.dominant_percentile)
+    labels = torch.full_like(dominant, DOMINANT, dtype=torch.int64)
+    if n == 0:
+        none = labels.new_zeros(len(labels))
+        return Clusters(labels, none, torch.full_like(none, EPS_FLOOR, dtype=torch.float64))
+    # The clustered channels first, in their own order, so that all images share one shape.
+    order = torch.sort(dominant.byte(), dim=1, stable=True).indices[:, :n]
+    valid = ~dominant.gather(1, order)
+    chosen = features.gather(1, order[..., None].expand(-1, -1, features.shape[2]))
+    found, n_clusters, eps = (scan or scan_in_chunks)(chosen, valid, config)
+    labels.scatter_(1, order, torch.where(valid, found, DOMINANT))
+    return Clusters(labels, n_clusters, eps)
 
 
 def dominant_channels(features: Tensor, percentile: float | None) -> Tensor:
@@ -70,30 +76,29 @@ def dominant_channels(features: Tensor, percentile: float | None) -> Tensor:
     return norms >= (threshold * (1 - EPS_SLACK))[:, None]
 
 
-def _most_clustered(channels: int, config: CFCAMConfig) -> int:
-    """How many channels at most lie below the percentile of `channels` norms."""
-    assert config.dominant_percentile is not None
-    return math.ceil(config.dominant_percentile / 100 * (channels - 1))
+def _most_clustered(channels: int, percentile: float | None) -> int:
+    """How many of the channels at most lie below the percentile of their norms."""
+    return channels if percentile is None else math.ceil(percentile / 100 * (channels - 1))
 
 
-def _cluster_chunk(
-    features: Tensor, clustered: Tensor, n: int, config: CFCAMConfig
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels (B,C), cluster count (B,) and eps (B,) of images that fit in memory together."""
-    labels = torch.full(clustered.shape, DOMINANT, dtype=torch.int64, device=features.device)
-    if n == 0:
-        zeros = torch.zeros(len(features), dtype=torch.int64, device=features.device)
-        return labels, zeros, torch.full_like(zeros, EPS_FLOOR, dtype=torch.float64)
-    # The clustered channels first, in their own order, so that all images share one shape.
-    order = torch.sort((~clustered).byte(), dim=1, stable=True).indices[:, :n]
-    valid = clustered.gather(1, order)
-    distances = pairwise_distances(
-        features.gather(1, order[..., None].expand(-1, -1, features.shape[2])), valid
-    )
-    eps = distance_percentile(distances, valid.sum(1), config.eps_percentile)
-    minimum = min_samples(valid.sum(1), config)
-    found, n_clusters = dbscan(distances, eps, minimum)
-    labels.scatter_(1, order, torch.where(valid, found, DOMINANT))
+def scan_in_chunks(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """`Scan` in PyTorch on any device; the distances of as many images as fit are held at once.
+
+    Distances are taken by direct differencing, since the Gram expansion loses small ones.
+    """
+    device = features.device.type
+    per_image = 16 * features.shape[1] ** 2
+    step = max(1, CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // per_image)
+    parts = [_scan_chunk(f, v, config) for f, v in zip(features.split(step), valid.split(step), strict=True)]
+    labels, n_clusters, eps = (torch.cat(column) for column in zip(*parts, strict=True))
+    return labels, n_clusters, eps
+
+
+def _scan_chunk(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[Tensor, Tensor, Tensor]:
+    counts = valid.sum(1)
+    distances = pairwise_distances(features, valid)
+    eps = distance_percentile(distances, counts, config.eps_percentile)
+    labels, n_clusters = dbscan(distances, eps, min_samples(counts, config))
     return labels, n_clusters, eps
 
 
@@ -195,9 +200,7 @@ def dbscan(distances: Tensor, eps: Tensor, minimum: Tensor) -> tuple[Tensor, Ten
     return labels, is_root.sum(1)
 
 
-def connected_components(
-    neighbours: Tensor, core: Tensor, look: bool | None = None
-) -> tuple[Tensor, Tensor]:
+def connected_components(neighbours: Tensor, core: Tensor, look: bool | None = None) -> tuple[Tensor, Tensor]:
     """Lowest core index of the component of each core point, and of those around every point.
 
     Rounds of hooking and shortcutting: each tree hooks its root to the smallest root next to it,
