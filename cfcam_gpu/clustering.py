@@ -37,13 +37,13 @@ class Clusters:
 Scan = Callable[[Tensor, Tensor, CFCAMConfig], tuple[Tensor, Tensor, Tensor]]
 
 
-def cluster_channels(activations: Tensor, config: CFCAMConfig, scan: Scan | None = None) -> Clusters:
+def cluster_channels(activations: Tensor, config: CFCAMConfig, scan: Scan) -> Clusters:
     """Cluster the channels of each image.
 
     Args:
         activations: (B,C,h,w), any floating dtype; computed in float32.
         config: dominant_percentile, eps_percentile and min_samples_fraction are used.
-        scan: how the channels that are not dominant are clustered; None: `scan_in_chunks`.
+        scan: how the channels that are not dominant are clustered.
 
     Source: published code, "hierarchical clustering"; DBSCAN as scikit-learn defines it.
     """
@@ -58,7 +58,7 @@ def cluster_channels(activations: Tensor, config: CFCAMConfig, scan: Scan | None
     order = torch.sort(dominant.byte(), dim=1, stable=True).indices[:, :n]
     valid = ~dominant.gather(1, order)
     chosen = features.gather(1, order[..., None].expand(-1, -1, features.shape[2]))
-    found, n_clusters, eps = (scan or scan_in_chunks)(chosen, valid, config)
+    found, n_clusters, eps = scan(chosen, valid, config)
     labels.scatter_(1, order, torch.where(valid, found, DOMINANT))
     return Clusters(labels, n_clusters, eps)
 

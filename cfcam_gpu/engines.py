@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cfcam_gpu.clustering import Clusters, cluster_channels
+from cfcam_gpu.clustering import Clusters, Scan, cluster_channels, scan_in_chunks
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.errors import BackendError
 from cfcam_gpu.weighting import activation_map, channel_weights, upsample_and_normalise
@@ -39,12 +40,40 @@ class Engine:
     about: str
 
 
-def run_torch(activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig) -> Maps:
+def run_torch(
+    activations: Tensor,
+    gradients: Tensor,
+    size: tuple[int, int],
+    config: CFCAMConfig,
+    scan: Scan = scan_in_chunks,
+) -> Maps:
     """The batched path in PyTorch, on any device."""
-    clusters = cluster_channels(activations, config)
+    clusters = cluster_channels(activations, config, scan)
     weights = channel_weights(gradients, clusters, config)
     grid = activation_map(activations, weights)
     return Maps(clusters, grid, upsample_and_normalise(grid, size))
+
+
+def run_numba(activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig) -> Maps:
+    """The batched path with the scan of the channels compiled for the CPU."""
+    from cfcam_gpu.compiled import scan_compiled
+
+    return run_torch(activations, gradients, size, config, scan_compiled)
+
+
+def _numba_available(device: str) -> tuple[bool, str]:
+    if device != "cpu":
+        return False, "runs on the CPU only"
+    return importable("numba", "pip install numba")
+
+
+def importable(module: str, remedy: str) -> tuple[bool, str]:
+    """Whether a module can be imported, and its version or what to do."""
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        return False, f"{error}; {remedy}"
+    return True, f"{module} {getattr(found, '__version__', '')}".strip()
 
 
 def run_reference(activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig) -> Maps:
@@ -66,6 +95,9 @@ def run_reference(activations: Tensor, gradients: Tensor, size: tuple[int, int],
 
 
 ENGINES: dict[str, Engine] = {
+    "numba": Engine(
+        run_numba, _numba_available, "batched PyTorch, the scan of the channels compiled for the CPU"
+    ),
     "torch": Engine(run_torch, lambda device: (True, "runs on any device"), "batched PyTorch"),
     "reference": Engine(
         run_reference,
@@ -75,7 +107,7 @@ ENGINES: dict[str, Engine] = {
 }
 
 #: What `auto` takes, by device type: the first that can run.
-AUTO: dict[str, tuple[str, ...]] = {"cpu": ("torch",), "cuda": ("torch",)}
+AUTO: dict[str, tuple[str, ...]] = {"cpu": ("numba", "torch"), "cuda": ("torch",)}
 
 
 def resolve_engine(name: str, device: torch.device) -> str:

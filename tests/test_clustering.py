@@ -48,21 +48,23 @@ def test_images_with_different_numbers_of_clustered_channels_share_a_batch():
     activations, _ = blobs(3, 41, 4, 4, clusters=2)
     activations[1, :20] = 7.0
     activations[2] = activations[2, :1]
-    together = clustering.cluster_channels(activations, CFCAMConfig())
+    together = clustering.cluster_channels(activations, CFCAMConfig(), clustering.scan_in_chunks)
     counts = (together.labels != -2).sum(1)
     assert counts[2] == 0
     assert len(counts.unique()) == 3
     for image in range(3):
-        alone = clustering.cluster_channels(activations[image, None], CFCAMConfig())
+        alone = clustering.cluster_channels(
+            activations[image, None], CFCAMConfig(), clustering.scan_in_chunks
+        )
         assert torch.equal(alone.labels[0], together.labels[image])
         assert float(alone.eps[0]) == pytest.approx(float(together.eps[image]), rel=1e-6)
 
 
 def test_chunks_of_images_do_not_change_the_result(monkeypatch):
     activations, _ = blobs(5, 60, 4, 4, clusters=3)
-    whole = clustering.cluster_channels(activations, CFCAMConfig())
+    whole = clustering.cluster_channels(activations, CFCAMConfig(), clustering.scan_in_chunks)
     monkeypatch.setitem(clustering.CHUNK_BYTES, "cpu", 1)
-    chunked = clustering.cluster_channels(activations, CFCAMConfig())
+    chunked = clustering.cluster_channels(activations, CFCAMConfig(), clustering.scan_in_chunks)
     assert torch.equal(whole.labels, chunked.labels)
     assert torch.equal(whole.eps, chunked.eps)
 

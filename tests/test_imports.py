@@ -18,6 +18,7 @@ ORDER = (
     ("precision", "modelstate"),
     ("layers", "clustering", "filtering", "overlay"),
     ("capture", "weighting"),
+    ("compiled",),
     ("engines",),
     ("explainer",),
     ("models", "dataset.decode", "dataset.sources"),
