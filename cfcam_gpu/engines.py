@@ -67,6 +67,24 @@ def _numba_available(device: str) -> tuple[bool, str]:
     return importable("numba", "pip install numba")
 
 
+def run_cuml(activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig) -> Maps:
+    """The batched path with cuML's DBSCAN, image by image."""
+    from cfcam_gpu.cuml_scan import scan_cuml
+
+    return run_torch(activations, gradients, size, config, scan_cuml)
+
+
+def _cuml_available(device: str) -> tuple[bool, str]:
+    remedy = "pip install 'cfcam-gpu[cuda12]' or 'cfcam-gpu[cuda13]', by the CUDA version"
+    if device != "cuda":
+        return False, f"needs an NVIDIA GPU; there, {remedy}"
+    for module in ("cupy", "cuml"):
+        ok, reason = importable(module, remedy)
+        if not ok:
+            return ok, reason
+    return True, reason
+
+
 def importable(module: str, remedy: str) -> tuple[bool, str]:
     """Whether a module can be imported, and its version or what to do."""
     try:
@@ -99,6 +117,7 @@ ENGINES: dict[str, Engine] = {
         run_numba, _numba_available, "batched PyTorch, the scan of the channels compiled for the CPU"
     ),
     "torch": Engine(run_torch, lambda device: (True, "runs on any device"), "batched PyTorch"),
+    "cuml": Engine(run_cuml, _cuml_available, "cuML's DBSCAN on the GPU, one image at a time"),
     "reference": Engine(
         run_reference,
         lambda device: (True, "runs on the CPU"),

@@ -13,7 +13,6 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 from cfcam_gpu.capture import capture
-from cfcam_gpu.engines import ENGINES
 from cfcam_gpu.layers import find_layer
 from cfcam_gpu.models import LoadedModel, load_model
 
@@ -58,16 +57,3 @@ def real_features(lite0: LoadedModel, photo_batch: Tensor) -> Callable[[str], tu
         return cache[layer]
 
     return features
-
-
-def fast_engines() -> list[object]:
-    """Every engine but the reference; one that cannot run here is skipped with its reason."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    params: list[object] = []
-    for name, engine in ENGINES.items():
-        ok, reason = engine.available(device)
-        if name != "reference":
-            params.append(
-                pytest.param(name, marks=() if ok else pytest.mark.skip(reason=f"{name}: {reason}"))
-            )
-    return params

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from cfcam_gpu import CFCAMConfig, Explanation, explain_activations
 from cfcam_gpu.config import EPS_SLACK
+from cfcam_gpu.engines import ENGINES
 from cfcam_gpu.reference import is_dominant, pairwise_distances
 from tolerances import MAP, TIE
 
@@ -36,15 +40,45 @@ def near_ties(activations: np.ndarray, eps: float, config: CFCAMConfig) -> int:
     return int((np.abs(distances / (eps * (1 + EPS_SLACK)) - 1) <= TIE).sum()) // 2
 
 
+@dataclass(frozen=True)
+class Run:
+    """An engine on a device that has it here."""
+
+    engine: str
+    device: str
+
+    def explain(self, activations: Tensor, gradients: Tensor, *args: Any, **kwargs: Any) -> Explanation:
+        """`explain_activations` there; the result comes back to the CPU."""
+        result = explain_activations(
+            activations.to(self.device), gradients.to(self.device), *args, engine=self.engine, **kwargs
+        )
+        tensors = {name: value.cpu() for name, value in vars(result).items() if isinstance(value, Tensor)}
+        return replace(result, **tensors)
+
+    def __str__(self) -> str:
+        return f"{self.engine}-{self.device}"
+
+
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+REFERENCE = Run("reference", "cpu")
+#: Every engine but the reference on every device where it can run here.
+FAST = [
+    Run(name, device)
+    for device in DEVICES
+    for name, engine in ENGINES.items()
+    if name != "reference" and engine.available(device)[0]
+]
+
+
 def assert_equivalent(
-    activations: Tensor, gradients: Tensor, config: CFCAMConfig, engine: str, size: tuple[int, int] = (64, 48)
+    run: Run, activations: Tensor, gradients: Tensor, config: CFCAMConfig, size: tuple[int, int] = (64, 48)
 ) -> dict[str, float]:
     """The contract between an engine and the reference; returns the largest differences seen.
 
     Labels are equal except where a near tie excuses it, which is counted and printed.
     """
-    fast = explain_activations(activations, gradients, size, config, engine=engine)
-    plain = explain_activations(activations, gradients, size, config, engine="reference")
+    fast = run.explain(activations, gradients, size, config)
+    plain = REFERENCE.explain(activations, gradients, size, config)
     differ = (fast.labels != plain.labels).any(1)
     for image in differ.nonzero().flatten().tolist():
         ties = near_ties(activations[image].numpy(), float(plain.eps[image]), config)

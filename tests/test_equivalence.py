@@ -7,36 +7,34 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cfcam_gpu import PRESETS, CFCAMConfig, explain_activations
+from cfcam_gpu import PRESETS, CFCAMConfig
 from cfcam_gpu.config import FILTERS
-from conftest import REAL_LAYERS, fast_engines
-from features import assert_equivalent, blobs, part
+from conftest import REAL_LAYERS
+from features import FAST, assert_equivalent, blobs, part
 from tolerances import MAP
 
-pytestmark = pytest.mark.parametrize("engine", fast_engines())
+pytestmark = pytest.mark.parametrize("run", FAST, ids=str)
 
 
 @pytest.mark.parametrize("batch", [1, 7])
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("layer", REAL_LAYERS)
-def test_real_features(engine, real_features, layer, preset, batch, record_property):
+def test_real_features(run, real_features, layer, preset, batch, record_property):
     activations, gradients = real_features(layer)
-    seen = assert_equivalent(activations[:batch], gradients[:batch], CFCAMConfig.preset(preset), engine)
+    seen = assert_equivalent(run, activations[:batch], gradients[:batch], CFCAMConfig.preset(preset))
     record_property("largest differences", seen)
-    print(f"{engine} {layer} {preset} batch {batch}: {seen}")
+    print(f"{run} {layer} {preset} batch {batch}: {seen}")
 
 
 @pytest.mark.parametrize("batch", [1, 7])
 @pytest.mark.parametrize("shape", [(256, 7, 7), (63, 5, 9), (130, 14, 14)])
 @pytest.mark.parametrize("name", FILTERS)
-def test_generated_features_with_several_clusters(engine, name, shape, batch):
+def test_generated_features_with_several_clusters(run, name, shape, batch):
     activations, gradients = blobs(batch, *shape, clusters=5)
     config = CFCAMConfig(filter=name, sigma_range=0.01, eps_percentile=10, min_samples_fraction=0.03)
-    seen = assert_equivalent(activations, gradients, config, engine)
-    assert (
-        int(explain_activations(activations, gradients, (8, 8), config, engine=engine).n_clusters.min()) > 1
-    )
-    print(f"{engine} {name} {shape} batch {batch}: {seen}")
+    seen = assert_equivalent(run, activations, gradients, config)
+    assert int(run.explain(activations, gradients, (8, 8), config).n_clusters.min()) > 1
+    print(f"{run} {name} {shape} batch {batch}: {seen}")
 
 
 @settings(max_examples=60, deadline=None)
@@ -47,39 +45,37 @@ def test_generated_features_with_several_clusters(engine, name, shape, batch):
     preset=st.sampled_from(sorted(PRESETS)),
     seed=st.integers(0, 2**31),
 )
-def test_awkward_shapes_ties_and_scales(engine, shape, levels, scale, preset, seed):
+def test_awkward_shapes_ties_and_scales(run, shape, levels, scale, preset, seed):
     """Few levels make most distances equal, many of them equal to eps."""
     generator = torch.Generator().manual_seed(seed)
     activations = torch.randint(0, levels, shape, generator=generator) * scale
     gradients = torch.randn(shape, generator=generator)
-    assert_equivalent(activations, gradients, CFCAMConfig.preset(preset), engine, size=(9, 11))
+    assert_equivalent(run, activations, gradients, CFCAMConfig.preset(preset), size=(9, 11))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_an_image_does_not_depend_on_its_batch(engine, preset, real_features):
+def test_an_image_does_not_depend_on_its_batch(run, preset, real_features):
     activations, gradients = real_features("_blocks.10")
     config = CFCAMConfig.preset(preset)
-    whole = explain_activations(activations, gradients, (32, 32), config, engine=engine)
+    whole = run.explain(activations, gradients, (32, 32), config)
     for index in range(len(activations)):
-        alone = explain_activations(
-            activations[index, None], gradients[index, None], (32, 32), config, engine=engine
-        )
+        alone = run.explain(activations[index, None], gradients[index, None], (32, 32), config)
         for name, value in part(alone, 0).items():
             torch.testing.assert_close(value, part(whole, index)[name], rtol=0, atol=MAP / 10, msg=name)
 
 
-def test_two_runs_are_identical(engine, real_features):
+def test_two_runs_are_identical(run, real_features):
     activations, gradients = real_features("_blocks.10")
-    first, second = (explain_activations(activations, gradients, (32, 32), engine=engine) for _ in range(2))
+    first, second = (run.explain(activations, gradients, (32, 32)) for _ in range(2))
     assert torch.equal(first.heatmap, second.heatmap)
     assert torch.equal(first.labels, second.labels)
 
 
-def test_targets_share_the_clustering_and_keep_their_own_maps(engine):
+def test_targets_share_the_clustering_and_keep_their_own_maps(run):
     activations, gradients = blobs(3, 40, 6, 5, clusters=3)
-    both = explain_activations(activations, torch.stack([gradients, -gradients], 1), (12, 10), engine=engine)
+    both = run.explain(activations, torch.stack([gradients, -gradients], 1), (12, 10))
     assert both.heatmap.shape == (3, 2, 12, 10)
     for k, sign in enumerate((1, -1)):
-        one = explain_activations(activations, sign * gradients, (12, 10), engine=engine)
+        one = run.explain(activations, sign * gradients, (12, 10))
         torch.testing.assert_close(both.heatmap[:, k], one.heatmap, rtol=0, atol=MAP / 10)
         assert torch.equal(both.labels, one.labels)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cfcam_gpu import CFCAMConfig, explain_activations
-from conftest import fast_engines
+from cfcam_gpu import CFCAMConfig
+from features import FAST, REFERENCE
 from tolerances import EPS, MAP
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.npz"))
@@ -22,14 +22,12 @@ def test_golden_files_cover_both_gradient_strengths():
     assert max(strength) > 1
 
 
-@pytest.mark.parametrize("engine", [*fast_engines(), "reference"])
+@pytest.mark.parametrize("run", [*FAST, REFERENCE], ids=str)
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
-def test_upstream_preset_reproduces_the_published_code(path, engine):
+def test_upstream_preset_reproduces_the_published_code(path, run):
     golden = np.load(path)
     activations, gradients = (torch.from_numpy(golden[name])[None] for name in "AG")
-    result = explain_activations(
-        activations, gradients, golden["cam"].shape, CFCAMConfig.preset("upstream"), engine=engine
-    )
+    result = run.explain(activations, gradients, golden["cam"].shape, CFCAMConfig.preset("upstream"))
     np.testing.assert_array_equal(result.labels[0].numpy(), golden["labels"])
     assert int(result.n_clusters[0]) == int(golden["n_clusters"])
     np.testing.assert_allclose(float(result.eps[0]), float(golden["eps"]), rtol=EPS)

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from cfcam_gpu import CFCAM, PRESETS, CFCAMConfig, ConfigError, InvalidImagesError, explain_activations
 from cfcam_gpu.config import EPS_FLOOR, FILTERS
-from conftest import fast_engines
-from features import assert_equivalent, blobs, part
+from features import FAST, REFERENCE, assert_equivalent, blobs, part
 
 
 def rand(*shape: int) -> Tensor:
@@ -41,12 +40,12 @@ HARD = {
 }
 
 
-@pytest.mark.parametrize("engine", fast_engines())
+@pytest.mark.parametrize("run", FAST, ids=str)
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("name", HARD)
-def test_engines_agree_on_hard_inputs(engine, preset, name):
+def test_engines_agree_on_hard_inputs(run, preset, name):
     gradients = torch.randn(HARD[name].shape, generator=torch.Generator().manual_seed(0))
-    assert_equivalent(HARD[name], gradients, CFCAMConfig.preset(preset), engine, size=(20, 30))
+    assert_equivalent(run, HARD[name], gradients, CFCAMConfig.preset(preset), size=(20, 30))
 
 
 @pytest.mark.parametrize("filter_name", FILTERS)
@@ -89,19 +88,19 @@ def test_negative_weights_only_make_a_blank_map_that_is_flagged():
     assert result.status.tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("engine", [*fast_engines(), "reference"])
+@pytest.mark.parametrize("run", [*FAST, REFERENCE], ids=str)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("where", ["activations", "gradients"])
-def test_a_non_finite_image_is_named_and_leaves_the_others_alone(engine, value, where):
+def test_a_non_finite_image_is_named_and_leaves_the_others_alone(run, value, where):
     features = dict(zip(("activations", "gradients"), blobs(3, 30, 5, 5, clusters=2), strict=True))
-    clean = explain_activations(**features, size=(10, 10), engine=engine)
+    clean = run.explain(**features, size=(10, 10))
     features[where][1, 4, 2, 2] = value
     with pytest.raises(
         InvalidImagesError, match=rf"image 1: the (layer's )?{where} contain NaN or Inf"
     ) as caught:
-        explain_activations(**features, size=(10, 10), engine=engine)
+        run.explain(**features, size=(10, 10))
     assert list(caught.value.problems) == [1]
-    flagged = explain_activations(**features, size=(10, 10), engine=engine, on_invalid="flag")
+    flagged = run.explain(**features, size=(10, 10), on_invalid="flag")
     assert [bool(problem) for problem in flagged.problems] == [False, True, False]
     assert flagged.blank[1]
     assert not flagged.heatmap[1].any()

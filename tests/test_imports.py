@@ -18,7 +18,7 @@ ORDER = (
     ("precision", "modelstate"),
     ("layers", "clustering", "filtering", "overlay"),
     ("capture", "weighting"),
-    ("compiled",),
+    ("compiled", "cuml_scan"),
     ("engines",),
     ("explainer",),
     ("models", "dataset.decode", "dataset.sources"),

@@ -1,0 +1,76 @@
+"""The cuML adapter against a stand-in with cuML's documented signature; the real library is in the GPU check.
+
+The stand-in computes with scikit-learn, numbers its clusters backwards, as nothing promises an
+order, and refuses keywords and calls that cuML does not document.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from sklearn import cluster
+
+from cfcam_gpu import BackendError, CFCAMConfig, clustering, explain_activations
+from cfcam_gpu.cuml_scan import renumbered, scan_cuml
+from features import blobs
+
+
+class StandInDBSCAN:
+    """`cuml.cluster.DBSCAN` as documented: keyword-only, `fit`, `labels_` and `core_sample_indices_`."""
+
+    def __init__(
+        self, *, eps=0.5, min_samples=5, metric="euclidean", algorithm="brute", verbose=False,
+        max_mbytes_per_batch=None, output_type=None, calc_core_sample_indices=True,
+    ):  # fmt: skip
+        assert metric in ("euclidean", "cosine", "precomputed")
+        assert algorithm in ("brute", "rbc")
+        self.scan = cluster.DBSCAN(eps=eps, min_samples=min_samples)
+
+    def fit(self, X, y=None, out_dtype="int32", sample_weight=None, *, convert_dtype=True):
+        fitted = self.scan.fit(np.from_dlpack(X).astype(np.float64))
+        highest = fitted.labels_.max()
+        self.labels_ = np.where(fitted.labels_ < 0, -1, highest - fitted.labels_).astype(out_dtype)
+        self.core_sample_indices_ = fitted.core_sample_indices_.astype(out_dtype)
+        return self
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    cuml, cupy = types.ModuleType("cuml"), types.ModuleType("cupy")
+    cuml.cluster = types.ModuleType("cuml.cluster")
+    cuml.cluster.DBSCAN = StandInDBSCAN
+    cupy.from_dlpack = np.from_dlpack
+    for name, module in {"cuml": cuml, "cuml.cluster": cuml.cluster, "cupy": cupy}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+@pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize("preset", ["default", "workflow"])
+def test_labels_and_eps_are_the_contracts(preset):
+    activations, _ = blobs(3, 120, 5, 5, clusters=5)
+    activations[1] = activations[1, :1]
+    config = CFCAMConfig.preset(preset, eps_percentile=8)
+    found = clustering.cluster_channels(activations, config, scan_cuml)
+    expected = clustering.cluster_channels(activations, config, clustering.scan_in_chunks)
+    assert torch.equal(found.labels, expected.labels)
+    assert torch.equal(found.n_clusters, expected.n_clusters)
+    assert int(found.n_clusters.max()) > 2
+    torch.testing.assert_close(found.eps, expected.eps, rtol=1e-6, atol=0)
+
+
+def test_clusters_are_renumbered_by_their_lowest_core_index_not_by_border_points():
+    labels = torch.tensor([1, -1, 0, 1, 0, 2])
+    assert renumbered(labels, torch.tensor([2, 3, 4, 5])).tolist() == [1, -1, 0, 1, 0, 2]
+    assert renumbered(labels, torch.tensor([5, 4, 3])).tolist() == [0, -1, 1, 0, 1, 2]
+    assert renumbered(torch.tensor([-1, -1]), torch.tensor([], dtype=torch.int64)).tolist() == [-1, -1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tests the message on a machine without a GPU")
+def test_without_a_gpu_the_error_says_what_is_missing():
+    features = torch.rand(1, 4, 3, 3)
+    with pytest.raises(BackendError, match=r"engine 'cuml' cannot run on cpu: .*GPU.*cfcam-gpu\[cuda1[23]\]"):
+        explain_activations(features, features, (3, 3), engine="cuml")
