@@ -21,6 +21,7 @@ ORDER = (
     ("compiled", "cuml_scan"),
     ("engines",),
     ("explainer",),
+    ("weights", "preprocess"),
     ("models", "dataset.decode", "dataset.sources"),
     ("sheet",),
     ("job",),

@@ -1,0 +1,1 @@
+"""Datasets: finding the inputs and decoding them."""

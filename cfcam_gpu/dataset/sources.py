@@ -1,0 +1,189 @@
+"""Which files to explain, and what their outputs are called."""
+
+from __future__ import annotations
+
+import glob
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from cfcam_gpu.errors import InputError
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input: the file, and the name its outputs carry.
+
+    `name` is a relative path with forward slashes and without extension, such as "sub/cat". It is
+    unique among the inputs, also where capital and small letters are the same.
+    """
+
+    path: Path
+    name: str
+
+
+def find_images(inputs: Sequence[str], exclude: Path | None = None) -> list[Source]:
+    """The files that `inputs` (files, folders, glob patterns) stand for, in that order, each once.
+
+    Folders are searched recursively, in sorted order, through symbolic links but never in circles.
+    Every file in them counts, also one that is no image, save hidden ones (a leading dot).
+    `exclude` (the output folder) is left out where it lies inside a folder or below a pattern's
+    fixed part. `~` is the home folder. An existing file is a file even if its name reads like a pattern.
+
+    A file found in a folder is named by its path below that folder, any other by its stem. Names
+    that clash keep their extension ("cat.png"); if that does not tell them apart, they are
+    numbered ("cat-2").
+
+    Raises:
+        InputError: an input that does not exist, matches nothing, holds no file or is the output
+            folder itself, or a folder that cannot be read.
+    """
+    if not inputs:
+        raise InputError("no inputs: name at least one image file, folder or pattern")
+    excluded = None if exclude is None else os.path.realpath(exclude)
+    found: dict[str, _Found] = {}
+    for text in inputs:
+        for item in _expand(text, excluded):
+            found.setdefault(item.real, item)
+    return _name(list(found.values()))
+
+
+@dataclass(frozen=True)
+class _Found:
+    path: Path
+    real: str  # absolute, symbolic links resolved: tells whether two paths are one file
+    relative: PurePath  # what names are made of
+
+
+def _expand(text: str, excluded: str | None) -> list[_Found]:
+    path = Path(os.path.expanduser(text))
+    if os.path.isdir(path):  # Path.is_dir raises below a folder that may not be entered
+        return _expand_folder(path, text, excluded)
+    if os.path.lexists(path):
+        return [_file(path)]
+    if not glob.has_magic(text):
+        raise InputError(f"input {text!r} does not exist or cannot be reached; check the path")
+    return _expand_pattern(str(path), text, excluded)
+
+
+def _file(path: Path) -> _Found:
+    return _Found(path, os.path.realpath(path), PurePath(path.name))
+
+
+def _expand_folder(folder: Path, text: str, excluded: str | None) -> list[_Found]:
+    if os.path.realpath(folder) == excluded:
+        raise InputError(f"input folder {text!r} is the output folder as well; choose another output folder")
+    found = [_Found(path, real, path.relative_to(folder)) for path, real in _walk(folder, excluded, set())]
+    if not found:
+        raise InputError(
+            f"input folder {text!r} holds no files (hidden files and the output folder do not count)"
+        )
+    return found
+
+
+def _walk(folder: Path, excluded: str | None, seen: set[str]) -> Iterator[tuple[Path, str]]:
+    """Every file below `folder`, sorted, with its real path; a folder already in `seen` is not entered."""
+    real = os.path.realpath(folder)
+    if real == excluded or real in seen:
+        return
+    seen.add(real)
+    for entry in _entries(folder):
+        path = folder / entry.name
+        if entry.name.startswith("."):
+            continue
+        link = entry.is_symlink()
+        # A link that leads nowhere or to itself counts as a file, so that decoding reports it.
+        if os.path.isdir(path) if link else entry.is_dir():
+            yield from _walk(path, excluded, seen)
+        else:
+            yield path, os.path.realpath(path) if link else os.path.join(real, entry.name)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise InputError(f"folder {str(folder)!r} cannot be read: {error.strerror}") from error
+
+
+def _expand_pattern(pattern: str, text: str, excluded: str | None) -> list[_Found]:
+    root = _fixed_part(pattern)
+    if excluded is not None and not _is_below(excluded, os.path.realpath(root)):
+        excluded = None
+    if "**" in pattern and os.path.isdir(root):
+        _refuse_unreadable(root, excluded)
+    found: list[_Found] = []
+    for match in sorted(glob.glob(pattern, recursive=True)):
+        path = Path(match)
+        real = os.path.realpath(path)
+        if excluded is not None and (real == excluded or _is_below(real, excluded)):
+            continue
+        if os.path.isdir(path):
+            found += (_Found(p, r, p.relative_to(path)) for p, r in _walk(path, excluded, set()))
+        else:
+            found.append(_file(path))
+    if not found:
+        raise InputError(
+            f"no file matches the pattern {text!r} (hidden files and the output folder do not count)"
+        )
+    return found
+
+
+def _fixed_part(pattern: str) -> Path:
+    """The folder above the first part of the pattern that has a wildcard."""
+    path = Path(pattern)
+    return next(parent for parent in path.parents if not glob.has_magic(str(parent)))
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return Path(folder) in Path(path).parents
+
+
+def _refuse_unreadable(root: Path, excluded: str | None) -> None:
+    """glob passes over folders it cannot read; walking them all raises for the first one."""
+    for _ in _walk(root, excluded, set()):
+        pass
+
+
+def _name(found: list[_Found]) -> list[Source]:
+    stems = [_stem(item.relative) for item in found]
+    fulls = [item.relative.as_posix() for item in found]
+    same_stem, same_full = Counter(map(_key, stems)), Counter(map(_key, fulls))
+    wanted = [
+        full if same_stem[_key(stem)] > 1 and same_full[_key(full)] == 1 else stem
+        for stem, full in zip(stems, fulls, strict=True)
+    ]
+    names = _number(wanted)
+    return [Source(item.path, name) for item, name in zip(found, names, strict=True)]
+
+
+def _number(wanted: list[str]) -> list[str]:
+    """Unique names: the first of equal ones keeps its name, the others get "-2", "-3", …"""
+    names: list[str] = []
+    # A name that somebody wants is never given to another as a numbered one.
+    reserved, taken = set(map(_key, wanted)), set[str]()
+    last: Counter[str] = Counter()
+    for name in wanted:
+        key, unique = _key(name), name
+        while _key(unique) in taken or (unique != name and _key(unique) in reserved):
+            last[key] += 1
+            unique = f"{name}-{last[key] + 1}"
+        taken.add(_key(unique))
+        names.append(unique)
+    return names
+
+
+def _stem(relative: PurePath) -> str:
+    """The path without its extension; "...png" stays whole, since ".." is no name."""
+    if relative.stem.strip(".") == "":
+        return relative.as_posix()
+    return relative.with_suffix("").as_posix()
+
+
+def _key(name: str) -> str:
+    """Equal for names that may be one file on a file system that ignores case or composes accents."""
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())

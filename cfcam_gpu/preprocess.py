@@ -1,0 +1,107 @@
+"""From a photo to a model's input, and back to what of the photo the model saw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torchvision.transforms.functional as TF
+from PIL import Image
+from torch import Tensor
+
+from cfcam_gpu.errors import ImageError, ModelError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+INTERPOLATIONS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "nearest": Image.Resampling.NEAREST,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From an image to the model's input, the way torchvision's evaluation transforms do it.
+
+    Attributes:
+        size: (height, width) of the model's input, in pixels.
+        mean, std: per channel (RGB), in units of the image's range 0 to 1.
+        resize: None: the whole image is squashed to `size`. A number: the image's shorter side is
+            resized to it, keeping the aspect ratio, and the centre of `size` is kept.
+        interpolation: a key of `INTERPOLATIONS`, antialiased (except nearest).
+
+    Raises:
+        ModelError: a value that no model can have.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: int | None = None
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or not all(isinstance(n, int) and n >= 1 for n in self.size):
+            raise ModelError(f"size must be two positive numbers of pixels (height, width), got {self.size}")
+        if self.resize is not None and self.resize < max(self.size):
+            raise ModelError(
+                f"resize must be at least {max(self.size)} for size {self.size}, got {self.resize}"
+            )
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != 3 or not all(math.isfinite(value) for value in values):
+                raise ModelError(f"{name} must be three numbers (red, green, blue), got {values}")
+        if min(self.std) <= 0:
+            raise ModelError(f"std must be above 0 in every channel, got {self.std}")
+        if self.interpolation not in INTERPOLATIONS:
+            choices = ", ".join(INTERPOLATIONS)
+            raise ModelError(f"unknown interpolation {self.interpolation!r}; choose one of: {choices}")
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """RGB image -> (3, H, W) float32, on the CPU, normalised.
+
+        Raises:
+            ImageError: an image of another mode.
+        """
+        if image.mode != "RGB":
+            raise ImageError(f"expected an RGB image, got mode {image.mode}; read files with load_image")
+        height, width = self.size
+        # Cropping within the resize gives the same pixels without the margins ever being made.
+        box = self.visible_box(*image.size)
+        view = image.resize((width, height), INTERPOLATIONS[self.interpolation], box)
+        return TF.normalize(TF.to_tensor(view), list(self.mean), list(self.std))
+
+    def visible_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """(left, top, right, bottom) of what the model sees of a width×height image, in its pixels."""
+        if self.resize is None:
+            return 0.0, 0.0, float(width), float(height)
+        crop_height, crop_width = self.size
+        short = min(width, height)
+        # Rounded as torchvision's Resize and CenterCrop do.
+        new_width, new_height = (int(self.resize * side / short) for side in (width, height))
+        left, top = round((new_width - crop_width) / 2), round((new_height - crop_height) / 2)
+        x, y = width / new_width, height / new_height
+        right, bottom = min((left + crop_width) * x, width), min((top + crop_height) * y, height)
+        return left * x, top * y, right, bottom
+
+
+#: The original's own: the whole image at 224×224.
+SEED_PREPROCESS = Preprocess((224, 224), IMAGENET_MEAN, IMAGENET_STD)
+
+
+def overridden(
+    preprocess: Preprocess,
+    size: Sequence[int] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> Preprocess:
+    """The preprocessing with the given parts replaced; the share of the image that is visible stays."""
+    changes: dict[str, Any] = {"size": size, "mean": mean, "std": std}
+    changes = {name: tuple(value) for name, value in changes.items() if value is not None}
+    if size is not None and preprocess.resize is not None:
+        changes["resize"] = math.ceil(preprocess.resize * max(size) / max(preprocess.size))
+    return replace(preprocess, **changes)

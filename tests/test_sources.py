@@ -1,0 +1,222 @@
+"""Which files become inputs, in which order, and that no two outputs can share a name."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path, PurePath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cfcam_gpu.dataset import sources
+from cfcam_gpu.dataset.sources import Source, find_images
+from cfcam_gpu.errors import InputError
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """photos/ with a subfolder, a file that is no image, hidden files, and a neighbour folder."""
+    for name in (
+        "b.png",
+        "a.jpg",
+        "notes.txt",
+        ".hidden.png",
+        "sub/cat.png",
+        ".git/config",
+        "sub/deep/dog.png",
+    ):
+        _touch(tmp_path / "photos" / name)
+    _touch(tmp_path / "other" / "x.png")
+    return tmp_path / "photos"
+
+
+def _touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def _names(found: list[Source]) -> list[str]:
+    return [source.name for source in found]
+
+
+def test_folder_gives_every_visible_file_recursively_and_sorted(photos: Path) -> None:
+    found = find_images([str(photos)])
+    assert _names(found) == ["a", "b", "notes", "sub/cat", "sub/deep/dog"]
+    assert [source.path for source in found][:2] == [photos / "a.jpg", photos / "b.png"]
+
+
+def test_current_folder_and_trailing_slash(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos)
+    assert (
+        _names(find_images(["."]))
+        == _names(find_images([f"{photos}/"]))
+        == _names(find_images([str(photos)]))
+    )
+    assert _names(find_images(["../photos/sub"])) == ["cat", "deep/dog"]
+
+
+def test_order_of_arguments_is_kept_and_each_file_comes_once(photos: Path) -> None:
+    (photos / "link.png").symlink_to(photos / "b.png")
+    found = find_images(
+        [str(photos / "sub" / "cat.png"), str(photos), f"{photos}/*.png", str(photos / "b.png")]
+    )
+    assert [source.path.name for source in found] == ["cat.png", "a.jpg", "b.png", "notes.txt", "dog.png"]
+    assert _names(found) == ["cat", "a", "b", "notes", "sub/deep/dog"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.png", ["b"]),
+        ("[ab].*", ["a", "b"]),
+        ("**/*.png", ["b", "cat", "dog"]),
+        (
+            "s*",
+            ["cat", "deep/dog"],
+        ),  # a folder that a pattern matches is searched, as when the shell expands it
+        ("?.jpg", ["a"]),
+    ],
+)
+def test_patterns(photos: Path, pattern: str, expected: list[str]) -> None:
+    assert _names(find_images([f"{photos}/{pattern}"])) == expected
+
+
+def test_home_folder_is_expanded(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(photos))
+    monkeypatch.setenv("USERPROFILE", str(photos))
+    assert _names(find_images(["~/sub/cat.png", "~/*.jpg"])) == ["cat", "a"]
+
+
+def test_existing_file_that_reads_like_a_pattern_is_a_file(tmp_path: Path) -> None:
+    path = _touch(tmp_path / "cat[1].png")
+    _touch(tmp_path / "cat1.png")
+    assert find_images([str(path)]) == [Source(path, "cat[1]")]
+
+
+def test_exclude_leaves_the_output_folder_out(photos: Path) -> None:
+    _touch(photos / "output" / "b_cfcam.png")
+    inputs = [str(photos), f"{photos}/**/*.png", f"{photos}/*"]
+    assert "output/b_cfcam" in _names(find_images(inputs))
+    for text in inputs:
+        assert "b_cfcam.png" not in [s.path.name for s in find_images([text], exclude=photos / "output")]
+
+
+def test_exclude_above_the_inputs_hides_nothing(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos)
+    assert _names(find_images(["sub", "*.jpg"], exclude=Path("."))) == ["cat", "deep/dog", "a"]
+
+
+def test_files_named_by_themselves_are_never_left_out(photos: Path) -> None:
+    path = str(photos / "sub" / "cat.png")
+    assert _names(find_images([path], exclude=photos / "sub")) == ["cat"]
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(photos: Path) -> None:
+    (photos / "sub" / "up").symlink_to(photos)
+    (photos / "sub" / "self").symlink_to(photos / "sub" / "self")
+    (photos / "outside").symlink_to(photos.parent / "other")
+    found = _names(find_images([str(photos)]))
+    assert found == ["a", "b", "notes", "outside/x", "sub/cat", "sub/deep/dog", "sub/self"]
+
+
+def test_link_that_leads_nowhere_is_left_to_the_decoder_to_report(photos: Path) -> None:
+    (photos / "gone.png").symlink_to(photos / "never.png")
+    assert "gone" in _names(find_images([str(photos)]))
+    assert _names(find_images([str(photos / "gone.png")])) == ["gone"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ([], "no inputs: name at least one image file, folder or pattern"),
+        (["missing.png"], "input 'missing.png' does not exist or cannot be reached; check the path"),
+        (
+            ["a.jpg", "*.gif"],
+            "no file matches the pattern '*.gif' (hidden files and the output folder do not count)",
+        ),
+        (["empty"], "input folder 'empty' holds no files (hidden files and the output folder do not count)"),
+        (["out"], "input folder 'out' is the output folder as well; choose another output folder"),
+        (
+            ["out/*/*"],
+            "no file matches the pattern 'out/*/*' (hidden files and the output folder do not count)",
+        ),
+    ],
+)
+def test_errors_name_the_input(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, inputs: list[str], message: str
+) -> None:
+    (photos / "empty").mkdir()
+    _touch(photos / "out" / "x.png")
+    monkeypatch.chdir(photos)
+    with pytest.raises(InputError) as caught:
+        find_images(inputs, exclude=Path("out"))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("pattern", ["", "/**/*.png", "/s*"])
+def test_unreadable_subfolder_is_an_error_that_names_it(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    def scandir(path: Path) -> object:
+        if Path(path).name == "deep":
+            raise PermissionError(13, "Permission denied", str(path))
+        return os_scandir(path)
+
+    os_scandir = os.scandir
+    monkeypatch.setattr(sources.os, "scandir", scandir)
+    with pytest.raises(InputError) as caught:
+        find_images([f"{photos}{pattern}"])
+    assert str(caught.value) == f"folder {str(photos / 'sub' / 'deep')!r} cannot be read: Permission denied"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["cat.png", "cat.jpg", "dog.png"], ["cat.png", "cat.jpg", "dog"]),
+        (["Cat.png", "cat.jpg"], ["Cat.png", "cat.jpg"]),
+        (["a/cat.png", "b/cat.png"], ["cat", "cat-2"]),
+        (["a/cat.png", "b/CAT.PNG", "c/cat.png"], ["cat", "CAT-2", "cat-3"]),
+        (["a/cat.png", "b/cat.png", "c/cat.jpg"], ["cat", "cat-2", "cat.jpg"]),
+        (["a/cat.png", "b/cat.png", "cat-2.png"], ["cat", "cat-3", "cat-2"]),
+        (["cat.png", "cat.jpg", "cat.png.jpg"], ["cat.png", "cat.jpg", "cat.png-2"]),
+        (["archive.tar.gz", "plain"], ["archive.tar", "plain"]),
+        (["...png", "..png"], ["...png", "..png"]),
+    ],
+)
+def test_names_of_single_files(tmp_path: Path, files: list[str], expected: list[str]) -> None:
+    paths = [_touch(tmp_path / name) for name in files]
+    assert _names(find_images([str(path) for path in paths])) == expected
+
+
+def test_names_of_two_folders_do_not_clash(tmp_path: Path) -> None:
+    for name in ("one/sub/cat.png", "two/sub/cat.png", "two/Sub/cat.jpg"):
+        _touch(tmp_path / name)
+    found = find_images([str(tmp_path / "one"), str(tmp_path / "two")])
+    assert _names(found) == ["sub/cat", "Sub/cat.jpg", "sub/cat-2"]
+
+
+_PART = st.sampled_from(
+    ["a", "A", "b", "a-2", "A-2", "a.png", "a-3", "ß", "SS", "\u00e9", "e\u0301", "..", ""]
+)
+_FILES = st.lists(
+    st.tuples(st.sampled_from(["", "s/", "S/"]), _PART, st.sampled_from(["", ".png", ".PNG", ".jpg"]))
+    .map("".join)
+    .filter(lambda name: PurePath(name).name not in ("", ".", "..", "s", "S")),
+    max_size=12,
+)
+
+
+@given(_FILES)
+def test_names_are_unique_relative_and_stay_inside(files: list[str]) -> None:
+    found = [sources._Found(Path(name), str(i), PurePath(name)) for i, name in enumerate(files)]
+    names = _names(sources._name(found))
+    assert len(names) == len(files)
+    folded = {unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold()) for name in names}
+    assert len(folded) == len(names)
+    for name in names:
+        assert not PurePath(name).is_absolute()
+        assert not {"", ".", ".."} & set(name.split("/"))
+    assert names == _names(sources._name(found))
