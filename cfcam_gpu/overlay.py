@@ -1,0 +1,132 @@
+"""Heatmaps as colours, over the image, and back in the image's own frame."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from cfcam_gpu.errors import ConfigError
+
+#: Colour map -> OpenCV constant; 0 maps to the first colour, 1 to the last.
+COLORMAPS: dict[str, int] = {
+    "inferno": cv2.COLORMAP_INFERNO,
+    "magma": cv2.COLORMAP_MAGMA,
+    "plasma": cv2.COLORMAP_PLASMA,
+    "viridis": cv2.COLORMAP_VIRIDIS,
+    "cividis": cv2.COLORMAP_CIVIDIS,
+    "turbo": cv2.COLORMAP_TURBO,
+    "jet": cv2.COLORMAP_JET,
+    "hot": cv2.COLORMAP_HOT,
+    "bone": cv2.COLORMAP_BONE,
+}
+
+Pixels = npt.NDArray[np.uint8]
+Heatmap = npt.NDArray[np.floating]
+
+
+def check_style(cmap: str, alpha: float) -> None:
+    """Raises ConfigError unless `cmap` is a key of `COLORMAPS` and `alpha` a number from 0 to 1."""
+    if cmap not in COLORMAPS:
+        raise ConfigError(f"unknown colour map {cmap!r}; choose one of: {', '.join(COLORMAPS)}")
+    if not 0 <= alpha <= 1:
+        raise ConfigError(f"alpha must be a number from 0 (only the image) to 1 (only colour), got {alpha!r}")
+
+
+def colorize(heatmap: npt.ArrayLike, cmap: str = "inferno") -> Pixels:
+    """A heatmap in colours.
+
+    Args:
+        heatmap: (H, W) float in [0, 1]; rounded to 256 steps.
+        cmap: a key of `COLORMAPS`.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ConfigError: unknown colour map, not two-dimensional, or a value that is NaN or outside [0, 1].
+    """
+    check_style(cmap, 0)
+    steps = np.rint(_checked(heatmap) * 255).astype(np.uint8)
+    bgr = cv2.applyColorMap(steps, COLORMAPS[cmap])
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def overlay(image: npt.NDArray, heatmap: npt.ArrayLike, cmap: str = "inferno", alpha: float = 0.4) -> Pixels:
+    """alpha · colour + (1 - alpha) · image, rounded to the nearest integer.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        heatmap: (H, W) float in [0, 1].
+        cmap: a key of `COLORMAPS`.
+        alpha: share of the colour, 0 to 1.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ConfigError: as `colorize`; also alpha out of range, or image and heatmap of different sizes.
+    """
+    check_style(cmap, alpha)
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ConfigError(f"image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
+    heatmap = _checked(heatmap)
+    if image.shape[:2] != heatmap.shape:
+        raise ConfigError(
+            f"heatmap must have the image's size {image.shape[:2]}, got {heatmap.shape}; "
+            "fit_heatmap brings it there"
+        )
+    return np.asarray(cv2.addWeighted(colorize(heatmap, cmap), alpha, image, 1 - alpha, 0), np.uint8)
+
+
+def fit_heatmap(
+    heatmap: npt.ArrayLike, box: tuple[float, float, float, float], width: int, height: int
+) -> npt.NDArray[np.float32]:
+    """Places the map of what the model saw into the original image; zeros where it saw nothing.
+
+    Args:
+        heatmap: (H, W) float in [0, 1], in the model's view.
+        box: (left, top, right, bottom) of that view in pixels of the original image; may reach beyond it.
+        width: the original image's width in pixels.
+        height: the original image's height in pixels.
+
+    Returns:
+        (height, width) float32 in [0, 1]. Bilinear with half-pixel centres, as `cv2.resize` and
+        `align_corners=False`; a pixel belongs to the box when its centre does.
+
+    Raises:
+        ConfigError: as `colorize`, or a box or size without area.
+    """
+    heatmap = _checked(heatmap)
+    left, top, right, bottom = box
+    if not (right > left and bottom > top and width > 0 and height > 0):
+        raise ConfigError(f"box and image must have an area, got box {box} and {width} by {height} pixels")
+    y0, y1, fy, inside_y = _taps(top, bottom, height, heatmap.shape[0])
+    x0, x1, fx, inside_x = _taps(left, right, width, heatmap.shape[1])
+    rows = heatmap[y0] + fy[:, None] * (heatmap[y1] - heatmap[y0])
+    fitted = rows[:, x0] + fx * (rows[:, x1] - rows[:, x0])
+    # Rounding may pass 1 by a unit in the last place.
+    return np.clip(fitted * np.outer(inside_y, inside_x), 0, 1, dtype=np.float32)
+
+
+def _taps(start: float, stop: float, n_out: int, n_in: int) -> tuple[npt.NDArray, ...]:
+    """Per output pixel: the two cells around its centre, the second's share, whether the box holds it."""
+    relative = (np.arange(n_out) + 0.5 - start) / (stop - start)
+    position = np.clip(relative * n_in - 0.5, 0, n_in - 1)
+    lower = np.floor(position).astype(np.intp)
+    upper = np.minimum(lower + 1, n_in - 1)
+    return lower, upper, (position - lower).astype(np.float32), (relative >= 0) & (relative <= 1)
+
+
+def _checked(heatmap: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    array = np.asarray(heatmap)
+    if array.ndim != 2 or array.size == 0:
+        raise ConfigError(f"heatmap must be (H, W), got shape {array.shape}; pass one map at a time")
+    array = array.astype(np.float32, copy=False)
+    if not (array.min() >= 0 and array.max() <= 1):
+        raise ConfigError(
+            f"heatmap must lie in [0, 1], got values from {array.min():g} to {array.max():g}; "
+            "divide it by its maximum"
+        )
+    return array
