@@ -1,0 +1,86 @@
+"""Does the map depend on the class asked for? The packaged model, real photos, every preset.
+
+    python -m bench.discrimination
+
+- correlation: the maps of the likeliest and of the least likely class, mean over the demo's photos;
+- share: photos of two confidently recognised objects side by side, both orders; the part of the
+  map's sum that lies on the asked-for object's half (0.5 is chance), blank maps left out;
+- blank: the part of those maps that are blank.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from bench.common import save
+from cfcam_gpu import CFCAM, PRESETS, CFCAMConfig
+from cfcam_gpu.dataset.decode import load_image
+from cfcam_gpu.demo import MODEL, find_photos
+from cfcam_gpu.models import LoadedModel, load_model
+
+#: A photo takes part in composites when its class is at least this likely.
+CONFIDENT = 0.4
+
+
+def correlation(maps: Tensor) -> float | None:
+    """Pearson correlation of maps (2,H,W); None where one is constant (blank)."""
+    first, second = maps.flatten(1).double().numpy()
+    return float(np.corrcoef(first, second)[0, 1]) if first.std() > 0 and second.std() > 0 else None
+
+
+def composites(loaded: LoadedModel, photos: list[Image.Image], classes: list[int]) -> tuple[Tensor, Tensor]:
+    """Every ordered pair side by side (P,3,H,2W), and the classes (P,2) of the left and the right half."""
+    h, w = loaded.preprocess.size
+    halves = [loaded.preprocess(ImageOps.fit(photo, (w, h))) for photo in photos]
+    pairs = list(itertools.permutations(range(len(photos)), 2))
+    images = torch.stack([torch.cat([halves[i], halves[j]], dim=2) for i, j in pairs])
+    return images, torch.tensor([[classes[i], classes[j]] for i, j in pairs])
+
+
+def measure(loaded: LoadedModel, photos: list[Image.Image], preset: str) -> dict[str, float | int | None]:
+    """The three figures of one preset."""
+    cam = CFCAM(loaded.model, config=CFCAMConfig.preset(preset))
+    batch = torch.stack([loaded.preprocess(photo) for photo in photos])
+    logits = loaded.model(batch).detach()
+    extremes = cam(batch, torch.stack([logits.argmax(1), logits.argmin(1)], dim=1)).heatmap
+    correlations = [value for value in map(correlation, extremes) if value is not None]
+    probability, predicted = logits.softmax(1).max(1)
+    sure = (probability >= CONFIDENT).nonzero().flatten().tolist()
+    images, classes = composites(loaded, [photos[i] for i in sure], predicted[sure].tolist())
+    result = cam(images, classes)
+    half = result.heatmap.shape[-1] // 2
+    sums = torch.stack([result.heatmap[..., :half].sum((2, 3)), result.heatmap[..., half:].sum((2, 3))], 2)
+    own = torch.stack([sums[:, 0, 0], sums[:, 1, 1]], dim=1) / sums.sum(2)
+    shares = own[~result.blank]
+    return {
+        "correlation": round(statistics.mean(correlations), 4) if correlations else None,
+        "share": round(float(shares.mean()), 4) if len(shares) else None,
+        "blank": round(float(result.blank.float().mean()), 4),
+        "photos": len(photos),
+        "composite_maps": result.blank.numel(),
+    }
+
+
+def main() -> None:
+    loaded = load_model(MODEL)
+    sources, _ = find_photos()
+    photos = [load_image(source.path) for source in sources]
+    presets = {preset: measure(loaded, photos, preset) for preset in PRESETS}
+    table = Table("preset", "correlation", "share on the asked-for half", "blank", title="class discrimination")
+    for preset, figures in presets.items():
+        table.add_row(preset, *(str(figures[name]) for name in ("correlation", "share", "blank")))
+    Console().print(table)
+    save("discrimination", {"model": loaded.spec, "confident": CONFIDENT, "presets": presets})
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()
