@@ -74,7 +74,9 @@ def main() -> None:
     sources, _ = find_photos()
     photos = [load_image(source.path) for source in sources]
     presets = {preset: measure(loaded, photos, preset) for preset in PRESETS}
-    table = Table("preset", "correlation", "share on the asked-for half", "blank", title="class discrimination")
+    table = Table(
+        "preset", "correlation", "share on the asked-for half", "blank", title="class discrimination"
+    )
     for preset, figures in presets.items():
         table.add_row(preset, *(str(figures[name]) for name in ("correlation", "share", "blank")))
     Console().print(table)

@@ -122,10 +122,16 @@ def _percentile(squared, n, percentile, kept):  # type: ignore[no-untyped-def]
     whole = int(np.floor(position))
     low_rank, high_rank = whole // 2, min(whole + 1, n * (n - 1) - 1) // 2
     below, inside = _bracket(squared, low_rank, kept)
-    if below <= low_rank and high_rank < below + inside:
-        low, high = _two_ranks(kept[:inside], low_rank - below, high_rank - below)
-    else:  # the sample misled
-        low, high = _two_ranks(squared, low_rank, high_rank)
+    if not (below <= low_rank and high_rank < below + inside):  # the sample misled
+        for k in range(squared.size):
+            kept[k] = squared[k]
+        below, inside = 0, squared.size
+    low = _select(kept[:inside], low_rank - below)
+    high = low
+    if high_rank > low_rank:
+        high = kept[high_rank - below]
+        for k in range(high_rank - below, inside):
+            high = min(high, kept[k])
     low, high = np.sqrt(np.float64(low)), np.sqrt(np.float64(high))
     return low + (high - low) * (position - whole)
 
@@ -142,12 +148,11 @@ def _bracket(squared, rank, kept):  # type: ignore[no-untyped-def]
     stride = m / size
     for s in range(size):
         sample[s] = squared[int(s * stride)]
-    sample.sort()
     share = rank / m
     middle, margin = share * size, SIGMAS * np.sqrt(size * share * (1 - share)) + 2
     first, last = int(middle - margin), int(middle + margin) + 1
-    low = sample[first] if first > 0 else np.float32(0)
-    high = sample[last] if last < size else np.float32(np.inf)
+    high = _select(sample, last) if last < size else np.float32(np.inf)
+    low = _select(sample, first) if first > 0 else np.float32(0)
     below, inside = 0, 0
     for value in squared:
         kept[inside] = value
@@ -157,11 +162,32 @@ def _bracket(squared, rank, kept):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _two_ranks(values, low_rank, high_rank):  # type: ignore[no-untyped-def]
-    """The values of two ranks, equal or one after the other."""
-    ordered = np.partition(values, low_rank)
-    low = ordered[low_rank]
-    return low, (low if high_rank == low_rank else ordered[high_rank:].min())
+def _select(values, rank):  # type: ignore[no-untyped-def]
+    """The value of a rank, by Hoare's selection; reorders values so that none after the rank is smaller.
+
+    NumPy's partition would do, but takes Numba seconds to compile.
+    """
+    first, last = 0, values.size - 1
+    while first < last:
+        a, b, c = values[first], values[(first + last) // 2], values[last]
+        pivot = max(min(a, b), min(max(a, b), c))
+        i, j = first, last
+        while i <= j:
+            while values[i] < pivot:
+                i += 1
+            while values[j] > pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if rank <= j:
+            last = j
+        elif rank >= i:
+            first = i
+        else:
+            break
+    return values[rank]
 
 
 @_compiled

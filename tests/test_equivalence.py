@@ -37,20 +37,23 @@ def test_generated_features_with_several_clusters(run, name, shape, batch):
     print(f"{run} {name} {shape} batch {batch}: {seen}")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
-    shape=st.tuples(*[st.integers(1, n) for n in (3, 24, 6, 6)]),
+    shape=st.tuples(*[st.integers(1, n) for n in (3, 48, 4, 4)]),
     levels=st.integers(1, 4),
     scale=st.sampled_from([1e-6, 1e-3, 1.0, 1e6]),
     preset=st.sampled_from(sorted(PRESETS)),
+    percentile=st.sampled_from([2, 10, 25, 70]),
+    fraction=st.sampled_from([0.05, 0.15, 0.3]),
     seed=st.integers(0, 2**31),
 )
-def test_awkward_shapes_ties_and_scales(run, shape, levels, scale, preset, seed):
-    """Few levels make most distances equal, many of them equal to eps."""
+def test_awkward_shapes_ties_and_scales(run, shape, levels, scale, preset, percentile, fraction, seed):
+    """Few levels make most distances equal, many of them equal to eps; clusters contest their border points."""
     generator = torch.Generator().manual_seed(seed)
     activations = torch.randint(0, levels, shape, generator=generator) * scale
     gradients = torch.randn(shape, generator=generator)
-    assert_equivalent(run, activations, gradients, CFCAMConfig.preset(preset), size=(9, 11))
+    config = CFCAMConfig.preset(preset, eps_percentile=percentile, min_samples_fraction=fraction)
+    assert_equivalent(run, activations, gradients, config, size=(9, 11))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
