@@ -38,6 +38,7 @@ from cfcam_gpu.job import (
 from cfcam_gpu.layers import list_layers
 from cfcam_gpu.models import LoadedModel, load_model
 from cfcam_gpu.overlay import COLORMAPS, check_style
+from cfcam_gpu.prepare import PRECISIONS, prepared
 
 FAILED, USAGE, SKIPPED, INTERRUPTED = 1, 2, 3, 130
 
@@ -187,6 +188,9 @@ def explain(
     engine: Annotated[str, _option(RUN, f"auto, {', '.join(ENGINES)}.", "NAME")] = "auto",
     device: Annotated[str, _option(RUN, "auto, cpu, cuda or cuda:N.", "NAME")] = "auto",
     batch_size: Annotated[int, _option(RUN, "Images per forward pass.", "N")] = 16,
+    precision: Annotated[str, _option(RUN, f"Of the model: {', '.join(PRECISIONS)}.", "NAME")] = "float32",
+    channels_last: Annotated[bool, _option(RUN, "NHWC layout of the model.")] = False,
+    fold_batchnorm: Annotated[bool, _option(RUN, "Fold BatchNorm into the convolutions.")] = False,
     cmap: Annotated[str, _option(OUTPUT, f"Colours: {', '.join(COLORMAPS)}.", "NAME")] = "inferno",
     alpha: Annotated[float, _option(OUTPUT, "Share of the heatmap in the overlay, 0..1.", "A")] = 0.4,
     save: Annotated[str, _option(OUTPUT, f"Comma-separated list of {', '.join(SAVES)}.", "LIST")] = "overlay",
@@ -209,7 +213,7 @@ def explain(
     given = {name: value for name, value in overrides.items() if value is not None}
     config = CFCAMConfig.preset(preset, **given, **_dominant(dominant_percentile))
     saves = list(dict.fromkeys(part.strip() for part in save.split(",") if part.strip()))
-    _check_choices(engine, cmap, alpha, saves)
+    _check_choices(engine, precision, cmap, alpha, saves)
     where = resolve_device(device)
     sources = find_images(inputs, exclude=out)
     loaded = load_model(
@@ -222,6 +226,16 @@ def explain(
         class_names=class_names,
     )
     index = None if target == "predicted" else loaded.class_index(target)
+    example = torch.zeros(1, 3, *loaded.preprocess.size)
+    with model_errors(example.shape):
+        ready = prepared(
+            loaded.model,
+            example,
+            precision=precision,
+            channels_last=channels_last,
+            fold_batchnorm=fold_batchnorm,
+        )
+    loaded = dataclasses.replace(loaded, model=ready)
     with _explainer(loaded, where, layer, config, engine) as cam:
         rows = explain_images(
             loaded,
@@ -245,6 +259,9 @@ def explain(
             "layer": layer_name,
             "engine": resolve_engine(engine, where),
             "device": str(where),
+            "precision": precision,
+            "channels_last": channels_last,
+            "fold_batchnorm": fold_batchnorm,
             "preset": preset,
             "config": dataclasses.asdict(config),
             "target": target,
@@ -434,9 +451,13 @@ def _explainer(
         yield cam
 
 
-def _check_choices(engine: str, cmap: str, alpha: float, saves: list[str]) -> None:
-    if engine not in ("auto", *ENGINES):
-        raise ConfigError(f"unknown engine {engine!r}; choose one of: auto, {', '.join(ENGINES)}")
+def _check_choices(engine: str, precision: str, cmap: str, alpha: float, saves: list[str]) -> None:
+    for what, choice, choices in (
+        ("engine", engine, ("auto", *ENGINES)),
+        ("precision", precision, tuple(PRECISIONS)),
+    ):
+        if choice not in choices:
+            raise ConfigError(f"unknown {what} {choice!r}; choose one of: {', '.join(choices)}")
     check_style(cmap, alpha)
     check_save(saves)
 

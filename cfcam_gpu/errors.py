@@ -47,3 +47,7 @@ class ImageError(CFCAMError, ValueError):
 
 class InputError(CFCAMError, ValueError):
     """Inputs that do not exist or match nothing."""
+
+
+class OutOfMemory(CFCAMError, RuntimeError):
+    """The device's memory does not hold the batch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +18,12 @@ from PIL import Image
 
 from cfcam_gpu.dataset.decode import load_image
 from cfcam_gpu.dataset.sources import Source
-from cfcam_gpu.errors import BackendError, CFCAMError, ConfigError, ImageError, InputError
+from cfcam_gpu.errors import BackendError, CFCAMError, ConfigError, ImageError, InputError, OutOfMemory
 from cfcam_gpu.explainer import CFCAM, Explanation
 from cfcam_gpu.models import LoadedModel
 from cfcam_gpu.overlay import check_style, colorize, fit_heatmap, overlay
+
+log = logging.getLogger("cfcam_gpu")
 
 
 @dataclass(frozen=True)
@@ -132,11 +135,13 @@ def explain_images(
         raise ConfigError(f"batch size must be at least 1, got {batch_size}")
     _make_folder(out)
 
+    explainer = _Explainer(loaded, cam, target, device, batch_size)
+
     def rows() -> Iterator[Row]:
         for start in range(0, len(sources), batch_size):
             batch = [_decode(source) for source in sources[start : start + batch_size]]
             images = [image for _, image in batch if image is not None]
-            explained = iter(_explain(loaded, cam, images, target, device))
+            explained = iter(explainer(images))
             for row, image in batch:
                 if image is None:
                     yield row
@@ -195,21 +200,40 @@ def _decode(source: Source) -> tuple[Row, Image.Image | None]:
         return replace(row, status="error", stage="decode", error=str(error)), None
 
 
-def _explain(
-    loaded: LoadedModel,
-    cam: CFCAM,
-    images: Sequence[Image.Image],
-    target: int | None,
-    device: torch.device | str,
-) -> list[tuple[dict[str, Any], np.ndarray]]:
-    """Per image: the row's fields and the heatmap (H, W) in the model's view."""
-    if not images:
-        return []
-    batch = torch.stack([loaded.preprocess(image) for image in images])
-    with model_errors(batch.shape):
-        result = cam(batch.to(device), targets=target)
-        heatmaps = result.heatmap.cpu().numpy()
-    return list(zip(_fields(loaded, result), heatmaps, strict=True))
+class _Explainer:
+    """Explains decoded images; where the memory does not hold a batch it goes on with half as many at once."""
+
+    def __init__(
+        self, loaded: LoadedModel, cam: CFCAM, target: int | None, device: torch.device | str, batch_size: int
+    ) -> None:
+        self.loaded = loaded
+        self.cam = cam
+        self.target = target
+        self.device = device
+        self.at_once = batch_size
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[tuple[dict[str, Any], np.ndarray]]:
+        """Per image: the row's fields and the heatmap (H, W) in the model's view."""
+        done: list[tuple[dict[str, Any], np.ndarray]] = []
+        while len(done) < len(images):
+            part = images[len(done) : len(done) + self.at_once]
+            try:
+                done += self._explain(part)
+            except OutOfMemory:
+                if len(part) == 1:
+                    raise
+                self.at_once = len(part) // 2
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                log.warning("out of memory with %d images at once; going on with %d", len(part), self.at_once)
+        return done
+
+    def _explain(self, images: Sequence[Image.Image]) -> list[tuple[dict[str, Any], np.ndarray]]:
+        batch = torch.stack([self.loaded.preprocess(image) for image in images])
+        with model_errors(batch.shape):
+            result = self.cam(batch.to(self.device), targets=self.target)
+            heatmaps = result.heatmap.cpu().numpy()
+        return list(zip(_fields(self.loaded, result), heatmaps, strict=True))
 
 
 def _fields(loaded: LoadedModel, result: Explanation) -> list[dict[str, Any]]:
@@ -277,8 +301,10 @@ def model_errors(shape: Sequence[int]) -> Iterator[None]:
         raise
     except (RuntimeError, MemoryError, AssertionError, ValueError) as error:
         if _out_of_memory(error):
-            advice = "lower --batch-size" if shape[0] > 1 else "use a smaller --size or --device cpu"
-            raise CFCAMError(f"out of memory with images {tuple(shape)}; {advice}") from error
+            raise OutOfMemory(
+                f"out of memory with images {tuple(shape)}; use a smaller --size, another --precision "
+                "or --device cpu"
+            ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CFCAMError(
             f"the model failed on images {tuple(shape)}: {reason}; check that --size is one it takes"

@@ -21,7 +21,7 @@ ORDER = (
     ("compiled", "cuml_scan"),
     ("engines",),
     ("explainer",),
-    ("weights", "preprocess"),
+    ("weights", "preprocess", "prepare"),
     ("models", "dataset.decode", "dataset.sources"),
     ("sheet",),
     ("job",),

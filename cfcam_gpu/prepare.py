@@ -1,0 +1,150 @@
+"""A faster copy of a model: reduced precision, channels-last layout, BatchNorm folded into convolutions.
+
+Clustering stays in float32 whatever the model's precision.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.overrides import TorchFunctionMode
+
+from cfcam_gpu.errors import ConfigError
+from cfcam_gpu.modelstate import explainable
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+#: Largest difference of the logits, relative to their spread, that folding may make in float32.
+FOLD_TOLERANCE = 1e-3
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def prepared(
+    model: nn.Module,
+    example: Tensor,
+    *,
+    precision: str = "float32",
+    channels_last: bool = False,
+    fold_batchnorm: bool = False,
+) -> nn.Module:
+    """The model in another precision and layout: a copy in eval mode with the same module names, or itself as it is.
+
+    Args:
+        example: (B,3,H,W) float32 on the model's device, to see which BatchNorm follows which convolution.
+        precision: a key of `PRECISIONS`, of all parameters and buffers.
+        channels_last: convolution weights in the NHWC layout, which tensor cores and oneDNN prefer;
+            give the images the same layout.
+        fold_batchnorm: each BatchNorm that is the only consumer of a convolution's output becomes
+            part of it and is replaced by `nn.Identity`.
+
+    Raises:
+        ConfigError: unknown precision, or folding changes the outputs by more than rounding.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"unknown precision {precision!r}; choose one of: {', '.join(PRECISIONS)}")
+    if precision == "float32" and not channels_last and not fold_batchnorm:
+        return model
+    model = copy.deepcopy(model).eval()
+    if fold_batchnorm:
+        _fold(model, example)
+    model = model.to(PRECISIONS[precision])
+    return model.to(memory_format=torch.channels_last) if channels_last else model
+
+
+def _fold(model: nn.Module, example: Tensor) -> None:
+    with torch.no_grad(), explainable(model):
+        trace = _Trace(model)
+        with trace:
+            before = model(example)
+        for convolution, norm in trace.foldable():
+            _replace(model, convolution, fuse_conv_bn_eval(convolution, norm))
+            _replace(model, norm, nn.Identity())
+        after = model(example)
+    if isinstance(before, Tensor):
+        change = float((after - before).abs().max() / before.std().clamp_min(1e-12))
+        if not change <= FOLD_TOLERANCE:
+            raise ConfigError(
+                f"folding BatchNorm changes this model's outputs by {change:.1e} of their spread, more than "
+                f"rounding ({FOLD_TOLERANCE:.0e}); use it unfolded"
+            )
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Puts `new` wherever `old` is in the model."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if child is old:
+                setattr(parent, name, new)
+
+
+@dataclass
+class _Use:
+    """A convolution's output: how many functions took it, and the BatchNorm that did."""
+
+    convolution: Any
+    consumers: int = 0
+    norm: Any = None
+
+
+class _Trace(TorchFunctionMode):
+    """Which functions take the outputs of convolutions, during one forward pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.calls: dict[nn.Module, int] = {}
+        self.uses: dict[int, _Use] = {}
+        self.alive: list[Tensor] = []
+        self.handles = [
+            module.register_forward_hook(self._ran)
+            for module in model.modules()
+            if isinstance(module, (*_CONVOLUTIONS, nn.modules.batchnorm._BatchNorm))
+        ]
+
+    def _ran(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.calls[module] = self.calls.get(module, 0) + 1
+        if isinstance(module, _CONVOLUTIONS):
+            self.alive.append(output)  # kept, so that no other tensor gets the same id
+            self.uses[id(output)] = _Use(module)
+        elif args and id(args[0]) in self.uses:
+            self.uses[id(args[0])].norm = module
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for argument in (*args, *(kwargs or {}).values()):
+            for tensor in argument if isinstance(argument, (list, tuple)) else (argument,):
+                if isinstance(tensor, Tensor) and id(tensor) in self.uses and _computes(func):
+                    self.uses[id(tensor)].consumers += 1
+        return func(*args, **(kwargs or {}))
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        for handle in self.handles:
+            handle.remove()
+
+    def foldable(self) -> list[tuple[Any, Any]]:
+        """(convolution, BatchNorm) pairs that ran once each, one straight into the other and nowhere else."""
+        return [
+            (use.convolution, use.norm)
+            for use in self.uses.values()
+            if use.norm is not None
+            and use.consumers == 1
+            and self.calls[use.convolution] == self.calls[use.norm] == 1
+            and use.norm.track_running_stats
+        ]
+
+
+def _computes(func: Any) -> bool:
+    """Whether a function uses a tensor's values, and does not merely look at its shape or type."""
+    return getattr(func, "__name__", "") not in (
+        "__get__",
+        "size",
+        "dim",
+        "ndimension",
+        "numel",
+        "is_floating_point",
+    )
