@@ -24,16 +24,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from cfcam_gpu.errors import ModelError, TargetError
 from cfcam_gpu.preprocess import SEED_PREPROCESS, Preprocess, overridden
 from cfcam_gpu.weights import listed, load_state_dict, one_line, read_state_dict
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 FORMS = ("efficientnet-lite0", "torchvision:NAME[@WEIGHTS]", "timm:NAME", "py:package.module:factory")
 
@@ -209,12 +211,12 @@ def _torchvision(request: _Request) -> LoadedModel:
         raise ModelError(f"{request.spec} names weights and --weights gives others; drop one of the two")
     if request.state is not None or choice is None:
         options = {**_auxiliary_heads(name, request.state), **request.outputs()}
-        build = partial(torchvision.models.get_model, name, weights=None, **options)
+        build = partial(_library().get_model, name, weights=None, **options)
         return request.untrained(build)
     request.refuse_new_head()
     file = os.path.basename(urlparse(choice.url).path)
     with _downloading(request.spec, file, Path(torch.hub.get_dir()) / "checkpoints"):
-        model = torchvision.models.get_model(name, weights=choice)
+        model = _library().get_model(name, weights=choice)
     names = tuple(choice.meta["categories"])
     return LoadedModel(model, _torchvision_preprocess(choice), names, request.spec, str(choice))
 
@@ -222,8 +224,8 @@ def _torchvision(request: _Request) -> LoadedModel:
 def _check_classifier(name: str, spec: str) -> None:
     if name in _classifiers():
         return
-    if name in torchvision.models.list_models():
-        task = torchvision.models.get_model_builder(name).__module__.split(".")[2]
+    if name in _library().list_models():
+        task = _library().get_model_builder(name).__module__.split(".")[2]
         raise ModelError(
             f"{spec} is a {task.replace('_', '-')} model; expected an image classifier with gradients"
         )
@@ -231,8 +233,8 @@ def _check_classifier(name: str, spec: str) -> None:
     raise ModelError(f"torchvision has no model {name!r}{_did_you_mean(close)}")
 
 
-def _torchvision_weights(name: str, tag: str, spec: str) -> torchvision.models.WeightsEnum | None:
-    choices = torchvision.models.get_model_weights(name).__members__
+def _torchvision_weights(name: str, tag: str, spec: str) -> WeightsEnum | None:
+    choices = _library().get_model_weights(name).__members__
     if tag == "none":
         return None
     if tag.upper() not in choices:
@@ -240,7 +242,7 @@ def _torchvision_weights(name: str, tag: str, spec: str) -> torchvision.models.W
     return choices[tag.upper()]
 
 
-def _torchvision_preprocess(weights: torchvision.models.WeightsEnum) -> Preprocess:
+def _torchvision_preprocess(weights: WeightsEnum) -> Preprocess:
     transform = weights.transforms()
     crop, resize = transform.crop_size[0], transform.resize_size[0]
     mean, std = _three(transform.mean), _three(transform.std)
@@ -399,12 +401,17 @@ def _import(module: str, extra: str) -> ModuleType:
         ) from error
 
 
+def _library() -> ModuleType:
+    """`torchvision.models`; imported when used, as it takes longer than the rest of this package."""
+    return importlib.import_module("torchvision.models")
+
+
 def _classifiers() -> list[str]:
-    return torchvision.models.list_models(module=torchvision.models)
+    return list(_library().list_models(module=_library()))
 
 
 def _imagenet_names() -> tuple[str, ...]:
-    return tuple(torchvision.models.ResNet50_Weights.IMAGENET1K_V2.meta["categories"])
+    return tuple(_library().ResNet50_Weights.IMAGENET1K_V2.meta["categories"])
 
 
 def _three(values: Sequence[float]) -> tuple[float, float, float]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torchvision.transforms.functional as TF
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
-from torch import Tensor
 
 from cfcam_gpu.errors import ImageError, ModelError
+
+if TYPE_CHECKING:  # processes that only decode images do without PyTorch
+    from torch import Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -67,13 +70,29 @@ class Preprocess:
         Raises:
             ImageError: an image of another mode.
         """
+        import torch
+
+        return self.normalise(torch.from_numpy(self.view(image))[None])[0]
+
+    def view(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """RGB image -> (H, W, 3) uint8: what the model sees of it, at its input size.
+
+        Raises:
+            ImageError: an image of another mode.
+        """
         if image.mode != "RGB":
             raise ImageError(f"expected an RGB image, got mode {image.mode}; read files with load_image")
         height, width = self.size
         # Cropping within the resize gives the same pixels without the margins ever being made.
         box = self.visible_box(*image.size)
-        view = image.resize((width, height), INTERPOLATIONS[self.interpolation], box)
-        return TF.normalize(TF.to_tensor(view), list(self.mean), list(self.std))
+        return np.array(image.resize((width, height), INTERPOLATIONS[self.interpolation], box))
+
+    def normalise(self, views: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 on the same device: (x / 255 - mean) / std."""
+        import torch
+
+        mean, std = (views.new_tensor(values, dtype=torch.float32) for values in (self.mean, self.std))
+        return ((views.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
     def visible_box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """(left, top, right, bottom) of what the model sees of a width×height image, in its pixels."""

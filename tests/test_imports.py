@@ -86,3 +86,17 @@ assert not loaded, loaded
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+
+
+def test_decoding_needs_no_pytorch():
+    """Worker processes start in a fraction of the time and memory without it."""
+    code = """
+import sys
+import cfcam_gpu.dataset.decode, cfcam_gpu.dataset.sources, cfcam_gpu.overlay, cfcam_gpu.preprocess
+assert "torch" not in sys.modules
+import cfcam_gpu
+assert cfcam_gpu.CFCAMConfig().filter == "bilateral" and "CFCAM" in dir(cfcam_gpu)
+assert "torch" not in sys.modules
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
