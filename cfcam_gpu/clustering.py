@@ -160,7 +160,7 @@ def select_by_bisection(values: Tensor, ranks: Tensor) -> Tensor:
     """
     bits = values.view(torch.int32)
     low = torch.zeros_like(ranks, dtype=torch.int32)
-    high = torch.full_like(low, torch.tensor(math.inf).view(torch.int32).item())
+    high = torch.full_like(low, 0x7F800000)  # infinity
     for _ in range(31):
         middle = low + (high - low) // 2
         at_or_below = torch.stack([(bits <= m[:, None]).sum(1) for m in middle.unbind(1)], dim=1)
