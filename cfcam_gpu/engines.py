@@ -67,6 +67,19 @@ def _numba_available(device: str) -> tuple[bool, str]:
     return importable("numba", "pip install numba")
 
 
+def run_triton(activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig) -> Maps:
+    """Every stage in the Triton kernels of `cfcam_gpu.kernels`; no distance is stored."""
+    from cfcam_gpu import triton_engine
+
+    return Maps(*triton_engine.run_triton(activations, gradients, size, config))
+
+
+def _triton_available(device: str) -> tuple[bool, str]:
+    from cfcam_gpu import triton_engine
+
+    return triton_engine.available(device)
+
+
 def run_cuml(activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig) -> Maps:
     """The batched path with cuML's DBSCAN, image by image."""
     from cfcam_gpu.cuml_scan import scan_cuml
@@ -117,6 +130,7 @@ ENGINES: dict[str, Engine] = {
         run_numba, _numba_available, "batched PyTorch, the scan of the channels compiled for the CPU"
     ),
     "torch": Engine(run_torch, lambda device: (True, "runs on any device"), "batched PyTorch"),
+    "triton": Engine(run_triton, _triton_available, "Triton kernels on the GPU"),
     "cuml": Engine(run_cuml, _cuml_available, "cuML's DBSCAN on the GPU, one image at a time"),
     "reference": Engine(
         run_reference,
@@ -126,7 +140,7 @@ ENGINES: dict[str, Engine] = {
 }
 
 #: What `auto` takes, by device type: the first that can run.
-AUTO: dict[str, tuple[str, ...]] = {"cpu": ("numba", "torch"), "cuda": ("torch",)}
+AUTO: dict[str, tuple[str, ...]] = {"cpu": ("numba", "torch"), "cuda": ("triton", "torch")}
 
 
 def resolve_engine(name: str, device: torch.device) -> str:

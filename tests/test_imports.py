@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cfcam_gpu
+import cfcam_gpu.kernels
 
 PACKAGE = Path(cfcam_gpu.__file__).parent
 
@@ -19,6 +19,7 @@ ORDER = (
     ("layers", "clustering", "filtering", "overlay"),
     ("capture", "weighting"),
     ("compiled", "cuml_scan"),
+    ("triton_engine",),
     ("engines",),
     ("explainer",),
     ("weights", "preprocess", "prepare"),
@@ -52,6 +53,8 @@ def imported(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cfcam_gpu."):
             names.add(str(node.module).removeprefix("cfcam_gpu."))
+        elif isinstance(node, ast.ImportFrom) and node.module == "cfcam_gpu":
+            names.update(alias.name for alias in node.names if alias.name in RANK)
     return names
 
 
@@ -60,12 +63,20 @@ def test_imports_run_one_way():
     assert set(modules) - {"reference"} == set(RANK), "a new module needs its place in ORDER"
     for name, path in modules.items():
         for other in imported(path):
-            if name == "reference":
+            if other.startswith("kernels."):
+                assert name == "triton_engine"
+            elif name == "reference":
                 assert other == "config"
             elif other == "reference":
                 assert name == "engines"
             else:
                 assert RANK[other] < RANK[name], f"{name} must not import {other}"
+
+
+def test_kernels_import_nothing_of_the_package():
+    folder = Path(cfcam_gpu.kernels.__file__).parent
+    assert len(list(folder.glob("*.py"))) > 5
+    assert not [path for path in folder.glob("*.py") if imported(path)]
 
 
 def test_the_package_and_the_command_need_no_extra():

@@ -1,0 +1,84 @@
+"""The engine whose every stage beyond the forward pass runs in the Triton kernels of `cfcam_gpu.kernels`.
+
+Nothing is read back to the host and no launch depends on the data, so a steady state of fixed
+shapes can be captured in a CUDA graph. The kernels are imported when first needed: without Triton
+the package works all the same.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cfcam_gpu.clustering import Clusters, cluster_channels, min_samples
+from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK, NOISE, CFCAMConfig
+from cfcam_gpu.weighting import WEIGHTINGS, channel_weights, upsample_and_normalise
+
+
+def available(device_type: str) -> tuple[bool, str]:
+    """Whether the kernels can run on a device of this type, and why or why not."""
+    try:
+        import triton
+    except ImportError as error:
+        return False, f"{error}; it comes with PyTorch's CUDA builds for Linux: pip install torch triton"
+    if device_type == "cuda":
+        return True, f"triton {triton.__version__}"
+    if triton.knobs.runtime.interpret:
+        return True, f"triton {triton.__version__}, under the interpreter: slow, for tests"
+    return False, "needs a GPU; for tests on the CPU set TRITON_INTERPRET=1 before Python starts"
+
+
+def run_triton(
+    activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig
+) -> tuple[Clusters, Tensor, Tensor]:
+    """The fields of `engines.Maps`: clusters, grid (B,K,h,w) and heatmaps (B,K,H,W) float32.
+
+    Args:
+        activations: (B,C,h,w) float32, bfloat16 or float16, finite, contiguous.
+        gradients: (B,K,C,h,w) float32, contiguous.
+        size: (H,W) of the heatmaps.
+    """
+    from cfcam_gpu.kernels.weighted_sum import weighted_sum
+
+    clusters = cluster_channels(activations, config, scan_triton)
+    grid = weighted_sum(activations, weights_triton(gradients, clusters, config))
+    return clusters, grid, upsample_and_normalise(grid, size)
+
+
+def scan_triton(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """`clustering.Scan` in the kernels: no distance is stored, and one bit a pair."""
+    from cfcam_gpu.kernels.components import dbscan
+    from cfcam_gpu.kernels.distances import distance_percentile
+    from cfcam_gpu.kernels.neighbours import neighbours
+
+    counts = valid.sum(1)
+    _, eps = distance_percentile(features, counts, config.eps_percentile, EPS_FLOOR)
+    words, degrees = neighbours(features, counts, eps, EPS_SLACK)
+    labels, n_clusters = dbscan(words, degrees, min_samples(counts, config))
+    return labels, n_clusters, eps
+
+
+def weights_triton(gradients: Tensor, clusters: Clusters, config: CFCAMConfig) -> Tensor:
+    """`weighting.channel_weights` with means, filter and pooling in one kernel, where it has the filter."""
+    from cfcam_gpu.kernels.cluster_filter import FILTERS, pooled_weights
+
+    if config.filter not in FILTERS:
+        return channel_weights(gradients, clusters, config)
+    labels = clusters.labels
+    # There are two channels or more for each cluster, since min_samples is at least 2.
+    slots = max(1, labels.shape[1] // 2)
+    radius = config.radius(*gradients.shape[-2:])
+    pooled = pooled_weights(
+        gradients,
+        labels,
+        clusters.n_clusters,
+        slots,
+        config.filter,
+        radius,
+        config.sigma_space,
+        config.sigma_range,
+    )
+    own = gradients.mean((3, 4))
+    member = labels.clamp(0, slots - 1)[:, None, :].expand_as(own)
+    weights = torch.where((labels >= 0)[:, None], pooled.gather(2, member), own)
+    return WEIGHTINGS[config.weighting](weights, (labels != NOISE)[:, None])

@@ -1,0 +1,152 @@
+"""Pooled weight of each cluster: the mean of its filtered mean gradient map, without storing the maps.
+
+Torch reference: `cfcam_gpu.weighting.cluster_means`, `cfcam_gpu.filtering.filter_maps` and their
+mean in `weighting.channel_weights`.
+
+Mathematics. m = mean of the members' maps, summed over blocks of channels in order. Each cell
+becomes m + Σ w·(m' - m) / Σ w over the window's cells m' (reflect-101 at the border), with
+w = exp(-(dy² + dx²) / 2σ_s²) and, for the bilateral filters, times exp(-(m' - m)² / 2σ_r²).
+Averaging differences keeps small variations of a large map. The weight is the mean over the cells.
+
+Floor: 4·h·w bytes read for each channel in a cluster; some 10 operations a cell of the map and the window.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+#: Filters of the kernel: circular window, range term. `none` is a window of radius 0. The
+#: published code's filter is another formula and stays with torch.
+FILTERS: dict[str, tuple[bool, bool]] = {
+    "bilateral": (True, True),
+    "bilateral_square": (False, True),
+    "gaussian": (False, False),
+    "none": (False, False),
+}
+
+#: Gradient values that are read at once.
+TILE = 4096
+
+
+def pooled_weights(
+    gradients: Tensor,
+    labels: Tensor,
+    n_clusters: Tensor,
+    slots: int,
+    name: str,
+    radius: int,
+    sigma_space: float,
+    sigma_range: float,
+    channels: int | None = None,
+) -> Tensor:
+    """Weight (B,K,slots) float32 of each cluster for each target; zeros for clusters an image does not have.
+
+    Launch: a grid (slots, K, B); programs of absent clusters leave at once.
+
+    Args:
+        gradients: (B,K,C,h,w) float32, contiguous.
+        labels: (B,C) int64, below 0 outside any cluster.
+        n_clusters: (B,) int64, at most `slots`, a bound that needs no look at the data.
+        name: a key of `FILTERS`.
+        radius: of the window, in cells, at most min(h, w) - 1.
+        sigma_space, sigma_range: standard deviations, in cells and in units of the gradient.
+        channels: read at once, a power of two; None: `TILE` values of them.
+    """
+    b, k, c, h, w = gradients.shape
+    circle, use_range = FILTERS[name]
+    cells = max(16, triton.next_power_of_2(h * w))
+    channels = channels or max(1, min(TILE // cells, triton.next_power_of_2(c)))
+    pooled = torch.zeros(b, k, slots, device=gradients.device)
+    _pooled[(slots, k, b)](
+        gradients,
+        labels,
+        n_clusters,
+        pooled,
+        c,
+        h,
+        w,
+        0 if name == "none" else radius,
+        float(sigma_space),
+        float(sigma_range),
+        circle,
+        use_range,
+        cells,
+        channels,
+    )
+    return pooled
+
+
+@triton.jit
+def _pooled(
+    gradients: tl.tensor,
+    labels: tl.tensor,
+    n_clusters: tl.tensor,
+    pooled: tl.tensor,
+    c: tl.tensor,
+    h: tl.tensor,
+    w: tl.tensor,
+    radius: tl.tensor,
+    sigma_space: tl.tensor,
+    sigma_range: tl.tensor,
+    CIRCLE: tl.constexpr,
+    RANGE: tl.constexpr,
+    CELLS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+) -> None:
+    """The weight of one cluster of one image for one target."""
+    cluster = tl.program_id(0)
+    image = tl.program_id(2).to(tl.int64)
+    if cluster < tl.load(n_clusters + image):
+        target = image * tl.num_programs(1) + tl.program_id(1)
+        maps = gradients + target * c * h * w
+        mean = _mean_map(maps, labels + image * c, cluster, c, h * w, CELLS, CHANNELS)
+        cell = tl.arange(0, CELLS)
+        total, change = tl.zeros((CELLS,), tl.float32), tl.zeros((CELLS,), tl.float32)
+        for dy in range(-radius, radius + 1):
+            for dx in range(-radius, radius + 1):
+                square = dy * dy + dx * dx
+                if (not CIRCLE) or (square <= radius * radius):
+                    difference = tl.gather(mean, _reflected(cell, dy, dx, h, w), 0) - mean
+                    exponent = square / (sigma_space * sigma_space)
+                    if RANGE:
+                        scaled = difference / sigma_range
+                        exponent = exponent + scaled * scaled
+                    weight = tl.exp(-0.5 * exponent)
+                    total += weight
+                    change += weight * difference
+        filtered = tl.where(cell < h * w, mean + change / total, 0.0)
+        tl.store(pooled + target * tl.num_programs(0) + cluster, tl.sum(filtered, 0) / (h * w))
+
+
+@triton.jit
+def _mean_map(
+    maps: tl.tensor,
+    labels: tl.tensor,
+    cluster: tl.tensor,
+    c: tl.tensor,
+    hw: tl.tensor,
+    CELLS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+) -> tl.tensor:
+    """Mean (CELLS,) of the cluster's maps; channels of others are not read."""
+    cell = tl.arange(0, CELLS)[None, :]
+    total = tl.zeros((CELLS,), tl.float32)
+    size = tl.zeros((CHANNELS,), tl.int32)
+    for start in range(0, c, CHANNELS):
+        channel = start + tl.arange(0, CHANNELS)
+        member = tl.load(labels + channel, mask=channel < c, other=-1) == cluster
+        wanted = member[:, None] & (cell < hw)
+        total += tl.sum(tl.load(maps + channel[:, None] * hw + cell, mask=wanted, other=0.0), 0)
+        size += member.to(tl.int32)
+    return total / tl.sum(size, 0)
+
+
+@triton.jit
+def _reflected(cell: tl.tensor, dy: tl.tensor, dx: tl.tensor, h: tl.tensor, w: tl.tensor) -> tl.tensor:
+    """Position of the cell (dy, dx) away, mirrored at the border; a padding cell itself."""
+    y = (h - 1) - tl.abs((h - 1) - tl.abs(cell // w + dy))
+    x = (w - 1) - tl.abs((w - 1) - tl.abs(cell % w + dx))
+    return tl.where(cell < h * w, y * w + x, cell)

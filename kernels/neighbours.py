@@ -1,0 +1,112 @@
+"""Which channels lie within eps of each other, one bit a pair, and how many.
+
+Torch reference: `cfcam_gpu.clustering.pairwise_distances` and the comparison in `dbscan`.
+
+Mathematics. Channels i and j are neighbours when √d² ≤ t, both in float32, with the d² of
+`distances.squared_distances` and t = eps·(1 + slack) rounded to float32. The kernel compares
+d² ≤ `squared_limit(t)`, the largest float32 whose correctly rounded root is at most t, which is the
+same comparison without a root a pair.
+
+Floor: 2·D operations for each of N(N+1)/2 pairs; N²/8 bytes written an image.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .distances import feature_columns, squared_distances, tile_columns, tile_rows
+
+
+def neighbours(
+    features: Tensor, counts: Tensor, eps: Tensor, slack: float, block: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Bit rows of the neighbourhood and the number of neighbours, each channel its own neighbour.
+
+    Launch: a grid (tiles, tiles, B), of which the tiles on and above the diagonal write both halves.
+
+    Args:
+        features: (B,N,D) float32, finite; the first `counts` rows of an image hold its channels.
+        counts: (B,) int64.
+        eps: (B,) float64, positive.
+        slack: how far beyond eps a neighbour may lie, relative.
+        block: rows and columns of a tile, a power of two from 32; None: `distances.tile_size`.
+
+    Returns:
+        words (B,N,⌈N/32⌉) int32, channel j at bit j % 32 of word j // 32; degrees (B,N) int32.
+        Both are zero where an image has no channel.
+    """
+    columns, block = feature_columns(features, block)
+    b, depth, padded = columns.shape
+    n = features.shape[1]
+    n_words = -(-n // 32)
+    words = columns.new_zeros(b, n, n_words, dtype=torch.int32)
+    degrees = columns.new_zeros(b, n, dtype=torch.int32)
+    limits = squared_limit((eps * (1 + slack)).float())
+    tiles = padded // block
+    _neighbours[(tiles, tiles, b)](columns, counts, limits, words, degrees, n, n_words, padded, depth, block)
+    return words, degrees
+
+
+def squared_limit(t: Tensor) -> Tensor:
+    """The largest float32 whose correctly rounded square root is at most t, positive float32.
+
+    The root of x rounds to t or below when x < m², m half way from t to the next float. m has 25
+    bits, so m² is exact in float64, and it is no float32.
+    """
+    above = torch.nextafter(t, torch.full_like(t, math.inf))
+    square = ((t.double() + above.double()) / 2) ** 2
+    rounded = square.float()
+    return torch.where(rounded.double() > square, torch.nextafter(rounded, torch.zeros_like(t)), rounded)
+
+
+@triton.jit
+def _neighbours(
+    columns: tl.tensor,
+    counts: tl.tensor,
+    limits: tl.tensor,
+    words: tl.tensor,
+    degrees: tl.tensor,
+    n: tl.tensor,
+    n_words: tl.tensor,
+    padded: tl.tensor,
+    depth: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Words and degrees of a tile, and of its mirror image below the diagonal."""
+    row, column = tl.program_id(0), tl.program_id(1)
+    image = tl.program_id(2).to(tl.int64)
+    count = tl.load(counts + image).to(tl.int32)
+    if (row <= column) & (column * BLOCK < count):
+        i, j = tile_rows(row, BLOCK), tile_columns(column, BLOCK)
+        squared = squared_distances(columns + image * depth * padded, i, j, padded, depth, BLOCK)
+        near = ((squared <= tl.load(limits + image)) & (i < count) & (j < count)).to(tl.int32)
+        near = tl.reshape(tl.permute(near, (0, 2, 1, 3)), (BLOCK, BLOCK))
+        image_words, image_degrees = words + image * n * n_words, degrees + image * n
+        _write(near, row, column, image_words, image_degrees, n, n_words, BLOCK)
+        if row < column:
+            _write(tl.trans(near), column, row, image_words, image_degrees, n, n_words, BLOCK)
+
+
+@triton.jit
+def _write(
+    near: tl.tensor,
+    row: tl.tensor,
+    column: tl.tensor,
+    words: tl.tensor,
+    degrees: tl.tensor,
+    n: tl.tensor,
+    n_words: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Store a tile's flags (BLOCK,BLOCK) as words of one image and add them to its degrees."""
+    i = row * BLOCK + tl.arange(0, BLOCK)
+    word = column * (BLOCK // 32) + tl.arange(0, BLOCK // 32)
+    packed = tl.sum(tl.reshape(near, (BLOCK, BLOCK // 32, 32)) << tl.arange(0, 32)[None, None, :], 2)
+    inside = (i[:, None] < n) & (word[None, :] < n_words)
+    tl.store(words + i[:, None] * n_words + word[None, :], packed, mask=inside)
+    tl.atomic_add(degrees + i, tl.sum(near, 1), mask=i < n, sem="relaxed")
