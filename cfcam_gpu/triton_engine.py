@@ -7,12 +7,12 @@ the package works all the same.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from cfcam_gpu import weighting
 from cfcam_gpu.clustering import Clusters, cluster_channels, min_samples
-from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK, NOISE, CFCAMConfig
-from cfcam_gpu.weighting import WEIGHTINGS, channel_weights, upsample_and_normalise
+from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK, CFCAMConfig
+from cfcam_gpu.weighting import channel_weights, upsample_and_normalise
 
 
 def available(device_type: str) -> tuple[bool, str]:
@@ -41,7 +41,7 @@ def run_triton(
     from cfcam_gpu.kernels.weighted_sum import weighted_sum
 
     clusters = cluster_channels(activations, config, scan_triton)
-    grid = weighted_sum(activations, weights_triton(gradients, clusters, config))
+    grid = weighted_sum(activations, channel_weights(gradients, clusters, config, pool_triton))
     return clusters, grid, upsample_and_normalise(grid, size)
 
 
@@ -58,27 +58,19 @@ def scan_triton(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[T
     return labels, n_clusters, eps
 
 
-def weights_triton(gradients: Tensor, clusters: Clusters, config: CFCAMConfig) -> Tensor:
-    """`weighting.channel_weights` with means, filter and pooling in one kernel, where it has the filter."""
+def pool_triton(gradients: Tensor, clusters: Clusters, config: CFCAMConfig) -> Tensor:
+    """`weighting.Pool` in one kernel: means, filter and pooling, where the kernel has the filter."""
     from cfcam_gpu.kernels.cluster_filter import FILTERS, pooled_weights
 
     if config.filter not in FILTERS:
-        return channel_weights(gradients, clusters, config)
-    labels = clusters.labels
-    # There are two channels or more for each cluster, since min_samples is at least 2.
-    slots = max(1, labels.shape[1] // 2)
-    radius = config.radius(*gradients.shape[-2:])
-    pooled = pooled_weights(
+        return weighting.pooled_weights(gradients, clusters, config)
+    return pooled_weights(
         gradients,
-        labels,
+        clusters.labels,
         clusters.n_clusters,
-        slots,
+        max(1, clusters.labels.shape[1] // 2),
         config.filter,
-        radius,
+        config.radius(*gradients.shape[-2:]),
         config.sigma_space,
         config.sigma_range,
     )
-    own = gradients.mean((3, 4))
-    member = labels.clamp(0, slots - 1)[:, None, :].expand_as(own)
-    weights = torch.where((labels >= 0)[:, None], pooled.gather(2, member), own)
-    return WEIGHTINGS[config.weighting](weights, (labels != NOISE)[:, None])

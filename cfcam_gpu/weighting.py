@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,8 +12,14 @@ from cfcam_gpu.clustering import Clusters
 from cfcam_gpu.config import NOISE, CFCAMConfig
 from cfcam_gpu.filtering import filter_maps
 
+#: Weight (B,K,slots) of each cluster: (gradients (B,K,C,h,w), clusters, config) -> the mean of its
+#: filtered mean gradient map, zeros for clusters an image does not have.
+Pool = Callable[[Tensor, Clusters, CFCAMConfig], Tensor]
 
-def channel_weights(gradients: Tensor, clusters: Clusters, config: CFCAMConfig) -> Tensor:
+
+def channel_weights(
+    gradients: Tensor, clusters: Clusters, config: CFCAMConfig, pool: Pool | None = None
+) -> Tensor:
     """Weights (B,K,C) float32 of the channels for each of K targets.
 
     A dominant channel's weight is the mean of its own gradient map, a clustered channel's the mean
@@ -21,27 +29,34 @@ def channel_weights(gradients: Tensor, clusters: Clusters, config: CFCAMConfig) 
         gradients: (B,K,C,h,w) float32.
         clusters: labels (B,C) as `cluster_channels` gives them.
         config: filter and weighting are used.
+        pool: how the clusters' weights are computed; None: `pooled_weights`.
 
     Source: published code, "hierarchical importance weighting".
     """
     labels = clusters.labels
-    slots = _cluster_slots(clusters)
-    filtered = filter_maps(cluster_means(gradients, labels, slots).flatten(0, 2), config)
-    pooled = filtered.mean((1, 2)).view(*gradients.shape[:2], slots)
-    own = gradients.mean((3, 4))
-    member = labels.clamp(0, max(slots - 1, 0))[:, None, :].expand_as(own)
-    weights = torch.where((labels >= 0)[:, None], pooled.gather(2, member) if slots else own, own)
+    pooled = (pool or pooled_weights)(gradients, clusters, config)
+    weights = gradients.mean((3, 4))
+    if pooled.shape[2]:
+        member = labels.clamp(0, pooled.shape[2] - 1)[:, None, :].expand_as(weights)
+        weights = torch.where((labels >= 0)[:, None], pooled.gather(2, member), weights)
     return WEIGHTINGS[config.weighting](weights, (labels != NOISE)[:, None])
 
 
-def _cluster_slots(clusters: Clusters) -> int:
+def pooled_weights(gradients: Tensor, clusters: Clusters, config: CFCAMConfig) -> Tensor:
+    """`Pool` in PyTorch on any device."""
+    slots = cluster_slots(clusters)
+    filtered = filter_maps(cluster_means(gradients, clusters.labels, slots).flatten(0, 2), config)
+    return filtered.mean((1, 2)).view(*gradients.shape[:2], slots)
+
+
+def cluster_slots(clusters: Clusters) -> int:
     """Number of clusters to make room for: exact on the CPU, elsewhere a bound that reads nothing back.
 
-    Every cluster has two points or more, since min_samples is at least 2.
+    min_samples is at least 2, which leaves at most one cluster for every two channels.
     """
     if clusters.labels.device.type == "cpu":
         return int(clusters.n_clusters.max())
-    return clusters.labels.shape[1] // 2
+    return max(1, clusters.labels.shape[1] // 2)
 
 
 def cluster_means(gradients: Tensor, labels: Tensor, slots: int) -> Tensor:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
+
+if not torch.cuda.is_available():
+    # Read when Triton is imported, which torchvision and scikit-image do too.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import Tensor
@@ -28,6 +33,8 @@ def lite0() -> LoadedModel:
 @pytest.fixture(scope="session")
 def photos() -> list[Image.Image]:
     """Cat, espresso, motorcycle, rocket, astronaut, temple, flower: RGB."""
+    import skimage.data  # an extra that the GPU check does without
+
     arrays = [
         skimage.data.chelsea(),
         skimage.data.coffee(),
