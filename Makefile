@@ -5,12 +5,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= cfcam-demo
 
-.PHONY: demo test lint format install bench clean help
+.PHONY: demo test lint format install bench gpu-check clean help
 
 help:
 	@echo "make demo     explain real photos, write $(OUT)/contact_sheet.png"
 	@echo "make test     ruff, mypy and pytest"
-	@echo "make bench    throughput, into bench/results/"
+	@echo "make bench    every benchmark, some ten minutes, into bench/results/"
+	@echo "make gpu-check  tests and benchmarks on an NVIDIA GPU, with PYTHON's own packages"
 	@echo "make install  .venv with the package and its dependencies only"
 	@echo "make lint     ruff and mypy;  make format: apply ruff's format"
 	@echo "make clean    remove .venv and everything generated"
@@ -30,8 +31,14 @@ format: .venv/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.dev
-	$(BIN)/python -m bench.throughput
+bench: .venv/.bench
+	for name in throughput precision stages scaling memory discrimination; do \
+		$(BIN)/python -m bench.$$name || exit 1; \
+	done
+
+# Needs no environment of its own: a machine with PyTorch for its GPU, kornia, scikit-learn, OpenCV and pytest.
+gpu-check:
+	$(PYTHON) -m bench.gpu_check
 
 install: .venv/.package
 
@@ -52,6 +59,10 @@ install: .venv/.package
 .venv/.dev: .venv/.python pyproject.toml
 	$(BIN)/python -m pip install -q -e '.[demo,dev]'
 	touch $@ .venv/.demo
+
+.venv/.bench: .venv/.dev
+	$(BIN)/python -m pip install -q -e '.[demo,dev,peers]'
+	touch $@
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis cfcam-demo

@@ -1,66 +1,238 @@
-"""What every benchmark shares: interleaved timing, a record of the machine, the results file."""
+"""What every benchmark shares: options, the model, interleaved timing, a record of the machine, the results file."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import dataclasses
 import datetime
 import json
+import math
 import os
 import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor, nn
+from torchvision.models import get_model
+
+from cfcam_gpu import CFCAMError
+from cfcam_gpu.prepare import PRECISIONS, prepared
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "opencv-python-headless", "kornia", "cfcam-gpu")
+PACKAGES = (
+    "torch", "torchvision", "triton", "numpy", "numba", "scikit-learn", "opencv-python-headless", "kornia",
+    "cuml-cu12", "cuml-cu13", "cfcam-gpu",
+)  # fmt: skip
+SEED = 0
+#: Groups of similar channels in generated features.
+GROUPS = 5
+#: Characters of a printed table's line.
+WIDTH = 118
+
+#: A case of a benchmark: does the work once; what it returns is not looked at.
+Case = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The model that is explained and where; each field is an option of the commands that take one.
+
+    Attributes:
+        model: name in torchvision, with random weights.
+        layer: the target layer.
+        side: height and width of the images, which are random.
+        device: cpu or cuda.
+        precision: of the model: float32, bfloat16, float16, or autocast (float32 weights under
+            bfloat16 autocast).
+        channels_last: NHWC layout of the model and the images.
+    """
+
+    model: str = "resnet50"
+    layer: str = "layer4"
+    side: int = 224
+    device: str = "cpu"
+    precision: str = "float32"
+    channels_last: bool = False
+
+    @property
+    def about(self) -> str:
+        """What is measured, in words."""
+        layout = ", channels last" if self.channels_last else ""
+        return (
+            f"{self.model}, random weights, {self.layer}, {self.side}x{self.side}, {self.precision}{layout}"
+        )
+
+
+OptionsT = TypeVar("OptionsT")
+
+
+def parse(kind: type[OptionsT], about: str | None, arguments: Sequence[str] | None = None) -> OptionsT:
+    """Options from the command line: `--name` for each field of the dataclass, its default where not given.
+
+    Raises:
+        SystemExit: unknown option, or a device that is not here.
+    """
+    parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        flag, default = f"--{field.name.replace('_', '-')}", field.default
+        if isinstance(default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
+        elif isinstance(default, tuple):
+            parser.add_argument(flag, type=type(default[0]), nargs="+", default=default)
+        else:
+            parser.add_argument(flag, type=type(default), default=default)
+    given = vars(parser.parse_args(arguments))
+    if given.get("device", "cpu").startswith("cuda") and not torch.cuda.is_available():
+        parser.error("--device cuda needs an NVIDIA GPU that PyTorch can use, and there is none here")
+    if given.get("precision", "float32") not in (*PRECISIONS, "autocast"):
+        parser.error(f"--precision must be one of: {', '.join(PRECISIONS)}, autocast")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+
+
+def command(
+    name: str,
+    kind: type[OptionsT],
+    run: Callable[[OptionsT], dict[str, Any]],
+    show: Callable[[dict[str, Any]], None],
+    about: str | None,
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """One benchmark from the command line: run, print its tables, store the result and print it as one line of JSON.
+
+    Raises:
+        SystemExit: the benchmark could not run, or its result has `failed`, a list of sentences.
+    """
+    options = parse(kind, about, arguments)
+    try:
+        result = run(options)
+    except CFCAMError as error:
+        raise SystemExit(f"{name}: {error}") from error
+    show(result)
+    save(name, result)
+    if result.get("failed"):
+        raise SystemExit(f"{name}: {'; '.join(result['failed'])}")
+
+
+def make_model(setup: Setup) -> nn.Module:
+    """The model in eval mode on its device, in its precision and layout."""
+    torch.manual_seed(SEED)
+    model = get_model(setup.model).eval().to(setup.device)
+    example = make_images(dataclasses.replace(setup, precision="float32"), 1)
+    precision = "float32" if setup.precision == "autocast" else setup.precision
+    return prepared(model, example, precision=precision, channels_last=setup.channels_last)
+
+
+def make_images(setup: Setup, batch: int) -> Tensor:
+    """(batch,3,side,side) normal random numbers, the same in every run, as the model takes them."""
+    generator = torch.Generator().manual_seed(SEED)
+    images = torch.randn(batch, 3, setup.side, setup.side, generator=generator)
+    layout = torch.channels_last if setup.channels_last else torch.contiguous_format
+    return images.to(setup.device, PRECISIONS.get(setup.precision, torch.float32), memory_format=layout)
+
+
+def make_features(
+    batch: int, channels: int, side: int, targets: int = 1, device: str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Activations (B,C,side,side) and gradients (B,targets,C,side,side) with `GROUPS` groups of channels an image.
+
+    As on real layers some channels are far from all others and some are dead.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    maps = 4 * torch.rand(batch, GROUPS, side, side, generator=generator)
+    group = torch.randint(0, GROUPS, (batch, channels), generator=generator)
+    spread = torch.where(torch.rand(batch, channels, generator=generator) < 0.1, 3.0, 0.15)[..., None, None]
+    noise = torch.randn(batch, channels, side, side, generator=generator)
+    activations = (maps[torch.arange(batch)[:, None], group] + spread * noise).relu()
+    activations[torch.rand(batch, channels, generator=generator) < 0.05] = 0
+    gradients = 1e-2 * torch.randn(batch, targets, channels, side, side, generator=generator)
+    return activations.to(device), gradients.to(device)
+
+
+def arithmetic(setup: Setup) -> contextlib.AbstractContextManager[Any]:
+    """What the model runs under: bfloat16 autocast where asked for."""
+    if setup.precision == "autocast":
+        return torch.autocast(torch.device(setup.device).type, torch.bfloat16)
+    return contextlib.nullcontext()
 
 
 def interleaved(
-    cases: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 1
+    cases: Mapping[str, Case], repeats: int, warmup: int = 1, limit_s: float = float("inf"), least: int = 3
 ) -> dict[str, list[float]]:
     """Seconds of each case, `repeats` times, one case after the other in turn so that drift meets all alike.
 
-    The device is synchronised before the clock is read.
+    The device is synchronised before the clock is read. After `limit_s` seconds no turn begins,
+    once there are `least`.
     """
     seconds: dict[str, list[float]] = {name: [] for name in cases}
+    begun = time.perf_counter()
     for turn in range(-warmup, repeats):
+        if turn >= least and time.perf_counter() - begun > limit_s:
+            break
         for name, case in cases.items():
-            _synchronize()
+            synchronize()
             start = time.perf_counter()
             case()
-            _synchronize()
+            synchronize()
             if turn >= 0:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
-def _synchronize() -> None:
+def synchronize() -> None:
+    """Wait for the GPU, where there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
-def summary(seconds: list[float], images: int) -> dict[str, float]:
+def summary(seconds: Sequence[float], images: int) -> dict[str, float]:
     """Milliseconds an image: median, and the spread from minimum to maximum."""
     per_image = [1000 * s / images for s in seconds]
     return {
-        "ms_per_image": round(statistics.median(per_image), 3),
-        "ms_min": round(min(per_image), 3),
-        "ms_max": round(max(per_image), 3),
+        "ms_per_image": round(statistics.median(per_image), 4),
+        "ms_min": round(min(per_image), 4),
+        "ms_max": round(max(per_image), 4),
     }
 
 
-def ratio(numerator: list[float], denominator: list[float]) -> float:
+def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
     """Median of the ratios within the same turn."""
     return round(statistics.median(n / d for n, d in zip(numerator, denominator, strict=True)), 3)
 
 
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table for people: the first column is a name, the others are numbers."""
+    table = Table()
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*(escape(readable(value)) for value in row))
+    console = Console(width=WIDTH)
+    console.print(f"\n{title}", style="bold", highlight=False, markup=False)
+    console.print(table)
+
+
+def readable(value: object) -> str:
+    """Three digits or so of a number; a dash for None."""
+    if isinstance(value, float) and value != 0:
+        return (
+            f"{value:.{max(0, 2 - int(math.log10(abs(value))))}f}" if abs(value) >= 1e-3 else f"{value:.1e}"
+        )
+    return "-" if value is None else str(value)
+
+
 def environment() -> dict[str, Any]:
-    """Machine, versions and commit of a result."""
+    """Machine, versions and commit of a result; `load` is the number of processes that waited for a core."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "commit": _commit(),
@@ -68,8 +240,10 @@ def environment() -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: installed(name) for name in PACKAGES},
     }
 
 
@@ -99,16 +273,17 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _version(package: str) -> str | None:
+def installed(package: str) -> str | None:
+    """Version of an installed distribution."""
     try:
         return version(package)
     except PackageNotFoundError:
         return None
 
 
-def save(name: str, result: dict[str, Any]) -> None:
+def save(name: str, result: Mapping[str, Any]) -> None:
     """Write bench/results/NAME.json and print the same as the last line."""
     RESULTS.mkdir(exist_ok=True)
-    result = {"benchmark": name, **result, "environment": environment()}
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result))
+    record = {"benchmark": name, **result, "environment": environment()}
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    print(json.dumps(record, allow_nan=False), flush=True)

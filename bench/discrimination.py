@@ -12,28 +12,26 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image, ImageOps
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from bench.common import save
+from bench.common import command, print_table
+from bench.equivalence import check_engine, correlation
 from cfcam_gpu import CFCAM, PRESETS, CFCAMConfig
 from cfcam_gpu.dataset.decode import load_image
 from cfcam_gpu.demo import MODEL, find_photos
 from cfcam_gpu.models import LoadedModel, load_model
 
-#: A photo takes part in composites when its class is at least this likely.
-CONFIDENT = 0.4
 
+@dataclass(frozen=True)
+class Options:
+    """A photo takes part in composites when its class is at least this likely."""
 
-def correlation(maps: Tensor) -> float | None:
-    """Pearson correlation of maps (2,H,W); None where one is constant (blank)."""
-    first, second = maps.flatten(1).double().numpy()
-    return float(np.corrcoef(first, second)[0, 1]) if first.std() > 0 and second.std() > 0 else None
+    confident: float = 0.4
 
 
 def composites(loaded: LoadedModel, photos: list[Image.Image], classes: list[int]) -> tuple[Tensor, Tensor]:
@@ -45,15 +43,17 @@ def composites(loaded: LoadedModel, photos: list[Image.Image], classes: list[int
     return images, torch.tensor([[classes[i], classes[j]] for i, j in pairs])
 
 
-def measure(loaded: LoadedModel, photos: list[Image.Image], preset: str) -> dict[str, float | int | None]:
+def measure(
+    loaded: LoadedModel, photos: list[Image.Image], preset: str, confident: float
+) -> dict[str, float | int | None]:
     """The three figures of one preset."""
     cam = CFCAM(loaded.model, config=CFCAMConfig.preset(preset))
     batch = torch.stack([loaded.preprocess(photo) for photo in photos])
     logits = loaded.model(batch).detach()
     extremes = cam(batch, torch.stack([logits.argmax(1), logits.argmin(1)], dim=1)).heatmap
-    correlations = [value for value in map(correlation, extremes) if value is not None]
+    correlations = [value for pair in extremes if (value := correlation(*pair)) is not None]
     probability, predicted = logits.softmax(1).max(1)
-    sure = (probability >= CONFIDENT).nonzero().flatten().tolist()
+    sure = (probability >= confident).nonzero().flatten().tolist()
     images, classes = composites(loaded, [photos[i] for i in sure], predicted[sure].tolist())
     result = cam(images, classes)
     half = result.heatmap.shape[-1] // 2
@@ -69,20 +69,38 @@ def measure(loaded: LoadedModel, photos: list[Image.Image], preset: str) -> dict
     }
 
 
-def main() -> None:
+def run(options: Options) -> dict[str, Any]:
+    """The benchmark's result.
+
+    Raises:
+        SystemExit: the engine does not agree with the reference; nothing is measured.
+    """
     loaded = load_model(MODEL)
-    sources, _ = find_photos()
-    photos = [load_image(source.path) for source in sources]
-    presets = {preset: measure(loaded, photos, preset) for preset in PRESETS}
-    table = Table(
-        "preset", "correlation", "share on the asked-for half", "blank", title="class discrimination"
+    photos = [load_image(source.path) for source in find_photos()[0]]
+    batch = torch.stack([loaded.preprocess(photo) for photo in photos])
+    equivalence = {
+        preset: check_engine(loaded.model, None, batch, CFCAMConfig.preset(preset), "auto")
+        for preset in PRESETS
+    }
+    return {
+        "model": loaded.spec,
+        "confident": options.confident,
+        "equivalence": equivalence,
+        "presets": {preset: measure(loaded, photos, preset, options.confident) for preset in PRESETS},
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """One row for each preset."""
+    print_table(
+        "class discrimination",
+        ("preset", "correlation", "share on the asked-for half", "blank"),
+        [
+            (preset, *(figures[name] for name in ("correlation", "share", "blank")))
+            for preset, figures in result["presets"].items()
+        ],
     )
-    for preset, figures in presets.items():
-        table.add_row(preset, *(str(figures[name]) for name in ("correlation", "share", "blank")))
-    Console().print(table)
-    save("discrimination", {"model": loaded.spec, "confident": CONFIDENT, "presets": presets})
 
 
 if __name__ == "__main__":
-    torch.manual_seed(0)
-    main()
+    command("discrimination", Options, run, show, __doc__)

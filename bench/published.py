@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 
 def published_steps(model: nn.Module, layer: nn.Module, image: Tensor) -> np.ndarray:
-    """Heatmap (H,W) in [0,1] of the predicted class of image (1,3,H,W)."""
+    """Heatmap (H,W) in [0,1] of the predicted class of image (1,3,H,W); the clustering is on the CPU.
+
+    Parameters keep the gradients of the call, as there.
+    """
     kept: dict[str, Tensor] = {}
 
     def keep_gradients(_module: nn.Module, _inputs: Any, outputs: Any) -> None:
@@ -32,7 +35,7 @@ def published_steps(model: nn.Module, layer: nn.Module, image: Tensor) -> np.nda
     logits[0, int(logits.argmax())].backward()
     for handle in handles:
         handle.remove()
-    activations, gradients = kept["activations"].detach()[0], kept["gradients"].detach()[0]
+    activations, gradients = (kept[name].detach()[0].cpu() for name in ("activations", "gradients"))
 
     labels = _labels(activations.flatten(1).numpy())
     weights = torch.zeros(len(activations))

@@ -1,91 +1,279 @@
-"""What does an explanation cost beside a forward pass, and beside the published method's steps?
+"""What does an explanation cost beside a forward pass, the published method's steps and other libraries' Grad-CAM?
 
-    python -m bench.throughput [--repeats 5] [--batch 16]
+    python -m bench.throughput [--batches 1 16 64] [--repeats 7] [--device cuda] [--precision bfloat16]
 
-ResNet-50 with random weights, layer4, 224×224. All cases run in turn in one process. The engine is
-compared with the reference first, and the published steps with the `upstream` preset; a difference
-stops the benchmark. Prints a table, then one line of JSON, which it also stores in bench/results/.
+A model with random weights; all cases run in turn in one process. First the engine is compared with
+the reference, the published steps with the `upstream` preset, each peer with plain Grad-CAM and the
+compiled model with the eager one: a difference in ours stops the benchmark, one in theirs is named.
+bench/README.md says how to read the result.
 """
 
 from __future__ import annotations
 
-import argparse
+import copy
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
-from torchvision.models import resnet50
 
-from bench.common import interleaved, ratio, save, summary
+from bench.common import (
+    Case,
+    Setup,
+    arithmetic,
+    command,
+    interleaved,
+    make_images,
+    make_model,
+    print_table,
+    ratio,
+    summary,
+)
+from bench.equivalence import CORRELATION, MAP_TOLERANCE, MEAN_TOLERANCE, check_engine, closeness
+from bench.peers import Explain, checked_peers
 from bench.published import published_steps
 from cfcam_gpu import CFCAM, CFCAMConfig
+from cfcam_gpu.engines import ENGINES, resolve_engine
+from cfcam_gpu.prepare import prepared
 
-MAP_TOLERANCE = 1e-4
+#: Engines timed by name beside `auto`, by device type.
+TIMED = {"cpu": ("numba", "torch"), "cuda": ("triton", "torch")}
+
+#: Faster copies of the model; the fastest that keeps the heatmaps is timed as `prepared`.
+PREPARED: dict[str, dict[str, Any]] = {
+    f"{precision}, folded, channels last": {
+        "precision": precision,
+        "fold_batchnorm": True,
+        "channels_last": True,
+    }
+    for precision in ("float32", "bfloat16")
+}
+
+#: Larger batches are not warmed up, which would take a minute: the median of three turns leaves the first out.
+WARMED_UP = 16
+
+#: Images that the prepared models are compared on.
+PREPARED_BATCH = 8
+
+#: How the forward pass is compiled, by device type.
+COMPILED: dict[str, dict[str, dict[str, Any]]] = {
+    "cpu": {"forward only, compiled": {}},
+    "cuda": {
+        "forward only, compiled": {},
+        "forward only, compiled, CUDA graph": {"mode": "reduce-overhead"},
+    },
+}
+
+#: Root mean square difference of the compiled model's logits, of their spread: another order of summation.
+COMPILED_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.01, "autocast": 0.05}
 
 
-def check_equivalence(model: nn.Module, images: Tensor) -> dict[str, float]:
-    """Largest difference of heatmaps: engine against reference, and `upstream` against the published steps.
+@dataclass(frozen=True)
+class Options(Setup):
+    """What is timed. No turn begins after `limit_s` seconds at a batch size, once there are three."""
+
+    batches: tuple[int, ...] = (1, 16, 64)
+    repeats: int = 7
+    limit_s: float = 80.0
+    compiled: bool = True
+    others: bool = True
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something to time: what it does with images, what these must be, and whether it takes only one at a time."""
+
+    work: Callable[[Tensor], Any]
+    setup: Setup
+    single: bool = False
+
+    def count(self, batch: int) -> int:
+        """Images of one call."""
+        return 1 if self.single else batch
+
+    def case(self, batch: int) -> Case:
+        """One call on so many images, which are made now."""
+        images = make_images(self.setup, self.count(batch))
+
+        def call() -> Any:
+            with arithmetic(self.setup):
+                return self.work(images)
+
+        return call
+
+
+def run(options: Options) -> dict[str, Any]:
+    """The benchmark's result.
 
     Raises:
-        SystemExit: a difference above the tolerance, or labels that are not equal.
+        SystemExit: the engine or the published steps do not compute what they should; nothing is timed.
     """
-    fast, plain = (CFCAM(model, "layer4", engine=engine)(images) for engine in ("auto", "reference"))
-    upstream = CFCAM(model, "layer4", CFCAMConfig.preset("upstream"))(images[:1]).heatmap[0]
-    published = torch.from_numpy(published_steps(model, model.get_submodule("layer4"), images[:1]))
-    seen = {
-        "engine_vs_reference": float((fast.heatmap - plain.heatmap).abs().max()),
-        "label_differences": int((fast.labels != plain.labels).sum()),
-        "upstream_vs_published": float((upstream - published).abs().max()),
+    float32 = dataclasses.replace(options, precision="float32")
+    model, plain = make_model(options), make_model(float32)
+    few = make_images(options, 2)
+    with arithmetic(options):
+        result: dict[str, Any] = {
+            "model": options.about,
+            "device": options.device,
+            "equivalence": check_engine(model, options.layer, few, CFCAMConfig(), "auto"),
+        }
+    entries = {"forward only": Entry(functools.partial(forward, model), options)}
+    others: dict[str, Entry] = {}
+    if options.others:
+        result["published_difference"] = check_published(plain, options.layer, make_images(float32, 1))
+        others, result["peers"] = other_entries(plain, float32)
+    explained, result["engines"] = explained_entries(model, options)
+    faster, result["prepared"] = prepared_entries(plain, float32)
+    compiled = compiled_entries(model, options) if options.compiled else {}
+    entries |= compiled | explained | faster | others
+    result |= {"compiled": {}, "batches": {}}
+    for batch in options.batches:
+        seen = {name: first_call(entry, entries["forward only"], batch) for name, entry in compiled.items()}
+        result["compiled"][str(batch)] = seen
+        able = {name: entry for name, entry in entries.items() if "not_timed" not in seen.get(name, {})}
+        result["batches"][str(batch)] = measure(able, batch, options)
+    return result
+
+
+def forward(model: Callable[[Tensor], Any], images: Tensor) -> Any:
+    """A forward pass as one runs it for predictions."""
+    with torch.inference_mode():
+        return model(images)
+
+
+def explained_entries(model: nn.Module, options: Setup) -> tuple[dict[str, Entry], dict[str, str]]:
+    """The engine `auto` takes, then the other batched ones by name; and which can run here, with the reason."""
+    device = torch.device(options.device)
+    cams = {"explained": CFCAM(model, options.layer)}
+    found = {}
+    for name in TIMED[device.type]:
+        ok, found[name] = ENGINES[name].available(device.type)
+        if ok and name != resolve_engine("auto", device):
+            cams[f"explained, engine {name}"] = CFCAM(model, options.layer, engine=name)
+    return {name: Entry(cam, options) for name, cam in cams.items()}, found
+
+
+def other_entries(plain: nn.Module, setup: Setup) -> tuple[dict[str, Entry], dict[str, Any]]:
+    """The published steps and the other libraries, on the float32 model; and what was found of the libraries."""
+    steps = functools.partial(published_steps, plain, plain.get_submodule(setup.layer))
+    entries = {"published steps": Entry(steps, setup, single=True)}
+    usable, found = checked_peers(plain, setup.layer, make_images(setup, 2))
+    for name, explain in usable.items():
+        entries[name] = Entry(functools.partial(of_class_zero, explain), setup)
+    return entries, found
+
+
+def of_class_zero(explain: Explain, images: Tensor) -> object:
+    """Captum predicts nothing by itself and must be told a class; which one does not change the work."""
+    return explain(images, torch.zeros(len(images), dtype=torch.int64, device=images.device))
+
+
+def check_published(model: nn.Module, layer: str, image: Tensor) -> float:
+    """Largest difference of the published steps' heatmap from the `upstream` preset's, for one image.
+
+    Raises:
+        SystemExit: it is above the tolerance.
+    """
+    ours = CFCAM(model, layer, CFCAMConfig.preset("upstream"))(image).heatmap[0].cpu()
+    theirs = torch.from_numpy(published_steps(model, model.get_submodule(layer), image))
+    difference = float((ours - theirs).abs().max())
+    if not difference <= MAP_TOLERANCE:
+        raise SystemExit(f"the published steps' heatmap is {difference:.1e} off, nothing is timed")
+    return difference
+
+
+def prepared_entries(plain: nn.Module, setup: Setup) -> tuple[dict[str, Entry], dict[str, Any]]:
+    """Forward and explained with the fastest of `PREPARED` whose heatmaps stay within the tolerance, and all found."""
+    images = make_images(setup, PREPARED_BATCH)
+    expected = CFCAM(plain, setup.layer)(images)
+    models, setups, found, cases = {}, {}, {}, {}
+    for name, how in PREPARED.items():
+        models[name] = prepared(plain, images[:1], **how)
+        setups[name] = dataclasses.replace(
+            setup, precision=how["precision"], channels_last=how["channels_last"]
+        )
+        entry = Entry(
+            functools.partial(CFCAM(models[name], setup.layer), targets=expected.targets), setups[name]
+        )
+        cases[name] = entry.case(PREPARED_BATCH)
+        found[name] = closeness(cases[name](), expected)
+    seconds = interleaved(cases, repeats=3, warmup=0)
+    for name in found:
+        found[name] |= summary(seconds[name], PREPARED_BATCH)
+    within = [name for name, seen in found.items() if seen["within"]]
+    fastest = min(within, key=lambda name: found[name]["ms_min"])
+    entries = {
+        "forward only, prepared": Entry(functools.partial(forward, models[fastest]), setups[fastest]),
+        "explained, prepared": Entry(CFCAM(models[fastest], setup.layer), setups[fastest]),
     }
-    if max(seen.values()) > MAP_TOLERANCE:
-        raise SystemExit(f"equivalence check failed, nothing is timed: {seen}")
-    return seen
+    tolerance = {"mean": MEAN_TOLERANCE, "correlation": CORRELATION}
+    return entries, {"chosen": fastest, "tolerance": tolerance, "candidates": found}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
-    torch.manual_seed(0)
-    model = resnet50().eval()
-    images = torch.randn(options.batch, 3, 224, 224)
-    cam = CFCAM(model, "layer4")
+def compiled_entries(model: nn.Module, options: Options) -> dict[str, Entry]:
+    """The forward pass compiled for one shape at a time; on a copy, which nothing else touches."""
+    entries = {}
+    for name, how in COMPILED[torch.device(options.device).type].items():
+        compiled = torch.compile(copy.deepcopy(model), dynamic=False, **how)
+        entries[name] = Entry(functools.partial(forward, compiled), options)
+    return entries
 
-    def forward() -> None:
-        with torch.inference_mode():
-            model(images)
 
-    equivalence = check_equivalence(model, images[:2])
-    cases = {
-        "forward only": forward,
-        "explained": lambda: cam(images),
-        "published steps": lambda: published_steps(model, model.get_submodule("layer4"), images[:1]),
-    }
-    counts = {"forward only": options.batch, "explained": options.batch, "published steps": 1}
-    seconds = interleaved(cases, options.repeats)
-    per_image = {name: [s / counts[name] for s in seconds[name]] for name in cases}
-    result = {
-        "model": "resnet50, random weights, layer4, 224x224, float32",
-        "batch": options.batch,
-        "repeats": options.repeats,
-        "engine": cam(images[:1]).engine,
-        "equivalence": equivalence,
+def first_call(entry: Entry, eager: Entry, batch: int) -> dict[str, Any]:
+    """Seconds of the call that compiles, and the difference from the eager logits; or why it is not timed."""
+    case, expected = entry.case(batch), eager.case(batch)()
+    start = time.perf_counter()
+    try:
+        logits = case()
+    except Exception as error:  # no C++ compiler, say: a finding, not the end of the run
+        return {"not_timed": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
+    seconds = round(time.perf_counter() - start, 1)
+    difference = float((logits - expected).float().square().mean().sqrt() / expected.float().std())
+    if not difference <= COMPILED_TOLERANCE[entry.setup.precision]:
+        return {"not_timed": f"its logits are {difference:.1e} of their spread off the eager ones"}
+    return {"compile_s": seconds, "difference": difference}
+
+
+def measure(entries: Mapping[str, Entry], batch: int, options: Options) -> dict[str, Any]:
+    """Times an image, and every case's time over that of `explained` and of `explained, prepared` in the same turn."""
+    cases = {name: entry.case(batch) for name, entry in entries.items()}
+    warmup = 1 if batch <= WARMED_UP or options.device != "cpu" else 0
+    seconds = interleaved(cases, options.repeats, warmup, options.limit_s)
+    counts = {name: entry.count(batch) for name, entry in entries.items()}
+    per_image = {name: [s / counts[name] for s in values] for name, values in seconds.items()}
+    return {
+        "repeats": len(seconds["explained"]),
         "cases": {name: summary(seconds[name], counts[name]) for name in cases},
-        "explained_over_forward": ratio(per_image["explained"], per_image["forward only"]),
-        "published_over_explained": ratio(per_image["published steps"], per_image["explained"]),
+        "over_explained": {name: ratio(per_image[name], per_image["explained"]) for name in cases},
+        "over_prepared": {name: ratio(per_image[name], per_image["explained, prepared"]) for name in cases},
     }
-    table = Table(
-        "case", "ms/image", "min", "max", title=f"batch {options.batch}, medians of {options.repeats}"
-    )
-    for name, row in result["cases"].items():
-        table.add_row(name, *(f"{row[key]:.1f}" for key in ("ms_per_image", "ms_min", "ms_max")))
-    Console().print(table)
-    print(f"explained / forward only: {result['explained_over_forward']:.2f}")
-    print(f"published steps / explained: {result['published_over_explained']:.1f}")
-    save("throughput", result)
+
+
+def show(result: dict[str, Any]) -> None:
+    """A table for each batch size, and what was left out."""
+    for batch, seen in result["batches"].items():
+        print_table(
+            f"{result['model']}, batch {batch}, {result['device']}, medians of {seen['repeats']}",
+            ("case", "ms/image", "min", "max", "÷ explained", "÷ prepared"),
+            [
+                (name, *row.values(), seen["over_explained"][name], seen["over_prepared"][name])
+                for name, row in seen["cases"].items()
+            ],
+        )
+    print(f"prepared: {result['prepared']['chosen']}")
+    left_out = result.get("peers", {}) | {
+        f"{name}, batch {batch}": found
+        for batch, seen in result["compiled"].items()
+        for name, found in seen.items()
+    }
+    for name, found in left_out.items():
+        if "not_timed" in found:
+            print(f"not timed: {name}: {found['not_timed']}")
 
 
 if __name__ == "__main__":
-    main()
+    command("throughput", Options, run, show, __doc__)

@@ -1,0 +1,325 @@
+"""Where does the time of an explanation go, and how far is each stage from what the machine allows?
+
+    python -m bench.stages [--batch 16] [--engine torch] [--device cuda]
+
+One batch is explained stage by stage, with the clock read in between. Each stage stands beside its
+floor: the larger of its operations over the machine's peak and of its bytes over its bandwidth, both
+peaks measured in the same run. The counts are derived in bench/README.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.common import (
+    Setup,
+    arithmetic,
+    command,
+    interleaved,
+    make_images,
+    make_model,
+    print_table,
+    summary,
+    synchronize,
+)
+from bench.equivalence import check_engine
+from bench.floors import Count, model_counts, stage_counts
+from bench.machine import peaks
+from cfcam_gpu import CFCAM, CFCAMConfig
+from cfcam_gpu.capture import capture
+from cfcam_gpu.clustering import (
+    CHUNK_BYTES,
+    Clusters,
+    Scan,
+    cluster_channels,
+    dbscan,
+    distance_percentile,
+    min_samples,
+    pairwise_distances,
+)
+from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK, NOISE
+from cfcam_gpu.engines import resolve_engine
+from cfcam_gpu.layers import TargetLayer, find_layer
+from cfcam_gpu.precision import full_float32
+from cfcam_gpu.prepare import PRECISIONS
+from cfcam_gpu.weighting import activation_map, channel_weights, upsample_and_normalise
+
+#: What a scan of the channels does, in order.
+SCAN_STAGES = ("distances", "percentile", "neighbours", "search")
+
+
+@dataclass(frozen=True)
+class Options(Setup):
+    """The batch, and the engine whose stages are timed."""
+
+    batch: int = 16
+    engine: str = "auto"
+    repeats: int = 5
+
+
+@dataclass
+class Clock:
+    """Seconds by stage: `mark` gives the time since the last mark to a stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    last: float = 0.0
+
+    def start(self) -> None:
+        synchronize()
+        self.last = time.perf_counter()
+
+    def mark(self, stage: str) -> None:
+        synchronize()
+        now = time.perf_counter()
+        self.add(stage, now - self.last)
+        self.last = now
+
+    def add(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+
+def numba_scan(clock: Clock) -> Scan:
+    """The compiled scan, image by image in the engine's threads; a stage's time is the threads' mean."""
+    from cfcam_gpu import compiled
+
+    def scan(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[Tensor, Tensor, Tensor]:
+        x, counts = features.contiguous().numpy(), valid.sum(1).tolist()
+        labels = np.full(x.shape[:2], NOISE)
+        found, eps = np.zeros(len(x), np.int64), np.full(len(x), EPS_FLOOR)
+        threads = max(1, min(torch.get_num_threads(), len(x)))
+
+        def work(first: int) -> list[tuple[str, float]]:
+            most = x.shape[1]
+            pairs = np.empty(max(1, most * (most - 1) // 2), np.float32)
+            kept, rows = np.empty_like(pairs), np.empty((most, (most + 63) // 64), np.uint64)
+            times: list[tuple[str, float]] = []
+            for b in range(first, len(x), threads):
+                n = counts[b]
+                if n < 2:
+                    continue
+                squared = pairs[: n * (n - 1) // 2]
+                reads = [time.perf_counter()]
+                compiled._squared_distances(x[b, :n], squared)
+                reads.append(time.perf_counter())
+                eps[b] = max(compiled._percentile(squared, n, config.eps_percentile, kept), EPS_FLOOR)
+                reads.append(time.perf_counter())
+                radius = eps[b] * (1 + EPS_SLACK)
+                compiled._neighbour_bits(squared, n, np.float32(radius * radius), rows)
+                reads.append(time.perf_counter())
+                found[b] = compiled._search(rows, n, config.min_samples(n), labels[b])
+                reads.append(time.perf_counter())
+                times += list(zip(SCAN_STAGES, np.diff(reads).tolist(), strict=True))
+            return times
+
+        with ThreadPoolExecutor(threads) as pool:
+            for times in pool.map(work, range(threads)):
+                for stage, seconds in times:
+                    clock.add(stage, seconds / threads)
+        return torch.from_numpy(labels), torch.from_numpy(found), torch.from_numpy(eps)
+
+    return scan
+
+
+def torch_scan(clock: Clock) -> Scan:
+    """The scan in PyTorch, in the engine's chunks; neighbours and search are one stage there."""
+
+    def scan(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[Tensor, Tensor, Tensor]:
+        step = max(1, CHUNK_BYTES[features.device.type] // (16 * features.shape[1] ** 2))
+        parts = []
+        for part, rows in zip(features.split(step), valid.split(step), strict=True):
+            counts = rows.sum(1)
+            distances = pairwise_distances(part, rows)
+            clock.mark("distances")
+            eps = distance_percentile(distances, counts, config.eps_percentile)
+            clock.mark("percentile")
+            labels, found = dbscan(distances, eps, min_samples(counts, config))
+            clock.mark("neighbours and search")
+            parts.append((labels, found, eps))
+        labels, found, eps = (torch.cat(column) for column in zip(*parts, strict=True))
+        return labels, found, eps
+
+    return scan
+
+
+def triton_scan(clock: Clock) -> Scan:
+    """The scan in the Triton kernels, which take distances and percentile in one and store neither."""
+    from cfcam_gpu.kernels import components, distances, neighbours
+
+    def scan(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[Tensor, Tensor, Tensor]:
+        counts = valid.sum(1)
+        _, eps = distances.distance_percentile(features, counts, config.eps_percentile, EPS_FLOOR)
+        clock.mark("distances and percentile")
+        words, degrees = neighbours.neighbours(features, counts, eps, EPS_SLACK)
+        clock.mark("neighbours")
+        labels, found = components.dbscan(words, degrees, min_samples(counts, config))
+        clock.mark("search")
+        return labels, found, eps
+
+    return scan
+
+
+def triton_weights(gradients: Tensor, clusters: Clusters, config: CFCAMConfig) -> Tensor:
+    """The weights as the Triton engine takes them."""
+    from cfcam_gpu.triton_engine import pool_triton
+
+    return channel_weights(gradients, clusters, config, pool_triton)
+
+
+def triton_map(activations: Tensor, weights: Tensor) -> Tensor:
+    """The grid as the Triton engine takes it."""
+    from cfcam_gpu.kernels.weighted_sum import weighted_sum
+
+    return weighted_sum(activations, weights)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The functions of an engine that are timed one by one."""
+
+    scan: Callable[[Clock], Scan]
+    weights: Callable[[Tensor, Clusters, CFCAMConfig], Tensor] = channel_weights
+    map: Callable[[Tensor, Tensor], Tensor] = activation_map
+    stored: bool = True
+
+
+PARTS = {
+    "numba": Parts(numba_scan),
+    "torch": Parts(torch_scan),
+    "triton": Parts(triton_scan, triton_weights, triton_map, stored=False),
+}
+
+
+@dataclass(frozen=True)
+class Staged:
+    """Seconds by stage, the clusters found, and the shape (B,C,h,w) of the activations."""
+
+    seconds: dict[str, float]
+    clusters: Clusters
+    shape: torch.Size
+
+
+def finite(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """As in `explain_activations`: copies with zeros for images that have NaN or Inf."""
+    bad = ~(activations.isfinite().flatten(1).all(1) & gradients.isfinite().flatten(1).all(1))
+    bad = bad[:, None, None, None]
+    return activations.masked_fill(bad, 0).contiguous(), gradients.masked_fill(bad[:, None], 0).contiguous()
+
+
+def explain_in_stages(model: nn.Module, layer: TargetLayer, images: Tensor, parts: Parts) -> Staged:
+    """The steps of `CFCAM` and `explain_activations` with the clock read between them."""
+    clock, config = Clock(), CFCAMConfig()
+    clock.start()
+    at_layer = layer.module.register_forward_hook(lambda *_: clock.mark("forward to the layer"))
+    try:
+        captured = capture(model, layer, images)
+    finally:
+        at_layer.remove()
+    clock.mark("head and its backward")
+    with full_float32(images.device):
+        activations, gradients = finite(captured.activations.float(), captured.gradients)
+        clock.mark("finite values")
+        scan = parts.scan(clock)
+
+        def timed(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[Tensor, Tensor, Tensor]:
+            clock.mark("dominance")
+            found = scan(features, valid, config)
+            clock.start()
+            return found
+
+        clusters = cluster_channels(activations, config, timed)
+        clock.mark("dominance")
+        weights = parts.weights(gradients, clusters, config)
+        clock.mark("means, filter, weights")
+        grid = parts.map(activations, weights)
+        clock.mark("map")
+        upsample_and_normalise(grid, (images.shape[2], images.shape[3]))
+        clock.mark("upsampling")
+    return Staged(clock.seconds, clusters, activations.shape)
+
+
+def run(options: Options) -> dict[str, Any]:
+    """The benchmark's result.
+
+    Raises:
+        SystemExit: the engine does not agree with the reference, or the stages with the engine; nothing is timed.
+    """
+    model, images = make_model(options), make_images(options, options.batch)
+    layer = find_layer(model, options.layer)
+    engine = resolve_engine(options.engine, images.device)
+    if engine not in PARTS:
+        raise SystemExit(f"the stages of engine {engine!r} are not timed; choose one of: {', '.join(PARTS)}")
+    cam, parts = CFCAM(model, options.layer, engine=engine), PARTS[engine]
+    with arithmetic(options):
+        equivalence = check_engine(model, options.layer, images[:2], CFCAMConfig(), engine)
+        whole, staged = cam(images), explain_in_stages(model, layer, images, parts)
+        if not torch.equal(whole.labels, staged.clusters.labels):
+            raise SystemExit(
+                "equivalence check failed, nothing is timed: the stages' labels are not the engine's"
+            )
+        counts = model_counts(model, layer, images[:1], options.batch)
+        counts |= stage_counts(staged.shape, images.shape[2:], staged.clusters, CFCAMConfig(), parts.stored)
+        found: list[dict[str, float]] = []
+        seconds = interleaved(
+            {
+                "explained": lambda: cam(images),
+                "in stages": lambda: found.append(explain_in_stages(model, layer, images, parts).seconds),
+            },
+            options.repeats,
+        )
+    machine = peaks(options.device, PRECISIONS.get(options.precision, torch.bfloat16))
+    return {
+        "model": options.about,
+        "device": options.device,
+        "batch": options.batch,
+        "engine": engine,
+        "equivalence": equivalence,
+        "machine": machine,
+        "stages": {
+            name: beside_floor(
+                [turn[name] for turn in found[-options.repeats :]], counts[name], machine, options
+            )
+            for name in found[-1]
+        },
+        "explained": summary(seconds["explained"], options.batch),
+        "in_stages": summary(seconds["in stages"], options.batch),
+    }
+
+
+def beside_floor(
+    seconds: Sequence[float], count: Count, machine: Mapping[str, Any], options: Options
+) -> dict[str, float | None]:
+    """A stage's time an image, its operations and bytes, its floor, and how many times longer it takes."""
+    times, floor = summary(seconds, options.batch), count.floor_ms(machine)
+    return {
+        **times,
+        "mflop": round(count.flops / 1e6, 3),
+        "mbyte": round(count.bytes / 1e6, 4),
+        "floor_ms": round(floor, 5),
+        "over_floor": round(times["ms_per_image"] / floor, 1) if floor else None,
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """The stages, and the peaks behind the floors."""
+    columns = ("stage", "ms/image", "min", "max", "Mflop", "MB", "floor, ms", "÷ floor")
+    print_table(
+        f"{result['model']}, batch {result['batch']}, engine {result['engine']}, {result['device']}",
+        columns,
+        [(name, *row.values()) for name, row in result["stages"].items()],
+    )
+    print(
+        f"in stages {result['in_stages']['ms_per_image']} ms an image, in one {result['explained']['ms_per_image']}"
+    )
+    print(f"peaks measured: {result['machine']}")
+
+
+if __name__ == "__main__":
+    command("stages", Options, run, show, __doc__)
