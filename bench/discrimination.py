@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bench.common import save
 from cfcam_gpu import CFCAM, PRESETS, CFCAMConfig
-from cfcam_gpu.dataset.decode import load_image
+from cfcam_gpu.dataset.samples import open_image
 from cfcam_gpu.demo import MODEL, find_photos
 from cfcam_gpu.models import LoadedModel, load_model
 
@@ -71,8 +71,8 @@ def measure(loaded: LoadedModel, photos: list[Image.Image], preset: str) -> dict
 
 def main() -> None:
     loaded = load_model(MODEL)
-    sources, _ = find_photos()
-    photos = [load_image(source.path) for source in sources]
+    samples, _ = find_photos()
+    photos = [open_image(sample.uri) for sample in samples]
     presets = {preset: measure(loaded, photos, preset) for preset in PRESETS}
     table = Table(
         "preset", "correlation", "share on the asked-for half", "blank", title="class discrimination"
