@@ -22,7 +22,7 @@ from torch import Tensor
 from bench.common import command, print_table
 from bench.equivalence import check_engine, correlation
 from cfcam_gpu import CFCAM, PRESETS, CFCAMConfig
-from cfcam_gpu.dataset.decode import load_image
+from cfcam_gpu.dataset.samples import open_image
 from cfcam_gpu.demo import MODEL, find_photos
 from cfcam_gpu.models import LoadedModel, load_model
 
@@ -76,7 +76,7 @@ def run(options: Options) -> dict[str, Any]:
         SystemExit: the engine does not agree with the reference; nothing is measured.
     """
     loaded = load_model(MODEL)
-    photos = [load_image(source.path) for source in find_photos()[0]]
+    photos = [open_image(sample.uri) for sample in find_photos()[0]]
     batch = torch.stack([loaded.preprocess(photo) for photo in photos])
     equivalence = {
         preset: check_engine(loaded.model, None, batch, CFCAMConfig.preset(preset), "auto")

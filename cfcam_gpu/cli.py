@@ -3,47 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import os
+import signal
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
 import cfcam_gpu
 from cfcam_gpu import demo as demo_job
 from cfcam_gpu import doctor as doctor_job
 from cfcam_gpu.config import FILTERS, PRESETS, WEIGHTINGS, CFCAMConfig
-from cfcam_gpu.dataset.sources import find_images
-from cfcam_gpu.engines import ENGINES, resolve_engine
-from cfcam_gpu.errors import CFCAMError, ConfigError
-from cfcam_gpu.explainer import CFCAM
-from cfcam_gpu.job import (
-    SAVES,
-    Row,
-    Tally,
-    check_save,
-    explain_images,
-    model_errors,
-    resolve_device,
-)
+from cfcam_gpu.dataset.export import FORMATS, export
+from cfcam_gpu.dataset.observer import Tally
+from cfcam_gpu.dataset.options import OVERLAYS, RunOptions, default_workers, share
+from cfcam_gpu.dataset.results import open_results
+from cfcam_gpu.dataset.run import explain_dataset
+from cfcam_gpu.device import model_errors
+from cfcam_gpu.engines import ENGINES
+from cfcam_gpu.errors import CFCAMError, ConfigError, TooManyErrors
 from cfcam_gpu.layers import list_layers
 from cfcam_gpu.models import LoadedModel, load_model
-from cfcam_gpu.overlay import COLORMAPS, check_style
-from cfcam_gpu.prepare import PRECISIONS, prepared
+from cfcam_gpu.overlay import COLORMAPS
+from cfcam_gpu.prepare import PRECISIONS
+from cfcam_gpu.printing import Follower, Outcome, print_json, print_table, say
 
-FAILED, USAGE, SKIPPED, INTERRUPTED = 1, 2, 3, 130
-
-#: With more rows than this only the blank ones are listed.
-MOST_ROWS = 50
+FAILED, USAGE, SKIPPED, TOO_MANY_ERRORS = 1, 2, 3, 4
 
 
 #: What follows the help of a command; typer itself would run the lines together.
@@ -57,12 +44,14 @@ EXAMPLES = {
    cfcam doctor
 
  Exit status: 0 all well, 1 failed, 2 wrong usage, 3 done but some inputs were
- skipped (each is named, with the reason, on stderr).
+ skipped (each is named, with the reason, on stderr), 4 stopped because too many
+ were, 130 and 143 interrupted. The same command goes on where a run ended.
 """,
     "explain": """
  Examples:
    cfcam explain cat.jpg dog.jpg --out maps
-   cfcam explain photos "more/*.png" --out maps --save overlay,heatmap
+   cfcam explain photos "more/*.png" --out maps --overlays jpeg
+   cfcam explain train.csv --out maps --overlays none --workers 8
    cfcam explain photos --out maps --model torchvision:resnet50@DEFAULT
    cfcam explain xrays --out maps --model torchvision:resnet50 \\
        --num-classes 2 --weights best_model.pth --layer layer4.2
@@ -71,6 +60,11 @@ EXAMPLES = {
  Examples:
    cfcam layers efficientnet-lite0
    cfcam layers torchvision:resnet50 --size 320x320
+""",
+    "export": """
+ Examples:
+   cfcam export maps --to npz maps.npz --size 56
+   cfcam export maps --to png heatmaps --cmap jet
 """,
 }
 
@@ -94,11 +88,18 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except CFCAMError as error:
-            _say(f"error: {error}")
-            raise typer.Exit(USAGE if isinstance(error, ConfigError) else FAILED) from error
+            say(f"error: {error}")
+            raise typer.Exit(_status(error)) from error
         except KeyboardInterrupt as error:
-            _say("interrupted; files written so far are whole")
-            raise typer.Exit(INTERRUPTED) from error
+            say("interrupted; what is finished is kept, the same command goes on from there")
+            raise typer.Exit(128 + getattr(error, "number", signal.SIGINT)) from error
+
+
+def _status(error: CFCAMError) -> int:
+    for kind, status in ((ConfigError, USAGE), (TooManyErrors, TOO_MANY_ERRORS)):
+        if isinstance(error, kind):
+            return status
+    return FAILED
 
 
 app = typer.Typer(
@@ -155,8 +156,10 @@ def _option(panel: str, text: str, metavar: str | None = None) -> Any:
 
 @app.command(cls=_Command)
 def explain(
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders or globs.")],
-    out: Annotated[Path, _option(OUTPUT, "Folder of the pictures, NAME_cfcam.png.", "DIR")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Files, folders, globs, manifests or tar shards.")
+    ],
+    out: Annotated[Path, _option(OUTPUT, "Folder of the results and pictures, NAME_cfcam.png.", "DIR")],
     model: Annotated[str, _option(MODEL, SPEC_HELP, "SPEC")] = demo_job.MODEL,
     weights: Weights = None,
     num_classes: NumClasses = None,
@@ -193,13 +196,28 @@ def explain(
     fold_batchnorm: Annotated[bool, _option(RUN, "Fold BatchNorm into the convolutions.")] = False,
     cmap: Annotated[str, _option(OUTPUT, f"Colours: {', '.join(COLORMAPS)}.", "NAME")] = "inferno",
     alpha: Annotated[float, _option(OUTPUT, "Share of the heatmap in the overlay, 0..1.", "A")] = 0.4,
-    save: Annotated[str, _option(OUTPUT, f"Comma-separated list of {', '.join(SAVES)}.", "LIST")] = "overlay",
+    overlays: Annotated[str, _option(OUTPUT, f"Pictures: {', '.join(OVERLAYS)}.", "KIND")] = "png",
+    workers: Annotated[
+        int | None, _option(RUN, f"Processes that decode and write; here {default_workers()}.", "N")
+    ] = None,
+    sample_timeout: Annotated[float, _option(RUN, "Seconds a worker may spend on an image.", "S")] = 60.0,
+    max_errors: Annotated[str, _option(RUN, "Stop when more fail: a number, or a share.", "N|P%")] = "1%",
+    retry_failed: Annotated[bool, _option(RUN, "Redo the samples that failed before.")] = False,
+    overwrite: Annotated[bool, _option(RUN, "Remove the earlier run in DIR and begin anew.")] = False,
+    shard_size: Annotated[int | None, _option(RUN, "Samples of a shard, 256.", "N")] = None,
+    shard_index: Annotated[
+        int | None, _option(RUN, "This process's share of the shards, from 0.", "K")
+    ] = None,
+    num_shards: Annotated[
+        int | None, _option(RUN, "Processes that share DIR; torchrun and Slurm say it.", "N")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Explain images and write the heatmap over each of them.
 
     What is not given of the method comes from the preset. A file that cannot
     be read is named with its reason and skipped; the others are explained.
+    The same command goes on with a run that was ended.
     """
     overrides = {
         "eps_percentile": eps_percentile,
@@ -212,53 +230,56 @@ def explain(
     }
     given = {name: value for name, value in overrides.items() if value is not None}
     config = CFCAMConfig.preset(preset, **given, **_dominant(dominant_percentile))
-    saves = list(dict.fromkeys(part.strip() for part in save.split(",") if part.strip()))
-    _check_choices(engine, precision, cmap, alpha, saves)
-    where = resolve_device(device)
-    sources = find_images(inputs, exclude=out)
-    loaded = load_model(
-        model,
-        weights=weights,
-        num_classes=num_classes,
-        size=_size(size),
-        mean=_three(mean, "--mean"),
-        std=_three(std, "--std"),
-        class_names=class_names,
+    _check_choices(engine, precision)
+    index, count = share(shard_index, num_shards, os.environ)
+    options = RunOptions(
+        config=config,
+        layer=layer,
+        target=None if target == "predicted" else target,
+        engine=engine,
+        device=device,
+        precision=precision,
+        channels_last=channels_last,
+        fold_batchnorm=fold_batchnorm,
+        batch_size=batch_size,
+        workers=default_workers() if workers is None else workers,
+        sample_timeout=sample_timeout,
+        shard_size=shard_size,
+        shard_index=index,
+        num_shards=count,
+        overlays=overlays,
+        cmap=cmap,
+        alpha=alpha,
+        max_errors=max_errors,
+        retry_failed=retry_failed,
+        overwrite=overwrite,
     )
-    index = None if target == "predicted" else loaded.class_index(target)
-    example = torch.zeros(1, 3, *loaded.preprocess.size)
-    with model_errors(example.shape):
-        ready = prepared(
-            loaded.model,
-            example,
-            precision=precision,
-            channels_last=channels_last,
-            fold_batchnorm=fold_batchnorm,
+    if count > 1:
+        say(f"this process is number {index} of {count} (from 0) that share {out}")
+
+    def loaded() -> LoadedModel:
+        return load_model(
+            model,
+            weights=weights,
+            num_classes=num_classes,
+            size=_size(size),
+            mean=_three(mean, "--mean"),
+            std=_three(std, "--std"),
+            class_names=class_names,
         )
-    loaded = dataclasses.replace(loaded, model=ready)
-    with _explainer(loaded, where, layer, config, engine) as cam:
-        rows = explain_images(
-            loaded,
-            cam,
-            sources,
-            out,
-            target=index,
-            batch_size=batch_size,
-            device=where,
-            cmap=cmap,
-            alpha=alpha,
-            save=saves,
-        )
-        outcome = _follow(rows, len(sources), keep_all=as_json)
-        layer_name = cam.layer_name
+
+    with Follower() as follower:
+        summary = explain_dataset(inputs, out, loaded, options, observer=follower)
+    results = open_results(out)
+    outcome = Outcome(summary, results)
     if as_json:
         about = {
             "version": cfcam_gpu.__version__,
-            "model": loaded.spec,
-            "weights": loaded.weights,
-            "layer": layer_name,
-            "engine": resolve_engine(engine, where),
-            "device": str(where),
+            "model": results.run["fingerprint"]["model"],
+            "weights": results.run["info"]["weights"],
+            "layer": summary.layer,
+            "engine": summary.engine,
+            "device": summary.device,
             "precision": precision,
             "channels_last": channels_last,
             "fold_batchnorm": fold_batchnorm,
@@ -266,10 +287,12 @@ def explain(
             "config": dataclasses.asdict(config),
             "target": target,
         }
-        _print_json({**about, **outcome.as_json(out)})
+        print_json({**about, **outcome.as_json()})
     else:
-        outcome.print(out, saves[0], show_predicted=index is not None)
-    _finish(outcome.tally)
+        outcome.print(show_predicted=target != "predicted")
+    if summary.others_left:
+        say(f"{summary.others_left} shards of other processes are not done yet")
+    _finish(summary.tally)
 
 
 @app.command(cls=_Command)
@@ -286,9 +309,9 @@ def layers(
     with model_errors(images.shape):
         found = list_layers(loaded.model, images)
     if as_json:
-        _print_json({"model": loaded.spec, "layers": [dataclasses.asdict(info) for info in found]})
+        print_json({"model": loaded.spec, "layers": [dataclasses.asdict(info) for info in found]})
         return
-    _print_table(
+    print_table(
         {"layer": "left", "type": "left", "channels x height x width": "right", "choice": "left"},
         [
             (info.name, info.type, " x ".join(map(str, info.shape)), "automatic" if info.chosen else "")
@@ -308,24 +331,38 @@ def demo(
 
     Writes each photo, its heatmap and its overlay, and one contact sheet.
     """
-    sources, missing = demo_job.find_photos()
-    loaded = load_model(demo_job.MODEL)
+    samples, missing = demo_job.find_photos()
     for sentence in missing:
-        _say(f"skipped {sentence}")
-    with _explainer(loaded, torch.device("cpu")) as cam:
-        rows = explain_images(loaded, cam, sources, out, save=list(SAVES))
-        # The folder of the installed package tells nobody anything.
-        rows = (dataclasses.replace(row, file=Path(row.file).name) for row in rows)
-        outcome = _follow(rows, len(sources), keep_all=True)
-        sheet = out / "contact_sheet.png"
-        demo_job.write_sheet(sheet, loaded, cam, sources, outcome.rows)
-    outcome.tally.skipped += len(missing)
+        say(f"skipped {sentence}")
+    loaded = load_model(demo_job.MODEL)
+    with Follower() as follower:
+        overwrite = demo_job.is_demo(out)
+        summary = explain_dataset(samples, out, loaded, observer=follower, device="cpu", overwrite=overwrite)
+    results = open_results(out)
+    sheet = demo_job.write_pictures(loaded, results)
+    outcome = Outcome(summary, results, "heatmap", demo_job.files, demo_job.photo_name)
+    summary.tally.skipped += len(missing)
     if as_json:
-        _print_json({"model": loaded.spec, **outcome.as_json(out), "contact_sheet": str(sheet)})
+        print_json({"model": loaded.spec, **outcome.as_json(), "contact_sheet": str(sheet)})
     else:
-        outcome.print(out, "heatmap")
+        outcome.print()
         typer.echo(f"contact sheet: {sheet}")
-    _finish(outcome.tally)
+    _finish(summary.tally)
+
+
+@app.command("export", cls=_Command)
+def export_results(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that cfcam explain wrote.")],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="New file or folder.")],
+    to: Annotated[str, _option(OUTPUT, f"One of {', '.join(FORMATS)}.", "FORMAT")],
+    size: Annotated[
+        str | None, _option(OUTPUT, "Heatmaps of npz and zarr, 224 or 224x320; the model's.", "SIZE")
+    ] = None,
+    cmap: Annotated[str, _option(OUTPUT, f"Colours of png: {', '.join(COLORMAPS)}.", "NAME")] = "inferno",
+) -> None:
+    """Write the results of a run in another format."""
+    count = export(open_results(out), to, destination, size=_size(size), cmap=cmap)
+    typer.echo(f"exported {count} samples to {destination}")
 
 
 @app.command()
@@ -336,98 +373,16 @@ def doctor(as_json: Json = False) -> None:
     """
     findings = doctor_job.examine()
     if as_json:
-        _print_json({section: [dataclasses.asdict(f) for f in found] for section, found in findings.items()})
+        print_json({section: [dataclasses.asdict(f) for f in found] for section, found in findings.items()})
     else:
         rows = [
             (section if first else "", f.name, "ok" if f.usable else "no", f.detail)
             for section, found in findings.items()
             for first, f in zip([True] + [False] * len(found), found, strict=False)
         ]
-        _print_table({"section": "left", "what": "left", "usable": "left", "version or reason": "left"}, rows)
+        print_table({"section": "left", "what": "left", "usable": "left", "version or reason": "left"}, rows)
     if not all(f.usable for f in findings["check"]):
         raise typer.Exit(FAILED)
-
-
-@dataclasses.dataclass
-class _Outcome:
-    """What a run did: counts, the rows kept for printing, and the time it took."""
-
-    total: int
-    tally: Tally
-    rows: list[Row]
-    seconds: float
-
-    def as_json(self, out: Path) -> dict[str, Any]:
-        return {
-            "out": str(out),
-            "counts": dataclasses.asdict(self.tally),
-            "seconds": round(self.seconds, 3),
-            "images": [dataclasses.asdict(row) for row in self.rows],
-        }
-
-    def print(self, out: Path, kind: str, show_predicted: bool = False) -> None:
-        few = self.total <= MOST_ROWS
-        rows = [row for row in self.rows if row.status == "ok" and (few or row.blank)][:MOST_ROWS]
-        columns = [c for c in _COLUMNS if c[0] != "predicted" or show_predicted]
-        if rows:
-            _print_table(
-                {**{heading: justify for heading, justify, _ in columns}, kind: "left"},
-                [
-                    (*(show(row) for _, _, show in columns), str(Path(row.outputs[kind]).relative_to(out)))
-                    for row in rows
-                ],
-            )
-        tally, rate = self.tally, self.tally.ok / self.seconds
-        typer.echo(
-            f"explained {tally.ok} of {self.total} images in {self.seconds:.1f} s ({rate:.1f} images/s), "
-            f"{tally.blank} blank, {tally.skipped} skipped; pictures in {_printable(out)}"
-        )
-
-
-def _share(value: float | None) -> str:
-    if value is None:
-        return ""
-    return "<0.1%" if 0 < value < 0.0005 else f"{value:.1%}"
-
-
-#: Heading, alignment and text of the result table's columns.
-_COLUMNS: list[tuple[str, str, Callable[[Row], str]]] = [
-    ("file", "left", lambda row: row.file),
-    ("class", "left", lambda row: row.class_name or ""),
-    ("probability", "right", lambda row: _share(row.probability)),
-    ("predicted", "left", lambda row: row.predicted_name or ""),
-    ("clusters", "right", lambda row: str(row.n_clusters)),
-    ("noise", "right", lambda row: _share(row.noise_fraction)),
-    ("blank", "left", lambda row: "yes" if row.blank else "no"),
-]
-
-
-def _follow(rows: Iterable[Row], total: int, keep_all: bool) -> _Outcome:
-    """Runs the job with a progress bar on stderr (on a terminal), names what is skipped as it happens."""
-    console = Console(stderr=True)
-    outcome = _Outcome(total, Tally(), [], 0.0)
-    start = time.perf_counter()
-    bar = Progress(
-        TextColumn("explaining"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("", total=total)
-        for row in rows:
-            outcome.tally.add(row)
-            if keep_all or total <= MOST_ROWS or row.blank:
-                outcome.rows.append(row)
-            if row.status != "ok":
-                console.print(
-                    Text(f"skipped {_printable(row.file)}: {_printable(row.error)}"), soft_wrap=True
-                )
-            bar.advance(task)
-    outcome.seconds = time.perf_counter() - start
-    return outcome
 
 
 def _finish(tally: Tally) -> None:
@@ -437,29 +392,13 @@ def _finish(tally: Tally) -> None:
         raise typer.Exit(SKIPPED)
 
 
-@contextmanager
-def _explainer(
-    loaded: LoadedModel,
-    device: torch.device,
-    layer: str | None = None,
-    config: CFCAMConfig | None = None,
-    engine: str = "auto",
-) -> Iterator[CFCAM]:
-    with model_errors((1, 3, *loaded.preprocess.size)):
-        loaded.model.to(device)
-    with CFCAM(loaded.model, layer, config, engine, on_invalid="flag") as cam:
-        yield cam
-
-
-def _check_choices(engine: str, precision: str, cmap: str, alpha: float, saves: list[str]) -> None:
+def _check_choices(engine: str, precision: str) -> None:
     for what, choice, choices in (
         ("engine", engine, ("auto", *ENGINES)),
         ("precision", precision, tuple(PRECISIONS)),
     ):
         if choice not in choices:
             raise ConfigError(f"unknown {what} {choice!r}; choose one of: {', '.join(choices)}")
-    check_style(cmap, alpha)
-    check_save(saves)
 
 
 def _dominant(text: str | None) -> dict[str, float | None]:
@@ -493,28 +432,3 @@ def _three(text: str | None, option: str) -> tuple[float, float, float] | None:
         raise ConfigError(f"{option} must be three numbers like 0.5,0.5,0.5, got {text!r}")
     red, green, blue = (_number(part, option) for part in parts)
     return red, green, blue
-
-
-def _printable(value: object) -> str:
-    """Text that any terminal takes: bytes of a file's name that are not UTF-8 come out as escapes."""
-    return str(value).encode("utf-8", "backslashreplace").decode()
-
-
-def _say(line: str) -> None:
-    typer.echo(_printable(line), err=True)
-
-
-def _print_json(content: dict[str, Any]) -> None:
-    typer.echo(json.dumps(content, indent=2, allow_nan=False))
-
-
-def _print_table(columns: dict[str, Any], rows: Iterable[tuple[str, ...]]) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 120)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading, justify in columns.items():
-        table.add_column(heading, justify=justify, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_printable(cell)) for cell in row))
-    console.print(table)

@@ -12,13 +12,16 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from cfcam_gpu.dataset.decode import load_image
-from cfcam_gpu.dataset.sources import Source
+from cfcam_gpu.dataset.files import write_whole
+from cfcam_gpu.dataset.results import Results
+from cfcam_gpu.dataset.samples import open_image
+from cfcam_gpu.dataset.store import Row, Store
+from cfcam_gpu.dataset.uris import Sample, path_uri
+from cfcam_gpu.dataset.worker import encode
 from cfcam_gpu.errors import InputError, ModelError
 from cfcam_gpu.explainer import CFCAM
-from cfcam_gpu.job import Row, write_whole
 from cfcam_gpu.models import LoadedModel
-from cfcam_gpu.overlay import overlay
+from cfcam_gpu.overlay import colorize, overlay
 from cfcam_gpu.sheet import Entry, Strip, contact_sheet
 
 MODEL = "efficientnet-lite0"
@@ -39,7 +42,7 @@ PHOTOS = {
 QUESTION = {"cat": "Egyptian cat", "espresso": "espresso"}
 
 
-def find_photos() -> tuple[list[Source], list[str]]:
+def find_photos() -> tuple[list[Sample], list[str]]:
     """The photos found, and a sentence for each that is not where it used to be.
 
     Raises:
@@ -49,7 +52,7 @@ def find_photos() -> tuple[list[Source], list[str]]:
     for name, (package, inside) in PHOTOS.items():
         path = _package_folder(package) / inside
         if path.is_file():
-            found.append(Source(path, name))
+            found.append(Sample(inside, path_uri(str(path)), name=name))
         else:
             missing.append(f"{name}: the installed {package} does not contain {inside}")
     return found, missing
@@ -65,38 +68,76 @@ def _package_folder(package: str) -> Path:
     return Path(spec.origin).parent
 
 
-def write_sheet(
-    path: Path, loaded: LoadedModel, cam: CFCAM, sources: Sequence[Source], rows: Sequence[Row]
-) -> None:
-    """Writes the contact sheet of explained photos; `rows` need the outputs original, heatmap and overlay.
+def is_demo(out: Path) -> bool:
+    """Whether the run in a folder is one of the demo's, which the next one may replace."""
+    run = Store(out).run()
+    photos = {path for _, path in PHOTOS.values()}
+    return run is not None and {row["sample_id"] for row in Store(out).plan().columns("sample_id")} <= photos
+
+
+def files(row: Row) -> dict[str, str]:
+    """The pictures of an explained photo, below the output folder: kind -> path."""
+    stem = str(row["overlay"]).removesuffix("_cfcam.png")
+    return {
+        "overlay": row["overlay"],
+        "heatmap": f"{stem}_heatmap.png",
+        "original": f"{stem}_original.png",
+    }
+
+
+def photo_name(row: Row) -> str:
+    """The photo's file; the folder of the installed package tells nobody anything."""
+    return Path(row["uri"]).name
+
+
+def write_pictures(loaded: LoadedModel, results: Results) -> Path:
+    """Writes each photo and its heatmap beside its overlay, and the contact sheet; gives the sheet's path.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: a file cannot be written.
     """
-    by_name = {source.name: source for source in sources}
-    photos = [load_image(by_name[name].path) for name in QUESTION if name in by_name]
-    sheet = contact_sheet(
-        [_entry(row) for row in rows if row.status == "ok"],
-        two_questions(loaded, cam, photos) if len(photos) == len(QUESTION) else None,
+    out = results.store.out
+    path = out / "contact_sheet.png"
+    try:
+        entries = [_entry(results, row) for row in results.rows() if row["status"] == "ok"]
+        encoded = io.BytesIO()
+        _sheet(loaded, results, entries).save(encoded, "PNG", optimize=True)
+        write_whole(path, encoded.getvalue())
+    except OSError as error:
+        raise InputError(f"cannot write into {out}: {error.strerror or error}") from error
+    return path
+
+
+def _sheet(loaded: LoadedModel, results: Results, entries: list[Entry]) -> Image.Image:
+    paths = {PHOTOS[name][1]: name for name in QUESTION if name in PHOTOS}
+    found = {paths.get(row["sample_id"]): row["uri"] for row in results.rows(["sample_id", "uri", "status"])}
+    photos = [open_image(found[name]) for name in QUESTION if name in found]
+    strip = None
+    if len(photos) == len(QUESTION):
+        with CFCAM(loaded.model) as cam:
+            strip = two_questions(loaded, cam, photos)
+    return contact_sheet(
+        entries,
+        strip,
         title="What EfficientNet-Lite0 looks at",
         subtitle="CF-CAM heatmaps for the class the model predicts, with its probability",
     )
-    encoded = io.BytesIO()
-    sheet.save(encoded, "PNG", optimize=True)
-    try:
-        write_whole(path, encoded.getvalue())
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _entry(row: Row) -> Entry:
-    pictures = {kind: Image.open(row.outputs[kind]) for kind in ("original", "heatmap", "overlay")}
+def _entry(results: Results, row: Row) -> Entry:
+    names = {kind: results.store.out / file for kind, file in files(row).items()}
+    pixels = {
+        "original": np.asarray(open_image(row["uri"])),
+        "heatmap": colorize(results.heatmap(row, "original")),
+    }
+    for kind, picture in pixels.items():
+        write_whole(names[kind], encode(picture, "png"))
     return Entry(
-        photo=pictures["original"],
-        heatmap=pictures["heatmap"],
-        overlay=pictures["overlay"],
-        title=f"{row.class_name}, {row.probability:.0%}",
-        detail=f"{plural(row.n_clusters or 0, 'cluster')}, {row.noise_fraction:.0%} noise",
+        photo=Image.fromarray(pixels["original"]),
+        heatmap=Image.fromarray(pixels["heatmap"]),
+        overlay=Image.open(names["overlay"]),
+        title=f"{row['target_name']}, {row['target_prob']:.0%}",
+        detail=f"{plural(row['n_clusters'] or 0, 'cluster')}, {row['noise_fraction']:.0%} noise",
     )
 
 

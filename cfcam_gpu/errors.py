@@ -51,3 +51,11 @@ class InputError(CFCAMError, ValueError):
 
 class OutOfMemory(CFCAMError, RuntimeError):
     """The device's memory does not hold the batch."""
+
+
+class StoreError(CFCAMError, RuntimeError):
+    """A run's output folder that cannot be begun, continued, written or read."""
+
+
+class TooManyErrors(CFCAMError, RuntimeError):
+    """A run that was stopped because more of its samples failed than were allowed."""

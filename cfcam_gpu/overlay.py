@@ -110,6 +110,20 @@ def fit_heatmap(
     return np.clip(fitted * np.outer(inside_y, inside_x), 0, 1, dtype=np.float32)
 
 
+def upsample_grid(grid: npt.NDArray[np.floating], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """A heatmap (H, W) float32 in [0, 1] from a map (h, w) at raw scale, zeros where that has no evidence.
+
+    Bilinear with half-pixel centres, divided by its maximum: what `weighting.upsample_and_normalise`
+    does, without PyTorch.
+    """
+    peak = float(grid.max())
+    if not peak > 0:
+        return np.zeros(size, np.float32)
+    h, w = size
+    heatmap = fit_heatmap(grid / np.float32(peak), (0.0, 0.0, float(w), float(h)), w, h)
+    return np.asarray(heatmap / heatmap.max(), np.float32)
+
+
 def _taps(start: float, stop: float, n_out: int, n_in: int) -> tuple[npt.NDArray, ...]:
     """Per output pixel: the two cells around its centre, the second's share, whether the box holds it."""
     relative = (np.arange(n_out) + 0.5 - start) / (stop - start)

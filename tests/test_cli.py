@@ -100,8 +100,15 @@ def mixed(work: Path) -> Path:
     return folder
 
 
+STORE = {"run.json", "plan.parquet"}
+
+
 def files(folder: str | Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+    """The files below a folder, without a run's own."""
+    paths = (path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file())
+    return sorted(
+        str(path) for path in paths if path.name not in STORE and path.parts[0] not in (".cfcam", "shards")
+    )
 
 
 def pixels(path: str | Path) -> np.ndarray:
@@ -190,18 +197,18 @@ def test_the_target_is_the_predicted_class_an_index_or_a_name(work):
     other = (predicted["class_index"] + 1) % 3
     name = ("ant", "bumble bee", "cat")[other]
     for target in (str(other), name, name.upper()):
-        row = explain_json("good/a.png", "--target", target)["images"][0]
+        row = explain_json("good/a.png", "--target", target, "--overwrite")["images"][0]
         assert (row["class_index"], row["class_name"]) == (other, name)
         assert row["predicted_index"] == predicted["class_index"]
         assert row["probability"] < predicted["probability"]
-    assert "predicted" in explain("good", "--target", name).out.splitlines()[0].split()
+    assert "predicted" in explain("good/a.png", "--target", name).out.splitlines()[0].split()
 
 
 def test_engines_agree_in_the_pictures_they_write(work):
     for engine in ("torch", "reference"):
-        assert explain_json("good/a.png", "--engine", engine, "--save", "heatmap")["engine"] == engine
-        Path("out/a_heatmap.png").rename(f"{engine}.png")
-    difference = pixels("torch.png").astype(int) - pixels("reference.png")
+        content = explain_json("good/a.png", "--engine", engine, "--alpha", "1", "--out", engine)
+        assert content["engine"] == engine
+    difference = pixels("torch/a_cfcam.png").astype(int) - pixels("reference/a_cfcam.png")
     assert np.abs(difference).max() <= 2
 
 
@@ -246,21 +253,33 @@ def test_the_overlay_is_40_percent_heatmap_over_60_percent_upright_image(work):
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side: turn by 90 degrees to see it upright
     upright.rotate(90, expand=True).save("good/turned.png", exif=exif)
-    (row,) = explain_json("good/turned.png", "--save", "overlay,heatmap,original")["images"]
-    shown = {kind: pixels(path).astype(float) for kind, path in row["outputs"].items()}
-    np.testing.assert_array_equal(shown["original"], np.asarray(upright))
-    expected = 0.4 * shown["heatmap"] + 0.6 * shown["original"]
-    assert np.abs(shown["overlay"] - expected).max() <= 0.5 + 1e-4
+    shown = {}
+    for alpha in ("0.4", "1", "0"):
+        (row,) = explain_json("good/turned.png", "--alpha", alpha, "--overwrite")["images"]
+        shown[alpha] = pixels(row["outputs"]["overlay"]).astype(float)
+    np.testing.assert_array_equal(shown["0"], np.asarray(upright))
+    assert np.abs(shown["0.4"] - (0.4 * shown["1"] + 0.6 * shown["0"])).max() <= 0.5 + 1e-4
 
 
 def test_cmap_and_alpha_reach_the_picture(work):
-    (row,) = explain_json("good/a.png", "--save", "overlay, heatmap", "--cmap", "jet", "--alpha", "1")[
-        "images"
-    ]
-    overlay, heatmap = (pixels(row["outputs"][kind]) for kind in ("overlay", "heatmap"))
-    np.testing.assert_array_equal(overlay, heatmap)
+    (row,) = explain_json("good/a.png", "--cmap", "jet", "--alpha", "1")["images"]
     jet = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_JET)[0, :, ::-1]
-    assert {tuple(colour) for colour in heatmap.reshape(-1, 3)} <= {tuple(colour) for colour in jet}
+    shown = pixels(row["outputs"]["overlay"])
+    assert {tuple(colour) for colour in shown.reshape(-1, 3)} <= {tuple(colour) for colour in jet}
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP"), ("none", None)]
+)
+def test_overlays_are_of_the_kind_asked_for(work, kind, file):
+    (row,) = explain_json("good/a.png", "--overlays", kind)["images"]
+    if file is None:
+        assert row["outputs"] == {}
+        assert files("out") == []
+    else:
+        image = Image.open(row["outputs"]["overlay"])
+        assert (image.format, image.size) == (file, (60, 45))
+    assert ("overlay" in explain("good/a.png", "--overlays", kind).out) == (file is not None)
 
 
 def test_more_than_fifty_images_get_a_summary_instead_of_a_table(work):
@@ -278,7 +297,7 @@ def test_more_than_fifty_images_get_a_summary_instead_of_a_table(work):
 def test_the_progress_bar_is_for_terminals_and_never_on_stdout(mixed, monkeypatch):
     assert "explaining" not in explain("mixed").err
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes any stream for a terminal
-    outcome = explain("mixed", "--json")
+    outcome = explain("mixed", "--json", "--out", "other")
     assert re.search(r"explaining.*5/5", outcome.err)
     assert "skipped mixed/empty.jpg: empty file" in outcome.err
     assert json.loads(outcome.out)["counts"]["ok"] == 2
@@ -302,7 +321,7 @@ def test_the_progress_bar_is_for_terminals_and_never_on_stdout(mixed, monkeypatc
         (["--engine", "warp"], USAGE, "unknown engine 'warp'; choose one of: auto, "),
         (["--device", "gpu"], USAGE, "unknown device 'gpu'; choose auto, cpu, cuda or cuda:N"),
         (["--batch-size", "0"], USAGE, "batch size must be at least 1, got 0"),
-        (["--save", "overlay,film"], USAGE, "outputs to save must be among overlay, heatmap, original; got 'film'"),
+        (["--overlays", "gif"], USAGE, "unknown overlays 'gif'; choose one of: none, png, jpeg, webp"),
         (["--weights", "none.pth"], FAILED, "the weights none.pth do not exist"),
         (["--model", "resnet"], FAILED, "unknown model 'resnet'; expected efficientnet-lite0, torchvision:"),
         (["--model", "py:tinynet:build"], FAILED, "py:tinynet:build: tinynet has no 'build'"),
@@ -310,7 +329,7 @@ def test_the_progress_bar_is_for_terminals_and_never_on_stdout(mixed, monkeypatc
         (["--target", "3"], FAILED, "a class index of py:tinynet:make must be from 0 to 2, got 3"),
         (["--layer", "3"], FAILED, "target layer '3' must put out a floating-point tensor (B,C,h,w)"),
         (["--layer", "9"], FAILED, "the model has no layer '9'"),
-        (["--size", "2"], FAILED, "the model failed on images (2, 3, 2, 2): "),
+        (["--size", "2"], FAILED, "the model failed on images (1, 3, 2, 2): "),
         (["nowhere"], FAILED, "input 'nowhere' does not exist"),
         (["--out", "names.txt"], FAILED, "cannot make the output folder names.txt: File exists"),
     ],
@@ -521,10 +540,10 @@ def test_an_interrupt_ends_in_one_line(work, monkeypatch):
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "explain_images", interrupted)
+    monkeypatch.setattr(cli, "explain_dataset", interrupted)
     outcome = explain("good")
     assert outcome.status == INTERRUPTED
-    assert outcome.err == "interrupted; files written so far are whole\n"
+    assert outcome.err == "interrupted; what is finished is kept, the same command goes on from there\n"
 
 
 def test_module_run_with_a_reader_that_goes_away_is_quiet(work):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import struct
 import threading
 import warnings
@@ -13,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, PngImagePlugin
 
-from cfcam_gpu.dataset.decode import MAX_PIXELS, load_image
+from cfcam_gpu.dataset.decode import MAX_PIXELS, load_image, load_image_bytes
 from cfcam_gpu.errors import ImageError
 
 GRAY = np.array([[0, 100, 255], [10, 20, 30]], np.uint8)
@@ -33,24 +34,27 @@ def _gray(values: np.ndarray) -> np.ndarray:
     return np.repeat(values[..., None], 3, axis=2)
 
 
-def _tiff(values: np.ndarray, order: str, kind: int) -> bytes:
-    """A minimal uncompressed grayscale TIFF; kind 1: unsigned, 2: signed, 3: float."""
+def _tiff(values: np.ndarray, order: str, kind: int, changes: dict[int, int] | None = None) -> bytes:
+    """A minimal uncompressed grayscale TIFF; kind 1: unsigned, 2: signed, 3: float; other tags by number."""
     height, width = values.shape
     data = values.tobytes()
-    tags = [(256, width), (257, height), (258, values.itemsize * 8), (259, 1), (262, 1), (273, 0), (277, 1)]
-    tags += [(278, height), (279, len(data)), (339, kind)]
+    given = {256: width, 257: height, 258: values.itemsize * 8, 259: 1, 262: 1, 273: 0, 277: 1, 278: height}
+    tags = sorted({**given, 279: len(data), 339: kind, **(changes or {})}.items())
     offset = 8 + 2 + 12 * len(tags) + 4
     body = b"".join(struct.pack(order + "HHII", tag, 4, 1, offset if tag == 273 else n) for tag, n in tags)
     start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(tags))
     return start + body + struct.pack(order + "I", 0) + data
 
 
-def _png(color: int, depth: int, size: tuple[int, int], rows: bytes, transparent: bytes = b"") -> bytes:
+def _png(
+    color: int, depth: int, size: tuple[int, int], rows: bytes, transparent: bytes = b"", bits: bytes = b""
+) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, color, 0, 0, 0))
     alpha = chunk(b"tRNS", transparent) if transparent else b""
+    alpha = (chunk(b"gAMA", b"\0\0\xb1\x8f") + chunk(b"sBIT", bits) if bits else b"") + alpha
     return b"\x89PNG\r\n\x1a\n" + header + alpha + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
@@ -60,6 +64,18 @@ def test_rgb_of_common_formats(tmp_path: Path, suffix: str) -> None:
     options = {"lossless": True} if suffix == "webp" else {"quality": 100} if suffix == "jpg" else {}
     Image.fromarray(flat).save(tmp_path / f"x.{suffix}", **options)
     assert np.abs(_pixels(tmp_path / f"x.{suffix}").astype(int) - flat).max() <= (2 if suffix == "jpg" else 0)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp", "gif", "jpg", "mpo"])
+def test_image_needs_its_file_no_longer(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x.{suffix}"
+    second = {"save_all": True, "append_images": [Image.new("RGB", (16, 24), BLUE)]}
+    Image.new("RGB", (16, 24), RED).save(path, **(second if suffix in ("tif", "webp", "gif", "mpo") else {}))
+    image = load_image(path)
+    path.unlink()
+    assert np.abs(np.asarray(image.resize((3, 5), box=(1, 1, 9, 9))).astype(int) - RED).max() <= 3
+    assert np.abs(np.asarray(image.copy()).astype(int) - RED).max() <= 3
+    assert pickle.loads(pickle.dumps(image)).size == (16, 24)
 
 
 def test_grayscale_and_black_and_white(tmp_path: Path) -> None:
@@ -83,6 +99,109 @@ def test_grayscale_and_black_and_white(tmp_path: Path) -> None:
 def test_more_than_8_bits_are_scaled_not_clipped(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     assert (_pixels(tmp_path / name) == _gray(WIDE_8_BIT)).all()
+
+
+TWELVE = np.array([[0, 1024, 2048, 4095]], np.uint16)
+TWELVE_8_BIT = np.array([[0, 64, 128, 255]], np.uint8)  # round(TWELVE * 255 / 4095), by hand
+
+
+def _packed(values: np.ndarray) -> bytes:
+    """A TIFF of 12 bits a pixel without gaps."""
+    bits = "".join(f"{value:012b}" for value in values.ravel())
+    data = int(bits, 2).to_bytes(len(bits) // 8, "big")
+    whole = _tiff(values.astype("<u2"), "<", 1, {258: 12, 279: len(data)})
+    return whole[: -values.nbytes] + data
+
+
+def _png_16(values: np.ndarray, bits: int) -> bytes:
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return _png(0, 16, values.shape[::-1], rows, bits=bytes([bits]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected", "choice"),
+    [
+        ("packed.tif", _packed(TWELVE), TWELVE_8_BIT, "0 to 4095 (BitsPerSample 12)"),
+        (
+            "declared.tif",
+            _tiff(TWELVE.astype("<u2"), "<", 1, {340: 0, 341: 4095}),
+            TWELVE_8_BIT,
+            "0 to 4095 (SMinSampleValue, SMaxSampleValue)",
+        ),
+        (
+            "above 16 bits.tif",
+            _tiff(TWELVE.astype("<i4") + 100_000, "<", 2, {340: 100_000, 341: 104_095}),
+            TWELVE_8_BIT,
+            "100000 to 104095 (SMinSampleValue, SMaxSampleValue)",
+        ),
+        (
+            "float.tif",
+            _tiff(TWELVE.astype("<f4"), "<", 3, {341: 4095}),
+            TWELVE_8_BIT,
+            "0 to 4095 (SMinSampleValue, SMaxSampleValue)",
+        ),
+        (
+            "white is zero.tif",
+            _tiff(WIDE.astype("<u2"), "<", 1, {262: 0}),
+            255 - WIDE_8_BIT,
+            "WhiteIsZero inverted",
+        ),
+        ("shifted.png", _png_16(TWELVE << 4, 12), TWELVE_8_BIT, "0 to 4095 (sBIT 12)"),
+        ("repeated.png", _png_16(TWELVE << 4 | TWELVE >> 8, 12), TWELVE_8_BIT, "0 to 4095 (sBIT 12)"),
+        ("all bits.png", _png_16(WIDE, 16), WIDE_8_BIT, None),
+        ("no such bits.png", _png_16(WIDE, 17), WIDE_8_BIT, None),
+        ("maxval.pgm", b"P5 4 1 4095\n" + TWELVE.astype(">u2").tobytes(), TWELVE_8_BIT, None),
+    ],
+)
+def test_a_declared_range_is_the_scale(
+    tmp_path: Path, name: str, content: bytes, expected: np.ndarray, choice: str | None
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    for image in (load_image(tmp_path / name), load_image_bytes(content)):
+        assert (np.asarray(image) == _gray(expected)).all()
+        assert image.info == ({} if choice is None else {"cfcam": choice})
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (
+            _tiff(TWELVE.astype("<u2"), "<", 1, {340: 1, 341: 4000}),
+            "16-bit pixels must be from 1 to 4000 (SMinSampleValue, SMaxSampleValue), got 0 to 4095",
+        ),
+        (
+            _tiff(TWELVE.astype("<u2"), "<", 1, {340: 9, 341: 9}),
+            "SMinSampleValue 9 must be below SMaxSampleValue 9",
+        ),
+    ],
+)
+def test_a_declared_range_that_does_not_hold_is_refused(content: bytes, reason: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        load_image_bytes(content)
+    assert str(caught.value) == reason
+
+
+def test_bytes_are_read_like_files(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(_gray(GRAY)).save(buffer, "png", exif=exif)
+    (tmp_path / "x.png").write_bytes(buffer.getvalue())
+    image = load_image_bytes(buffer.getvalue())
+    assert image.size == (2, 3)
+    assert (np.asarray(image) == _pixels(tmp_path / "x.png")).all()
+    with pytest.raises(ImageError, match=r"^empty file$"):
+        load_image_bytes(b"")
+
+
+def test_what_a_file_says_of_itself_does_not_pass_for_what_was_done(tmp_path: Path) -> None:
+    told = PngImagePlugin.PngInfo()
+    told.add_text("cfcam", "window 1/2")
+    for mode in ("RGB", "RGBA", "L"):
+        Image.new(mode, (2, 2)).save(tmp_path / "x.png", pnginfo=told)
+        with Image.open(tmp_path / "x.png") as stored:
+            assert stored.info["cfcam"] == "window 1/2"
+        assert load_image(tmp_path / "x.png").info == {}
 
 
 @pytest.mark.parametrize(
@@ -305,6 +424,8 @@ def test_paths_that_are_no_file(tmp_path: Path) -> None:
         with pytest.raises(ImageError) as caught:
             load_image(tmp_path / name)
         assert str(caught.value) == reason
+    with pytest.raises(ImageError, match=r"^no file can have this name: it holds a null character$"):
+        load_image(Path("a\0b"))
 
 
 @pytest.mark.parametrize(

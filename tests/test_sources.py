@@ -211,7 +211,7 @@ _FILES = st.lists(
 
 @given(_FILES)
 def test_names_are_unique_relative_and_stay_inside(files: list[str]) -> None:
-    found = [sources._Found(Path(name), str(i), PurePath(name)) for i, name in enumerate(files)]
+    found = [sources.Found(Path(name), str(i), PurePath(name)) for i, name in enumerate(files)]
     names = _names(sources._name(found))
     assert len(names) == len(files)
     folded = {unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold()) for name in names}

@@ -43,22 +43,25 @@ def find_images(inputs: Sequence[str], exclude: Path | None = None) -> list[Sour
     """
     if not inputs:
         raise InputError("no inputs: name at least one image file, folder or pattern")
-    excluded = None if exclude is None else os.path.realpath(exclude)
-    found: dict[str, _Found] = {}
+    found: dict[str, Found] = {}
     for text in inputs:
-        for item in _expand(text, excluded):
+        for item in expand_input(text, exclude):
             found.setdefault(item.real, item)
     return _name(list(found.values()))
 
 
-@dataclass(frozen=True)
-class _Found:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file that an input stands for."""
+
     path: Path
     real: str  # absolute, symbolic links resolved: tells whether two paths are one file
     relative: PurePath  # what names are made of
 
 
-def _expand(text: str, excluded: str | None) -> list[_Found]:
+def expand_input(text: str, exclude: Path | None = None) -> list[Found]:
+    """The files that one input stands for, as `find_images` says. Raises InputError."""
+    excluded = None if exclude is None else os.path.realpath(exclude)
     path = Path(os.path.expanduser(text))
     if os.path.isdir(path):  # Path.is_dir raises below a folder that may not be entered
         return _expand_folder(path, text, excluded)
@@ -69,14 +72,14 @@ def _expand(text: str, excluded: str | None) -> list[_Found]:
     return _expand_pattern(str(path), text, excluded)
 
 
-def _file(path: Path) -> _Found:
-    return _Found(path, os.path.realpath(path), PurePath(path.name))
+def _file(path: Path) -> Found:
+    return Found(path, os.path.realpath(path), PurePath(path.name))
 
 
-def _expand_folder(folder: Path, text: str, excluded: str | None) -> list[_Found]:
+def _expand_folder(folder: Path, text: str, excluded: str | None) -> list[Found]:
     if os.path.realpath(folder) == excluded:
         raise InputError(f"input folder {text!r} is the output folder as well; choose another output folder")
-    found = [_Found(path, real, path.relative_to(folder)) for path, real in _walk(folder, excluded, set())]
+    found = [Found(path, real, path.relative_to(folder)) for path, real in _walk(folder, excluded, set())]
     if not found:
         raise InputError(
             f"input folder {text!r} holds no files (hidden files and the output folder do not count)"
@@ -110,20 +113,20 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise InputError(f"folder {str(folder)!r} cannot be read: {error.strerror}") from error
 
 
-def _expand_pattern(pattern: str, text: str, excluded: str | None) -> list[_Found]:
+def _expand_pattern(pattern: str, text: str, excluded: str | None) -> list[Found]:
     root = _fixed_part(pattern)
     if excluded is not None and not _is_below(excluded, os.path.realpath(root)):
         excluded = None
     if "**" in pattern and os.path.isdir(root):
         _refuse_unreadable(root, excluded)
-    found: list[_Found] = []
+    found: list[Found] = []
     for match in sorted(glob.glob(pattern, recursive=True)):
         path = Path(match)
         real = os.path.realpath(path)
         if excluded is not None and (real == excluded or _is_below(real, excluded)):
             continue
         if os.path.isdir(path):
-            found += (_Found(p, r, p.relative_to(path)) for p, r in _walk(path, excluded, set()))
+            found += (Found(p, r, p.relative_to(path)) for p, r in _walk(path, excluded, set()))
         else:
             found.append(_file(path))
     if not found:
@@ -149,16 +152,18 @@ def _refuse_unreadable(root: Path, excluded: str | None) -> None:
         pass
 
 
-def _name(found: list[_Found]) -> list[Source]:
-    stems = [_stem(item.relative) for item in found]
-    fulls = [item.relative.as_posix() for item in found]
+def _name(found: list[Found]) -> list[Source]:
+    names = unique_names(*zip(*(names_of(item.relative) for item in found), strict=True)) if found else []
+    return [Source(item.path, name) for item, name in zip(found, names, strict=True)]
+
+
+def unique_names(stems: Sequence[str], fulls: Sequence[str]) -> list[str]:
+    """One name each: the stem, where that clashes the full path, where that clashes a numbered stem."""
     same_stem, same_full = Counter(map(_key, stems)), Counter(map(_key, fulls))
-    wanted = [
+    return _number([
         full if same_stem[_key(stem)] > 1 and same_full[_key(full)] == 1 else stem
         for stem, full in zip(stems, fulls, strict=True)
-    ]
-    names = _number(wanted)
-    return [Source(item.path, name) for item, name in zip(found, names, strict=True)]
+    ])  # fmt: skip
 
 
 def _number(wanted: list[str]) -> list[str]:
@@ -177,13 +182,15 @@ def _number(wanted: list[str]) -> list[str]:
     return names
 
 
-def _stem(relative: PurePath) -> str:
-    """The path without its extension; "...png" stays whole, since ".." is no name."""
-    if relative.stem.strip(".") == "":
-        return relative.as_posix()
-    return relative.with_suffix("").as_posix()
+def names_of(relative: PurePath) -> tuple[str, str]:
+    """The path without its extension, and the path; "...png" stays whole, since ".." is no name."""
+    full = relative.as_posix()
+    named = relative.stem.strip(".") != ""
+    return (relative.with_suffix("").as_posix() if named else full), full
 
 
 def _key(name: str) -> str:
     """Equal for names that may be one file on a file system that ignores case or composes accents."""
+    if name.isascii():
+        return name.lower()
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())

@@ -1,0 +1,145 @@
+"""Views of images in, the model's and the map's columns of their rows out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from cfcam_gpu.dataset.store import Row
+from cfcam_gpu.device import model_errors
+from cfcam_gpu.errors import OutOfMemory, TargetError
+from cfcam_gpu.explainer import CFCAM, Explanation
+from cfcam_gpu.models import LoadedModel
+
+log = logging.getLogger("cfcam_gpu")
+
+
+class Explainer:
+    """Explains batches of views; where the memory does not hold one it goes on with half as many at once.
+
+    Args:
+        loaded: the model's preprocessing and class names; its model is on `device`.
+        cam: explainer of that model, made with `on_invalid="flag"`.
+        target: index of the class to explain where a sample asks for none; None: the predicted one.
+        batch_size: views of one forward pass.
+
+    Attributes, after `warm_up`:
+        grid: (h, w) of the layer's maps; classes: number of the model's outputs.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        cam: CFCAM,
+        device: torch.device,
+        batch_size: int,
+        target: int | None = None,
+    ) -> None:
+        self.loaded = loaded
+        self.cam = cam
+        self.device = device
+        self.target = target
+        self.at_once = batch_size
+        self.grid = (0, 0)
+        self.classes = 0
+
+    def warm_up(self) -> None:
+        """One explanation of noise, so that what cannot work is said before anything is read."""
+        size = self.loaded.preprocess.size
+        noise = torch.randint(0, 256, (1, *size, 3), generator=torch.Generator().manual_seed(0))
+        with model_errors((1, 3, *size)):
+            result = self._run(noise.to(torch.uint8), self.target)
+        assert result.logits is not None
+        self.grid = (result.grid.shape[1], result.grid.shape[2])
+        self.classes = result.logits.shape[1]
+
+    def __call__(self, views: Sequence[np.ndarray], targets: Sequence[str | None]) -> list[Row]:
+        """Rows' columns for views (H,W,3) uint8: the map and what the model says, or why there are none.
+
+        Args:
+            targets: per view the class asked for, an index or a name; None: the run's.
+
+        Raises:
+            CFCAMError: whatever concerns the whole run: the layer, the run's target, memory for one image.
+        """
+        rows: list[Row] = [{} for _ in views]
+        groups: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
+        for position, text in enumerate(targets):
+            try:
+                asked = self.target if text is None else self._index(text)
+                groups[asked is not None].append((position, -1 if asked is None else asked))
+            except TargetError as error:
+                rows[position] = _error("TargetError", str(error))
+        for given, members in groups.items():
+            explained = self._all([views[i] for i, _ in members], [t for _, t in members] if given else None)
+            for (position, _), row in zip(members, explained, strict=True):
+                rows[position] = row
+        return rows
+
+    def _index(self, text: str) -> int:
+        index = self.loaded.class_index(text)
+        if not 0 <= index < self.classes:
+            raise TargetError(f"a class index must be from 0 to {self.classes - 1}, got {index}")
+        return index
+
+    def _all(self, views: Sequence[np.ndarray], targets: list[int] | None) -> list[Row]:
+        done: list[Row] = []
+        while len(done) < len(views):
+            part = slice(len(done), len(done) + self.at_once)
+            some = views[part]
+            try:
+                with model_errors((len(some), 3, *self.loaded.preprocess.size)):
+                    batch = torch.from_numpy(np.stack(some))
+                    done += self._rows(self._run(batch, None if targets is None else targets[part]))
+            except OutOfMemory:
+                if len(some) == 1:
+                    raise
+                self.at_once = len(some) // 2
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                log.warning("out of memory with %d images at once; going on with %d", len(some), self.at_once)
+        return done
+
+    def _run(self, views: torch.Tensor, targets: Any) -> Explanation:
+        images = self.loaded.preprocess.normalise(views.to(self.device))
+        return self.cam(images, targets=targets)
+
+    def _rows(self, result: Explanation) -> list[Row]:
+        # They are None only for callable targets and without a model.
+        assert result.logits is not None
+        assert result.targets is not None
+        probabilities = result.logits.float().softmax(1).cpu()
+        best, predicted = probabilities.max(1)
+        targets = result.targets.cpu()
+        columns: dict[str, Any] = {
+            "target": targets.tolist(),
+            "target_name": [self.loaded.class_name(index) for index in targets.tolist()],
+            "target_prob": probabilities.gather(1, targets[:, None])[:, 0].tolist(),
+            "pred": predicted.tolist(),
+            "pred_name": [self.loaded.class_name(index) for index in predicted.tolist()],
+            "prob": best.tolist(),
+            "n_clusters": result.n_clusters.tolist(),
+            "noise_fraction": result.noise_fraction.tolist(),
+            "blank": result.blank.tolist(),
+            "grid": list(result.grid.float().cpu().numpy()),
+            "heatmap_max": self._peaks(result.grid),
+        }
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        return [
+            {"status": "ok", **row} if problem is None else _error("InvalidImagesError", problem)
+            for row, problem in zip(rows, result.problems, strict=True)
+        ]
+
+    def _peaks(self, grid: torch.Tensor) -> list[float]:
+        size = self.loaded.preprocess.size
+        upsampled = F.interpolate(grid[:, None].float(), size=size, mode="bilinear", align_corners=False)
+        return [float(peak) for peak in upsampled.amax((1, 2, 3)).tolist()]
+
+
+def _error(error_type: str, message: str) -> Row:
+    return {"status": "error", "stage": "explain", "error_type": error_type, "message": message}

@@ -1,0 +1,171 @@
+"""Results in formats of other programs. One shard is in memory at a time."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cfcam_gpu.dataset.files import reason, whole_file, write_whole
+from cfcam_gpu.dataset.results import Results
+from cfcam_gpu.dataset.store import Row, grids
+from cfcam_gpu.dataset.uris import split_uri
+from cfcam_gpu.dataset.worker import encode
+from cfcam_gpu.errors import ConfigError, InputError, ModelError
+from cfcam_gpu.overlay import check_style, colorize, upsample_grid
+
+#: Columns that become arrays beside the heatmaps, their types, and what stands for null.
+_ARRAYS: dict[str, tuple[Any, Any]] = {
+    "target": (np.int32, -1), "target_prob": (np.float32, np.nan), "pred": (np.int32, -1),
+    "prob": (np.float32, np.nan), "n_clusters": (np.int32, -1), "noise_fraction": (np.float32, np.nan),
+    "blank": (np.bool_, False), "heatmap_max": (np.float32, np.nan),
+}  # fmt: skip
+_TEXTS = ("sample_id", "uri", "status", "label")
+
+
+def export(
+    results: Results,
+    to: str,
+    destination: str | Path,
+    *,
+    size: tuple[int, int] | None = None,
+    cmap: str = "inferno",
+) -> int:
+    """Writes the results to `destination`, which must not exist; gives the number of samples written.
+
+    Args:
+        to: `npz` and `zarr`: arrays over all rows, `heatmap` (N,H,W) float32 in [0,1], zeros for failed
+            samples, `grid` (N,h,w) at raw scale, and the columns of the rows, null as -1, NaN or "".
+            `png`: one coloured heatmap per explained sample, of the original's size.
+            `fiftyone`: gray heatmaps of the original's size and samples.json, which lists filepath, label,
+            prediction and the heatmap's map_path.
+        size: (H,W) of the heatmaps of npz and zarr; None: the model's input size.
+        cmap: colours of png, a key of `overlay.COLORMAPS`.
+
+    Raises:
+        ConfigError: another format or colour map.
+        InputError: the destination exists or cannot be written, or there are no results.
+        ModelError: a package that the format needs is not installed.
+    """
+    destination = Path(destination)
+    if to not in FORMATS:
+        raise ConfigError(f"unknown format {to!r}; choose one of: {', '.join(FORMATS)}")
+    check_style(cmap, 0)
+    if destination.exists():
+        raise InputError(f"{destination} exists; name a file or folder that does not")
+    if not len(results):
+        raise InputError(f"{results.store.out} holds no finished shard, so there is nothing to export")
+    try:
+        return FORMATS[to](results, destination, size or results.size, cmap)
+    except OSError as error:
+        raise InputError(f"cannot write {destination}: {reason(error)}") from error
+
+
+def _npz(results: Results, destination: Path, size: tuple[int, int], cmap: str) -> int:
+    count = len(results)
+    with whole_file(destination) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, shape in (("heatmap", size), ("grid", results.grid)):
+            header = {"descr": "<f4", "fortran_order": False, "shape": (count, *shape)}
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array_header_2_0(member, header)
+                for block in _blocks(results, name, shape):
+                    member.write(np.ascontiguousarray(block).tobytes())
+        for name, column in _columns(results).items():
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, column, allow_pickle=False)
+    return count
+
+
+def _zarr(results: Results, destination: Path, size: tuple[int, int], cmap: str) -> int:
+    try:
+        import zarr
+    except ImportError as error:
+        raise ModelError("zarr is not installed; run: pip install 'cfcam-gpu[zarr]'") from error
+    count = len(results)
+    group = zarr.open_group(str(destination), mode="w-", attributes={"cfcam": results.run["fingerprint"]})
+    for name, shape in (("heatmap", size), ("grid", results.grid)):
+        chunks = (min(64, count), *shape)
+        array = group.create_array(name, shape=(count, *shape), chunks=chunks, dtype="float32")
+        row = 0
+        for block in _blocks(results, name, shape):
+            array[row : row + len(block)] = block
+            row += len(block)
+    for name, column in _columns(results).items():
+        if column.dtype.kind == "U":  # of fixed length they are not part of the format
+            group.create_array(name, shape=column.shape, dtype=str)[:] = column.astype(object)
+        else:
+            group.create_array(name, data=column)
+    return count
+
+
+def _blocks(results: Results, name: str, shape: tuple[int, int]) -> Iterator[np.ndarray]:
+    """The heatmaps or grids of one shard after the other, (n, *shape) float32, zeros for failed samples."""
+    for table in results.tables(["grid"]):
+        block = np.zeros((len(table), *shape), np.float32)
+        for place, grid in zip(block, grids(table), strict=True):
+            if grid is not None:
+                place[:] = upsample_grid(grid, shape) if name == "heatmap" else grid
+        yield block
+
+
+def _columns(results: Results) -> dict[str, np.ndarray]:
+    table = results.table([*_TEXTS, *_ARRAYS])
+    texts = {name: np.array(table[name].fill_null("").to_pylist(), dtype=np.str_) for name in _TEXTS}
+    numbers = {
+        name: np.array([null if value is None else value for value in table[name].to_pylist()], dtype)
+        for name, (dtype, null) in _ARRAYS.items()
+    }
+    return texts | numbers
+
+
+def _png(results: Results, destination: Path, size: tuple[int, int], cmap: str) -> int:
+    written = 0
+    for name, row in _explained(results):
+        pixels = colorize(results.heatmap(row, "original"), cmap)
+        write_whole(destination / f"{name}_heatmap.png", encode(pixels, "png"))
+        written += 1
+    return written
+
+
+def _fiftyone(results: Results, destination: Path, size: tuple[int, int], cmap: str) -> int:
+    written = 0
+    destination.mkdir(parents=True)
+    with whole_file(destination / "samples.json") as file:
+        file.write(b'{"samples": [')
+        for name, row in _explained(results):
+            map_path = f"heatmaps/{name}.png"
+            gray = np.rint(results.heatmap(row, "original") * 255).astype(np.uint8)
+            write_whole(destination / map_path, encode(gray, "png"))
+            entry = json.dumps(_entry(row, map_path), allow_nan=False)
+            file.write((",\n" if written else "\n").encode() + entry.encode())
+            written += 1
+        file.write(b"\n]}\n")
+    return written
+
+
+def _entry(row: Row, map_path: str) -> dict[str, Any]:
+    scheme, parts = split_uri(row["uri"])
+    return {
+        "filepath": parts[0] if scheme == "file" else row["uri"],
+        "sample_id": row["sample_id"],
+        "ground_truth": None if row["label"] is None else {"label": row["label"]},
+        "prediction": {"label": row["pred_name"], "confidence": row["prob"]},
+        "heatmap": {"map_path": map_path, "range": [0, 255], "target": row["target_name"]},
+    }
+
+
+def _explained(results: Results) -> Iterator[tuple[str, Row]]:
+    return ((name, row) for name, row in results.named_rows() if row["grid"] is not None)
+
+
+#: Format -> what writes it: results, destination, size, colour map -> number of samples.
+FORMATS: dict[str, Callable[[Results, Path, tuple[int, int], str], int]] = {
+    "npz": _npz,
+    "zarr": _zarr,
+    "fiftyone": _fiftyone,
+    "png": _png,
+}

@@ -1,0 +1,245 @@
+"""Data sets of Hugging Face's `datasets` that `save_to_disk` wrote, read with Arrow alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cfcam_gpu.dataset.uris import Sample, clean_text, make_uri
+from cfcam_gpu.errors import ImageError, InputError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+#: Columns that identify a row, the first that is there.
+_IDS = ("sample_id", "image_id", "id")
+
+#: What `load_from_disk` looks for: a data set, or one with splits.
+_DATASET, _STATE, _SPLITS = "dataset_info.json", "state.json", "dataset_dict.json"
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote the folder."""
+    return os.path.isfile(folder / _SPLITS) or all(os.path.isfile(folder / n) for n in (_DATASET, _STATE))
+
+
+def dataset_samples(folder: Path) -> list[Sample]:
+    """One sample per row; of a data set with splits all of them, in the order they are listed.
+
+    The image is the column "image", else the first of the type Image. The label is the column
+    "label", else the first of the type ClassLabel, by its class name; -1 means none. The id is a
+    column "sample_id", "image_id" or "id", else the file name kept with the image, else (where
+    names repeat or are missing) the SHA-256 of the image's bytes, which reads them all once; before
+    it stands the split.
+
+    Raises:
+        InputError: files are missing or damaged, or there is no column of images.
+    """
+    samples: list[Sample] = []
+    for split in _splits(folder):
+        samples += _split_samples(folder, split)
+    if not samples:
+        raise InputError(f"data set {str(folder)!r} holds no rows")
+    return samples
+
+
+def _splits(folder: Path) -> list[str]:
+    if not os.path.isfile(folder / _SPLITS):
+        return [""]
+    splits = _read_json(folder / _SPLITS).get("splits")
+    if not isinstance(splits, list) or not all(isinstance(split, str) for split in splits):
+        raise InputError(f"{str(folder / _SPLITS)!r} must list the names of the splits")
+    return splits
+
+
+def _split_samples(folder: Path, split: str) -> list[Sample]:
+    columns = _columns(folder, _json_below(folder, split, _DATASET).get("features"))
+    files = [os.path.join(split, name) for name in _data_files(folder, split)]
+    parts = [_Part(folder, file, _open(folder, file), columns) for file in files]
+    samples = []
+    for part, row, label, name in zip(*_places(parts), _labels(parts), _names(parts), strict=True):
+        identity = clean_text(f"{split}/{name}" if split else name)
+        uri = make_uri("hf", str(folder.absolute()), part.file, columns.image, str(row))
+        samples.append(Sample(identity, uri, label))
+    return samples
+
+
+def _data_files(folder: Path, split: str) -> list[str]:
+    state = _json_below(folder, split, _STATE)
+    if state.get("_indices_data_files"):
+        raise InputError(
+            f"data set {str(folder)!r} holds a selection by indices; save it again with save_to_disk"
+        )
+    try:
+        return [entry["filename"] for entry in state["_data_files"]]
+    except (KeyError, TypeError):
+        raise InputError(f"{str(folder / split / _STATE)!r} must list the data files") from None
+
+
+def _json_below(folder: Path, split: str, name: str) -> dict[str, Any]:
+    return _read_json(_below(folder, os.path.join(split, name)))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{str(path)!r} is no valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{str(path)!r} must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _below(folder: Path, name: str) -> Path:
+    """Raises InputError for a file's name that leads out of the data set."""
+    if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/") or "\0" in name:
+        raise InputError(f"data set {str(folder)!r} names the file {name!r}, which lies outside of it")
+    return folder / name
+
+
+@dataclass(frozen=True)
+class _Columns:
+    image: str
+    label: str | None
+    classes: tuple[str, ...] | None
+    identity: str | None
+
+
+def _columns(folder: Path, features: Any) -> _Columns:
+    described = features.items() if isinstance(features, dict) else ()
+    kinds = {name: feature.get("_type") for name, feature in described if isinstance(feature, dict)}
+    image = _pick("image", [name for name, kind in kinds.items() if kind == "Image"])
+    if image is None:
+        listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "nothing"
+        raise InputError(f"data set {str(folder)!r} needs a column of the type Image, it has {listed}")
+    plain = [name for name in ("label", "labels") if kinds.get(name) == "Value"]
+    label = _pick("label", [name for name, kind in kinds.items() if kind == "ClassLabel"] + plain)
+    classes = features[label].get("names") if label else None
+    identity = next((name for name in _IDS if kinds.get(name) == "Value"), None)
+    return _Columns(image, label, tuple(map(str, classes)) if classes else None, identity)
+
+
+def _pick(wanted: str, names: list[str]) -> str | None:
+    return wanted if wanted in names else next(iter(names), None)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One data file of a split."""
+
+    folder: Path
+    file: str
+    table: pyarrow.Table
+    columns: _Columns
+
+    def values(self, column: str, child: str | None = None) -> Iterator[Any]:
+        """A column's values, or those of one child of a column of structures, one at a time."""
+        import pyarrow.compute
+
+        try:
+            values = self.table.column(column)
+            if child is not None:
+                values = pyarrow.compute.struct_field(values, child)
+        except (pyarrow.ArrowException, KeyError, TypeError) as error:
+            what = column if child is None else f"{column}.{child}"
+            raise InputError(f"data file {str(self.folder / self.file)!r} has no column {what}") from error
+        return (value.as_py() for value in values)
+
+
+def _places(parts: list[_Part]) -> tuple[list[_Part], list[int]]:
+    """File and row of every sample."""
+    places = [(part, row) for part in parts for row in range(part.table.num_rows)]
+    return [part for part, _ in places], [row for _, row in places]
+
+
+def _labels(parts: list[_Part]) -> Iterator[str | None]:
+    for part in parts:
+        label, classes = part.columns.label, part.columns.classes
+        if label is None:
+            yield from [None] * part.table.num_rows
+        else:
+            yield from (_label(value, classes) for value in part.values(label))
+
+
+def _label(value: Any, classes: tuple[str, ...] | None) -> str | None:
+    if value is None or (classes and value == -1):
+        return None
+    known = classes and isinstance(value, int) and 0 <= value < len(classes)
+    return clean_text(classes[value] if classes and known else str(value))
+
+
+def _names(parts: list[_Part]) -> list[str]:
+    """One name per row: its id, its image's file name or a digest of its image."""
+    if not parts:
+        return []
+    columns = parts[0].columns
+    sources = [(columns.identity, None)] if columns.identity else []
+    for column, child in [*sources, (columns.image, "path")]:
+        names = [value for part in parts for value in part.values(str(column), child)]
+        if all(name not in (None, "") for name in names) and len(set(names)) == len(names):
+            return [str(name) for name in names]
+    return _numbered([_digest(value) for part in parts for value in part.values(columns.image, "bytes")])
+
+
+def _digest(content: bytes | None) -> str:
+    return hashlib.sha256(content or b"").hexdigest()[:20]
+
+
+def _numbered(names: list[str]) -> list[str]:
+    """Equal images are told apart by a number; which of them carries it makes no difference."""
+    met: Counter[str] = Counter()
+    numbered = []
+    for name in names:
+        met[name] += 1
+        numbered.append(name if met[name] == 1 else f"{name}-{met[name]}")
+    return numbered
+
+
+def _open(folder: Path, file: str) -> pyarrow.Table:
+    """The table of a data file, mapped into memory: nothing is read before it is used.
+
+    Raises:
+        InputError: it lies outside of the folder, is missing or damaged.
+    """
+    import pyarrow
+
+    path = _below(folder, file)
+    try:
+        with pyarrow.memory_map(str(path)) as source:
+            return pyarrow.ipc.open_stream(source).read_all()
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"data file {str(path)!r} cannot be read: {reason}") from error
+
+
+@lru_cache(maxsize=8)
+def _opened(folder: str, file: str) -> pyarrow.Table:
+    return _open(Path(folder), file)
+
+
+def read_cell(folder: str, file: str, column: str, row: str) -> bytes:
+    """The bytes of the image that an "hf:" URI names.
+
+    Raises:
+        ImageError: the file or the cell is not there, or the image itself is not in the data set.
+    """
+    try:
+        cell = _opened(folder, file).column(column)[int(row)].as_py()
+    except InputError as error:
+        raise ImageError(str(error)) from error
+    except (LookupError, ValueError) as error:
+        raise ImageError(f"the data file has no row {row} or no column {column!r}") from error
+    if not isinstance(cell, dict) or not isinstance(cell.get("bytes"), bytes):
+        raise ImageError(
+            "the data set does not hold the image itself; save it again with its images embedded"
+        )
+    return cell["bytes"]

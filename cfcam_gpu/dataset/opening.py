@@ -1,0 +1,108 @@
+"""How a run begins: a new plan, or the stored one with what is new among the inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from cfcam_gpu.dataset.fingerprint import differences
+from cfcam_gpu.dataset.locks import Claim
+from cfcam_gpu.dataset.observer import Observer, counted
+from cfcam_gpu.dataset.options import RunOptions
+from cfcam_gpu.dataset.pipeline import overlay_name
+from cfcam_gpu.dataset.plan import Plan
+from cfcam_gpu.dataset.sources import unique_names
+from cfcam_gpu.dataset.store import Store
+from cfcam_gpu.dataset.uris import Sample
+from cfcam_gpu.dataset.worker import PICTURES
+from cfcam_gpu.errors import StoreError
+
+#: Above this many samples the pictures lie in one folder per shard.
+MOST_IN_ONE_FOLDER = 10_000
+
+
+def open_plan(
+    store: Store,
+    claim: Claim,
+    samples: list[Sample],
+    options: RunOptions,
+    about: dict[str, Any],
+    observer: Observer,
+) -> Plan:
+    """The stored plan, with what is new among the samples; made when there is none."""
+    if options.overwrite:
+        store.wipe(_stored_pictures(store))
+    stored = store.run()
+    if stored is None:
+        if store.done():
+            raise StoreError(
+                f"{store.shards} holds shards but {store.run_file} is missing; choose another output folder, "
+                "or --overwrite to begin anew"
+            )
+        plan = store.write_plan(samples, about["shard_size"])
+        store.write_run({**about, "overlay_folders": len(samples) > MOST_IN_ONE_FOLDER})
+        return plan
+    _check_same(store, stored, about, options)
+    plan = store.plan()
+    new = _new_samples(store, plan, samples, observer)
+    if not new:
+        return plan
+    if not claim.alone():
+        observer.note(
+            counted(len(new), "new sample", f" left to the next run, since others are writing to {store.out}")
+        )
+        return plan
+    observer.note(counted(len(new), "new sample", f" added to the run in {store.out}"))
+    return store.extend_plan(plan, new)
+
+
+def _check_same(store: Store, stored: dict[str, Any], about: dict[str, Any], options: RunOptions) -> None:
+    differ = differences(stored["fingerprint"], about["fingerprint"])
+    if options.shard_size is not None:
+        differ += differences({"shard_size": stored["shard_size"]}, {"shard_size": options.shard_size})
+    if differ:
+        raise StoreError(
+            f"{store.out} holds another run: {'; '.join(differ)}; choose another output folder, or "
+            "--overwrite to begin anew"
+        )
+
+
+def _new_samples(store: Store, plan: Plan, samples: list[Sample], observer: Observer) -> list[Sample]:
+    known = {row["sample_id"]: row["uri"] for row in plan.columns("sample_id", "uri")}
+    found = 0
+    new: list[Sample] = []
+    for sample in samples:
+        if sample.sample_id not in known:
+            new.append(sample)
+            continue
+        found += 1
+        if known[sample.sample_id] != sample.uri:
+            raise StoreError(
+                f"{store.out} holds a run in which sample {sample.sample_id!r} is {known[sample.sample_id]}, "
+                f"now it is {sample.uri}; choose another output folder, or --overwrite to begin anew"
+            )
+    if found < len(known):
+        observer.note(
+            counted(len(known) - found, "planned sample", " no longer among the inputs; the run keeps it")
+        )
+    return _renamed(plan, new) if new else []
+
+
+def _renamed(plan: Plan, new: list[Sample]) -> list[Sample]:
+    """The samples with names that none of the plan has, also where capital and small letters are the same."""
+    wanted = [row["name"] for row in plan.columns("name")] + [sample.name for sample in new]
+    names = unique_names(wanted, wanted)[len(plan) :]
+    return [replace(sample, name=name) for sample, name in zip(new, names, strict=True)]
+
+
+def _stored_pictures(store: Store) -> Iterator[str]:
+    """Every picture that the stored run has written or was about to."""
+    stored = store.run()
+    kind = stored["fingerprint"]["overlays"]["kind"] if stored else "none"
+    if stored is None or kind not in PICTURES:
+        return
+    plan = store.plan()
+    for shard in range(plan.shards):
+        for sample in plan.samples(shard):
+            yield overlay_name(kind, stored["overlay_folders"], shard, sample)

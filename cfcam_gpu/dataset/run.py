@@ -1,0 +1,242 @@
+"""Explain a dataset: what a run does from its inputs to the last shard. Read this first.
+
+samples -> plan (stored) -> shards that are not done -> pipeline -> one file a shard
+
+Whatever ends a run, finished shards stay, and the same call does the rest.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cfcam_gpu.dataset.explaining import Explainer
+from cfcam_gpu.dataset.fingerprint import about, weights_hash
+from cfcam_gpu.dataset.locks import claim, setup
+from cfcam_gpu.dataset.observer import Interrupted, Observer, Tally, watched_signals
+from cfcam_gpu.dataset.opening import open_plan
+from cfcam_gpu.dataset.options import RunOptions
+from cfcam_gpu.dataset.pipeline import Pictures, Pipeline, Work
+from cfcam_gpu.dataset.plan import Plan
+from cfcam_gpu.dataset.pool import make_pool
+from cfcam_gpu.dataset.samples import find_samples
+from cfcam_gpu.dataset.store import Row, Store, as_rows
+from cfcam_gpu.dataset.uris import Sample
+from cfcam_gpu.dataset.worker import Style
+from cfcam_gpu.device import model_errors, resolve_device
+from cfcam_gpu.engines import resolve_engine
+from cfcam_gpu.errors import TooManyErrors
+from cfcam_gpu.explainer import CFCAM
+from cfcam_gpu.models import LoadedModel, load_model
+from cfcam_gpu.prepare import prepared
+
+
+@dataclass
+class Summary:
+    """What a run did.
+
+    Attributes:
+        tally: of all samples of this process's shards, done now or before.
+        before: samples that were done before; now: done by this run.
+        shards: this process's shards; others_left: shards of other processes that are not done.
+    """
+
+    out: Path
+    tally: Tally
+    shards: list[int]
+    layer: str
+    engine: str
+    device: str
+    before: int = 0
+    now: int = 0
+    seconds: float = 0.0
+    others_left: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.before + self.now
+
+
+def explain_dataset(
+    inputs: Sequence[str] | Sequence[Sample],
+    out: str | Path,
+    model: str | LoadedModel | Callable[[], LoadedModel] = "efficientnet-lite0",
+    options: RunOptions | None = None,
+    *,
+    observer: Observer | None = None,
+    **settings: Any,
+) -> Summary:
+    """Explains a dataset into the folder `out`; `open_results(out)` reads it. The same call resumes a run.
+
+    Every sample gets one row, also one that cannot be read, decoded, explained or written. Shards are
+    written whole or not at all. Decoding and pictures are done in worker processes.
+
+    Args:
+        inputs: files, folders, glob patterns, manifests, tar shards …, or samples.
+        out: folder of the results, made when missing.
+        model: a specification (see `models`), what `load_model` gives, or a function that loads it.
+        options: how to explain and to run; settings: fields of `RunOptions` that replace its.
+        observer: told of every row.
+
+    Raises:
+        ConfigError: a setting out of range, before anything is read.
+        InputError: inputs that do not exist, or an output folder that cannot be made.
+        StoreError: `out` holds another run or is in use, or cannot be written.
+        TooManyErrors: more samples failed than `max_errors`.
+        Interrupted: SIGINT or SIGTERM; finished shards are stored.
+        CFCAMError: whatever else concerns the whole run: model, layer, target, memory.
+    """
+    options = replace(options or RunOptions(), **settings)
+    device = resolve_device(options.device)
+    store, observer = Store(Path(out)), observer or Observer()
+    samples = _samples(inputs, store.out)
+    loaded = load_model(model) if isinstance(model, str) else model() if callable(model) else model
+    with _explainer(loaded, options, device) as (explainer, run), ExitStack() as stack:
+        store.make()
+        with setup(store.locks):
+            claimed = claim(stack, store.locks, options.shard_index, options.num_shards)
+            store.clear_leftovers(claimed.index, claimed.count)
+            plan = open_plan(store, claimed, samples, options, run, observer)
+            del samples
+        return _Run(store, plan, explainer, options, observer)()
+
+
+def _samples(inputs: Sequence[str] | Sequence[Sample], out: Path) -> list[Sample]:
+    given = [item for item in inputs if isinstance(item, Sample)]
+    return given or find_samples([str(item) for item in inputs], exclude=out)
+
+
+@contextmanager
+def _explainer(
+    loaded: LoadedModel, options: RunOptions, device: torch.device
+) -> Iterator[tuple[Explainer, dict[str, Any]]]:
+    """An explainer that has run once, and the content of run.json; the model goes back where it was."""
+    target = None if options.target is None else loaded.class_index(str(options.target))
+    weights = weights_hash(loaded.model)
+    home = next((parameter.device for parameter in loaded.model.parameters()), torch.device("cpu"))
+    example = torch.zeros(1, 3, *loaded.preprocess.size, device=home)
+    try:
+        with model_errors(example.shape):
+            choices = {
+                name: getattr(options, name) for name in ("precision", "channels_last", "fold_batchnorm")
+            }
+            model = prepared(loaded.model, example, **choices).to(device)
+        ready = replace(loaded, model=model)
+        with CFCAM(model, options.layer, options.config, options.engine, on_invalid="flag") as cam:
+            explainer = Explainer(ready, cam, device, options.batch_size, target)
+            explainer.warm_up()
+            yield explainer, about(explainer, weights, options)
+    finally:
+        loaded.model.to(home)
+
+
+@dataclass
+class _Run:
+    """The shards of one process, from the first that is not done to the last."""
+
+    store: Store
+    plan: Plan
+    explainer: Explainer
+    options: RunOptions
+    observer: Observer
+    tally: Tally = field(default_factory=Tally)
+    before: int = 0
+    now: int = 0
+
+    def __call__(self) -> Summary:
+        options, store, start = self.options, self.store, time.perf_counter()
+        mine = list(range(options.shard_index, self.plan.shards, options.num_shards))
+        self.total = sum(map(self.plan.count, mine))
+        self.allowed = options.allowed_errors(self.total)
+        with watched_signals() as self.stopped:
+            redo = self._count_done(mine)
+            self.observer.begin(self.total, replace(self.tally))
+            done = store.done()
+            todo = [shard for shard in mine if shard not in done or shard in redo]
+            if todo:
+                self._explain(todo, redo)
+        left = len(set(range(self.plan.shards)) - set(mine) - store.done())
+        name = self.explainer.cam.layer_name
+        engine = resolve_engine(options.engine, self.explainer.device)
+        seconds = time.perf_counter() - start
+        device = str(self.explainer.device)
+        return Summary(
+            store.out, self.tally, mine, str(name), engine, device, self.before, self.now, seconds, left
+        )
+
+    def _count_done(self, mine: list[int]) -> set[int]:
+        """Counts the rows that stay; gives the shards of which failed rows are redone."""
+        redo: set[int] = set()
+        done = self.store.done()
+        for shard in (shard for shard in mine if shard in done):
+            self.check()
+            rows = as_rows(self.store.read_shard(shard, ["status", "blank"]))
+            good = [row for row in rows if row["status"] == "ok"]
+            if self.options.retry_failed and len(good) < len(rows):
+                redo.add(shard)
+                rows = good
+            for row in rows:
+                self.tally.add(row)
+            self.before += len(rows)
+        return redo
+
+    def _explain(self, todo: list[int], redo: set[int]) -> None:
+        options, store = self.options, self.store
+        temporary = store.temporary(options.shard_index)
+        pool = make_pool(min(options.workers, self.total - self.before), options.sample_timeout)
+        ahead = max(options.batch_size, 4 * options.workers)
+        try:
+            pipeline = Pipeline(
+                self.explainer, pool, options.batch_size, ahead, self._pictures(temporary), self.check
+            )
+            works = (self._work(shard, shard in redo) for shard in todo)
+            for shard, rows in pipeline(works, self._row):
+                self._commit(shard, rows)
+        finally:
+            pool.close()
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _work(self, shard: int, redo: bool) -> Work:
+        samples = self.plan.samples(shard)
+        if not redo:
+            return Work(shard, samples)
+        rows = as_rows(self.store.read_shard(shard))
+        return Work(shard, samples, {i: row for i, row in enumerate(rows) if row["status"] == "ok"})
+
+    def _pictures(self, temporary: Path) -> Pictures | None:
+        if self.options.overlays == "none":
+            return None
+        style = Style(self.options.overlays, self.options.cmap, self.options.alpha)
+        stored = self.store.run() or {}
+        return Pictures(self.store.out, temporary, style, bool(stored.get("overlay_folders")))
+
+    def _row(self, row: Row) -> None:
+        self.now += 1
+        self.tally.add(row)
+        self.observer.row(row)
+        if self.tally.skipped > self.allowed:
+            raise TooManyErrors(
+                f"stopped: {self.tally.skipped} of {self.before + self.now} samples failed, more than the "
+                f"{self.allowed} allowed; finished shards are kept, the same command with a higher "
+                "--max-errors goes on"
+            )
+
+    def _commit(self, shard: int, rows: list[Row]) -> None:
+        """The pictures' names are made to last before the rows that tell of them."""
+        for folder in {(self.store.out / row["overlay"]).parent for row in rows if row.get("overlay")}:
+            self.store.sync(folder)
+        self.store.write_shard(shard, rows, self.explainer.grid, self.options.shard_index)
+
+    def check(self) -> None:
+        """Raises Interrupted after a signal."""
+        self.observer.tick()
+        number = self.stopped()
+        if number is not None:
+            raise Interrupted(number)

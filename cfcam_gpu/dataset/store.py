@@ -1,0 +1,240 @@
+"""A run's output folder: run.json, the plan, and one Parquet file a shard. What has its name is whole.
+
+OUT/run.json                    fingerprint, shapes, and what people want to know
+OUT/plan.parquet                the samples in order (see `plan`)
+OUT/shards/part-NNNNN.parquet   one row per sample, also for the failed ones
+OUT/.cfcam/                     locks, and files that have no name yet
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cfcam_gpu.dataset.files import reason, sync_folder, write_whole
+from cfcam_gpu.dataset.plan import Plan, write_plan
+from cfcam_gpu.dataset.uris import Sample
+from cfcam_gpu.errors import InputError, StoreError
+
+FORMAT = 1
+
+#: Columns of a shard before and after `grid`, with their types; all but the first three may be null.
+_BEFORE = {
+    "sample_id": pa.string(), "uri": pa.string(), "status": pa.string(), "stage": pa.string(),
+    "error_type": pa.string(), "message": pa.string(), "label": pa.string(), "target": pa.int32(),
+    "target_name": pa.string(), "target_prob": pa.float32(), "pred": pa.int32(), "pred_name": pa.string(),
+    "prob": pa.float32(), "n_clusters": pa.int32(), "noise_fraction": pa.float32(), "blank": pa.bool_(),
+}  # fmt: skip
+_AFTER = {
+    "heatmap_max": pa.float32(), "width": pa.int32(), "height": pa.int32(), "box": pa.list_(pa.float32(), 4),
+    "overlay": pa.string(), "decoding": pa.string(),
+}  # fmt: skip
+FIELDS = (*_BEFORE, "grid", *_AFTER)
+
+Row = dict[str, Any]
+
+
+def schema(grid: tuple[int, int]) -> pa.Schema:
+    """The columns of a shard whose maps are h×w: `grid`."""
+    tensor = pa.fixed_shape_tensor(pa.float32(), grid)
+    return pa.schema([*_BEFORE.items(), ("grid", tensor), *_AFTER.items()])
+
+
+class Store:
+    """The files of an output folder; whoever writes holds a claim on it (`locks`)."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.run_file = out / "run.json"
+        self.plan_file = out / "plan.parquet"
+        self.shards = out / "shards"
+        self.hidden = out / ".cfcam"
+        self.locks = self.hidden / "locks"
+
+    def make(self) -> None:
+        """Makes the folder. Raises InputError."""
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make the output folder {self.out}: {reason(error)}") from error
+
+    def temporary(self, index: int) -> Path:
+        """Folder of the files of a claim that have no name yet."""
+        return self.hidden / f"temporary-{index}"
+
+    def clear_leftovers(self, index: int, count: int) -> None:
+        """Removes what a crash left of this index, and of those beyond `count` that nobody can hold."""
+        for folder in self.hidden.glob("temporary-*"):
+            number = folder.name.partition("-")[2]
+            if number.isdecimal() and (int(number) == index or int(number) >= count):
+                shutil.rmtree(folder, ignore_errors=True)
+        for file in self.out.glob(".cfcam-*.part"):  # of run.json and the plan, written under the setup lock
+            file.unlink(missing_ok=True)
+
+    def run(self) -> dict[str, Any] | None:
+        """What run.json says; None when there is none.
+
+        Raises:
+            StoreError: it cannot be read, or another version of the package wrote it.
+        """
+        try:
+            content = json.loads(self.run_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{self.run_file} cannot be read ({error})") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise StoreError(
+                f"{self.run_file} is of another format than {FORMAT}; choose another output folder"
+            )
+        return content
+
+    def write_run(self, content: dict[str, Any]) -> None:
+        """Stores run.json. Raises StoreError."""
+        text = json.dumps({"format": FORMAT, **content}, indent=2, allow_nan=False)
+        self._write(self.run_file, text.encode(), None)
+
+    def plan(self) -> Plan:
+        return Plan(self.plan_file)
+
+    def write_plan(self, samples: Sequence[Sample], shard_size: int) -> Plan:
+        try:
+            return write_plan(self.plan_file, samples, [len(samples)], shard_size)
+        except OSError as error:
+            raise self._unwritable(self.plan_file, error) from error
+
+    def extend_plan(self, plan: Plan, samples: Sequence[Sample]) -> Plan:
+        try:
+            return plan.extended(samples)
+        except OSError as error:
+            raise self._unwritable(self.plan_file, error) from error
+
+    def shard_file(self, shard: int) -> Path:
+        return self.shards / f"part-{shard:05d}.parquet"
+
+    def done(self) -> set[int]:
+        """Numbers of the shards that are whole."""
+        names = (path.name for path in self.shards.glob("part-*.parquet"))
+        found = (re.fullmatch(r"part-(\d{5,})\.parquet", name) for name in names)
+        return {int(match[1]) for match in found if match}
+
+    def write_shard(self, shard: int, rows: Iterable[Row], grid: tuple[int, int], index: int = 0) -> None:
+        """Commits the rows of a shard. Raises StoreError; nothing is left behind then."""
+        content = io.BytesIO()
+        pq.write_table(as_table(list(rows), grid), content, compression="zstd")
+        path = self.shard_file(shard)
+        self._write(path, content.getvalue(), self.temporary(index) / path.name)
+
+    def read_shard(self, shard: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of a shard. Raises StoreError."""
+        path = self.shard_file(shard)
+        try:
+            return pq.read_table(path, columns=columns, partitioning=None)
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(
+                f"{path} cannot be read ({str(error).splitlines()[0]}); remove it and run again to redo it"
+            ) from error
+
+    def sync(self, folder: Path) -> None:
+        """Makes the names in a folder last. Raises StoreError."""
+        try:
+            sync_folder(folder)
+        except OSError as error:
+            raise self._unwritable(folder, error) from error
+
+    def wipe(self, pictures: Iterable[str]) -> None:
+        """Removes the run, and of other files only `pictures`, paths below the folder. Raises StoreError.
+
+        run.json goes last: a wipe that was cut short is not taken for a run that can go on.
+        """
+        try:
+            for picture in pictures:
+                self._remove_picture(picture)
+            for shard in self.done():
+                self.shard_file(shard).unlink(missing_ok=True)
+            for folder in (
+                *sorted((self.out / "overlays").glob("part-*")),
+                self.out / "overlays",
+                self.shards,
+            ):
+                _remove_if_empty(folder)
+            self.plan_file.unlink(missing_ok=True)
+            self.run_file.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot remove the earlier run in {self.out}: {reason(error)}") from error
+
+    def _remove_picture(self, picture: str) -> None:
+        path = self.out / picture
+        if path.is_file() and self.out.resolve() in path.resolve().parents:
+            path.unlink(missing_ok=True)
+
+    def _write(self, path: Path, content: bytes, temporary: Path | None) -> None:
+        try:
+            write_whole(path, content, temporary)
+        except OSError as error:
+            raise self._unwritable(path, error) from error
+        self.sync(path.parent)
+
+    def _unwritable(self, path: Path, error: OSError) -> StoreError:
+        return StoreError(
+            f"cannot write {path}: {reason(error)}; what is done so far is kept, the same command resumes"
+        )
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def as_table(rows: Sequence[Row], grid: tuple[int, int]) -> pa.Table:
+    """Rows (dicts of `FIELDS`, absent ones null; `grid` (h,w) float32) as the table of a shard."""
+    columns = schema(grid)
+    arrays = [
+        _tensors([row.get("grid") for row in rows], field.type)
+        if field.name == "grid"
+        else pa.array([row.get(field.name) for row in rows], field.type)
+        for field in columns
+    ]
+    return pa.Table.from_arrays(arrays, schema=columns)
+
+
+def as_rows(table: pa.Table) -> list[Row]:
+    """The reverse of `as_table`; columns that the table lacks are absent."""
+    others = [name for name in table.column_names if name != "grid"]
+    rows = table.select(others).to_pylist() if others else [{} for _ in range(len(table))]
+    if "grid" in table.column_names:
+        for row, grid in zip(rows, grids(table), strict=True):
+            row["grid"] = grid
+    return rows
+
+
+def grids(table: pa.Table) -> list[np.ndarray | None]:
+    """The maps of a table's rows, (h,w) float32 at raw scale, None where a sample failed before it had one."""
+    found: list[np.ndarray | None] = []
+    for chunk in table.column("grid").chunks:
+        storage, shape = chunk.storage, tuple(chunk.type.shape)
+        cells = shape[0] * shape[1]
+        values = storage.values.slice(storage.offset * cells, len(storage) * cells)
+        maps = values.to_numpy(zero_copy_only=False).reshape(len(storage), *shape)
+        found += [m if valid else None for m, valid in zip(maps, storage.is_valid().to_pylist(), strict=True)]
+    return found
+
+
+def _tensors(maps: Sequence[np.ndarray | None], kind: pa.FixedShapeTensorType) -> pa.Array:
+    h, w = kind.shape
+    values = np.zeros((len(maps), h * w), np.float32)
+    for line, one in zip(values, maps, strict=True):
+        if one is not None:
+            line[:] = one.reshape(-1)
+    missing = pa.array([one is None for one in maps], pa.bool_())
+    storage = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), h * w, mask=missing)
+    return pa.ExtensionArray.from_storage(kind, storage)

@@ -1,0 +1,129 @@
+"""Writes the report of a results folder: reads the run, chooses samples, writes page and files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cfcam_gpu.dataset.files import reason, write_whole
+from cfcam_gpu.dataset.results import Results, open_results
+from cfcam_gpu.dataset.store import Row
+from cfcam_gpu.errors import ConfigError, InputError
+from cfcam_gpu.report.files import Files, Folder, Inline, remove_older
+from cfcam_gpu.report.page import render
+from cfcam_gpu.report.payload import make_index, to_json
+from cfcam_gpu.report.pictures import make_pictures
+from cfcam_gpu.report.sampling import Positions, choose_rows, take_rows
+from cfcam_gpu.report.survey import BLANK, ERROR, OK, Survey, survey_run
+
+#: Samples of one data file.
+BLOCK = 100
+
+#: Classes with a mean heatmap on the page: the most frequent ones.
+MAX_CLASSES = 1000
+
+#: Up to this many samples pictures are `LARGE` pixels on their longer side, above it `SMALL`.
+FEW, LARGE, SMALL = 100, 640, 400
+
+
+def write_report(
+    out: Path,
+    destination: Path | None = None,
+    *,
+    limit: int = 5000,
+    self_contained: int = 500,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Writes a static page about the results in `out` that opens from disk; returns the page's path.
+
+    Args:
+        out: a folder that `cfcam explain` wrote; unfinished is fine, finished shards are shown.
+        destination: the page; None: `out/report.html`. Data and pictures that do not fit into it
+            lie beside it in `NAME_files`. An older report of that name is replaced.
+        limit: most samples on the page; of more, a stratified choice is shown.
+        self_contained: most samples of a page without a folder beside it.
+        seed: of that choice.
+        on_progress: called with (samples done, samples in all) as pictures are made.
+
+    Raises:
+        ConfigError: a limit below 1.
+        InputError: `out` holds no results, or the report cannot be written.
+        StoreError: results that cannot be read.
+    """
+    if limit < 1:
+        raise ConfigError(f"a report needs at least 1 sample, got a limit of {limit}")
+    out = Path(out)
+    page = out / "report.html" if destination is None else Path(destination)
+    if page.is_dir():
+        raise InputError(f"the report's file {str(page)!r} is a folder; give the name of an HTML file")
+    results = open_results(out)
+    if not results.shards:
+        raise InputError(
+            f"{str(out)!r} holds no finished results yet; let cfcam explain finish its first shard"
+        )
+    survey = survey_run(results)
+    chosen = choose_rows(survey.kinds, survey.preds, limit, seed)
+    rows = list(take_rows(results, chosen))
+    notes = list(_notes(results, survey, chosen, seed))
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        _write(page, results, survey, rows, notes, self_contained, on_progress)
+    except OSError as error:
+        raise InputError(f"cannot write the report {str(page)!r}: {reason(error)}") from error
+    return page
+
+
+def _write(
+    page: Path,
+    results: Results,
+    survey: Survey,
+    rows: list[Row],
+    notes: list[str],
+    self_contained: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    index = make_index(survey, results.run, rows, MAX_CLASSES)
+    version = hashlib.sha256(to_json(index).encode()).hexdigest()[:12]
+    files: Files = Inline() if len(rows) <= self_contained else Folder(page, version)
+    side = LARGE if len(rows) <= FEW else SMALL
+    for start in range(0, len(rows), BLOCK):
+        part = rows[start : start + BLOCK]
+        files.add(part, list(make_pictures(part, side)))
+        if on_progress:
+            on_progress(start + len(part), len(rows))
+    index |= {"block": BLOCK, "sources": files.sources}
+    title = f"CF-CAM report: {results.store.out.resolve().name}"
+    write_whole(page, render(title, results.run, survey, notes, to_json(index), files).encode())
+    remove_older(page, files.folder)
+
+
+def _notes(results: Results, survey: Survey, chosen: Positions, seed: int) -> Iterator[str]:
+    """Sentences about what the page does not show."""
+    planned = len(results.plan)
+    if planned > len(survey):
+        yield f"The run is not finished: {len(survey):,} of {planned:,} samples are done so far."
+    if len(chosen) < len(survey):
+        yield (
+            f"This page shows {len(chosen):,} of {len(survey):,} samples: {_shares(survey, chosen)}; drawn by "
+            f"predicted class and status, errors and blank maps first (seed {seed}). "
+            "The figures above, the class means and the shared colour scale are of the whole run."
+        )
+    if survey.unmatched:
+        yield (
+            f"Predictions beside a label that matches no known class: {survey.unmatched:,}; "
+            "they count neither as correct nor as wrong."
+        )
+    if len(survey.classes) > MAX_CLASSES:
+        yield f"Mean heatmaps are of the {MAX_CLASSES:,} most frequent of {len(survey.classes):,} classes."
+
+
+def _shares(survey: Survey, chosen: Positions) -> str:
+    names = {ERROR: "errors", BLANK: "blank maps", OK: "other explained samples"}
+    shown = survey.kinds[chosen]
+    return ", ".join(
+        f"{(shown == kind).sum():,} of {survey.count(kind):,} {name}"
+        for kind, name in names.items()
+        if survey.count(kind)
+    )

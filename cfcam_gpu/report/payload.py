@@ -1,0 +1,129 @@
+"""The data that the page's script reads, as JSON that is safe inside HTML and JavaScript."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cfcam_gpu.dataset.store import Row
+from cfcam_gpu.overlay import COLORMAPS, colorize
+from cfcam_gpu.report.pictures import Picture
+from cfcam_gpu.report.survey import Judge, Survey
+
+#: Columns of the store that the page shows as they are.
+FIELDS = (
+    "sample_id",
+    "uri",
+    "status",
+    "stage",
+    "error_type",
+    "message",
+    "label",
+    "target",
+    "target_name",
+    "target_prob",
+    "pred",
+    "pred_name",
+    "prob",
+    "n_clusters",
+    "noise_fraction",
+    "blank",
+    "heatmap_max",
+    "width",
+    "height",
+    "box",
+    "overlay",
+)
+
+#: A browser ends a script at `</script` and reads `<!--` and these two line separators in its own way.
+_ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
+
+
+def to_json(value: Any) -> str:
+    """Compact JSON without any character that HTML or JavaScript could take for its own."""
+    return json.dumps(_finite(value), allow_nan=False, separators=(",", ":")).translate(_ESCAPES)
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity, which JSON cannot say, become null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def encode_grid(grid: npt.NDArray[np.floating] | None) -> str | None:
+    """(h, w) as base64 of little-endian float32; None stays None."""
+    return None if grid is None else base64.b64encode(grid.astype("<f4").tobytes()).decode()
+
+
+def make_index(survey: Survey, run: dict[str, Any], rows: Sequence[Row], max_classes: int) -> dict[str, Any]:
+    """What the page needs from the start: a row per sample without its grid and picture, and the classes."""
+    judge = Judge(run.get("class_names"))
+    return {
+        "fields": [*FIELDS, "correct"],
+        "rows": [
+            [
+                *(row.get(name) for name in FIELDS),
+                judge(row.get("label"), row.get("pred"), row.get("pred_name")),
+            ]
+            for row in rows
+        ],
+        "peak": survey.peak,
+        "grid": _grid_shape(survey, run),
+        "size": run.get("size"),
+        "cmaps": {name: _colour_table(name) for name in COLORMAPS},
+        "classes": _classes(survey, max_classes),
+    }
+
+
+def _grid_shape(survey: Survey, run: dict[str, Any]) -> Sequence[int] | None:
+    known = next((mean.total.shape for mean in survey.classes.values()), None)
+    return known or run.get("grid")
+
+
+def _colour_table(name: str) -> str:
+    """256 RGB triples, base64."""
+    ramp = np.arange(256, dtype=np.float32)[None] / 255
+    return base64.b64encode(colorize(ramp, name).tobytes()).decode()
+
+
+def _classes(survey: Survey, limit: int) -> list[dict[str, Any]]:
+    frequent = sorted(survey.classes.items(), key=lambda item: (-(item[1].count + item[1].blank), item[0]))
+    return [
+        {
+            "target": target,
+            "name": mean.name,
+            "count": mean.count,
+            "blank": mean.blank,
+            "mean": encode_grid(mean.total / mean.count) if mean.count else None,
+        }
+        for target, mean in frequent[:limit]
+    ]
+
+
+def make_block(
+    rows: Sequence[Row], pictures: Sequence[Picture], urls: Sequence[str | None]
+) -> dict[str, Any]:
+    """Grids and pictures of consecutive samples."""
+    changed = [_change(row, picture) for row, picture in zip(rows, pictures, strict=True)]
+    return {
+        "grids": [encode_grid(row["grid"]) for row in rows],
+        "pictures": [None if note else url for url, note in zip(urls, changed, strict=True)],
+        "notes": [picture.reason or note for picture, note in zip(pictures, changed, strict=True)],
+    }
+
+
+def _change(row: Row, picture: Picture) -> str | None:
+    """A sentence where the original is no longer the picture that was explained, as far as its size tells."""
+    was, now = (row.get("width"), row.get("height")), (picture.width, picture.height)
+    if None in was or None in now or was == now:
+        return None
+    return f"it has changed since: it was {was[0]} × {was[1]} pixels and is {now[0]} × {now[1]}"  # noqa: RUF001

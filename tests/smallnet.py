@@ -1,0 +1,64 @@
+"""A small classifier, pictures for it, and runs over them, for tests of dataset runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from cfcam_gpu.dataset.run import Summary, explain_dataset
+from cfcam_gpu.models import LoadedModel, Preprocess
+
+#: A picture of this colour makes the network put out NaN.
+POISON = (255, 0, 255)
+
+PLAIN = Preprocess((32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+class Net(nn.Module):
+    """Three classes; NaN activations for an image that is all `POISON`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            self.conv = nn.Conv2d(3, 24, 3, stride=4, padding=1)
+            self.head = nn.Linear(24, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        poison = torch.tensor(POISON, device=images.device)[None, :, None, None] / 255
+        poisoned = ((images - poison).abs() < 1e-3).flatten(1).all(1)
+        features = self.conv(images.masked_fill(poisoned[:, None, None, None], torch.nan)).relu()
+        return self.head(features.mean((2, 3)))
+
+
+def make_loaded(preprocess: Preprocess = PLAIN) -> LoadedModel:
+    return LoadedModel(Net().eval(), preprocess, ("ant", "bee", "cat"), "test", "random")
+
+
+def photo(seed: int, size: tuple[int, int] = (60, 45)) -> Image.Image:
+    small = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+
+
+def save(folder: Path, **files: Image.Image | bytes) -> Path:
+    """Saves pictures as NAME.png, or bytes as they are; the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        path = folder / f"{name}.png"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            content.save(path)
+    return folder
+
+
+def run(inputs: str | Path | list[object], out: Path, **settings: object) -> Summary:
+    """A run of the small network without worker processes, unless the settings say otherwise."""
+    given = inputs if isinstance(inputs, list) else [str(inputs)]
+    settings = {"workers": 0, "device": "cpu", "layer": "conv:relu", **settings}
+    model = settings.pop("model", None) or make_loaded()
+    return explain_dataset(given, out, model, **settings)

@@ -1,0 +1,72 @@
+"""The device asked for is the one used, and what a model raises there is one line."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cfcam_gpu.device import model_errors, resolve_device
+from cfcam_gpu.errors import BackendError, CFCAMError, ConfigError, OutOfMemory
+
+
+@pytest.mark.parametrize("text", ["gpu", "cuda:", "cuda:-1", "mps", ""])
+def test_unknown_devices_are_refused(text):
+    with pytest.raises(ConfigError, match=f"unknown device {text!r}; choose auto, cpu, cuda or cuda:N"):
+        resolve_device(text)
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """As if there were four CUDA devices, and no launcher."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_a_device_asked_for_is_never_replaced_by_another(cuda):
+    assert resolve_device("auto") == torch.device("cuda")
+    assert resolve_device("cuda:3") == torch.device("cuda:3")
+    with pytest.raises(
+        BackendError, match=r"device 'cuda:4' was asked for, but PyTorch .* sees 4 CUDA device"
+    ):
+        resolve_device("cuda:4")
+    cuda.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == torch.device("cpu")
+    with pytest.raises(BackendError, match=r"sees 0 CUDA devices; use --device cpu"):
+        resolve_device("cuda")
+
+
+@pytest.mark.parametrize(("variable", "rank", "index"), [("LOCAL_RANK", "1", 1), ("SLURM_LOCALID", "6", 2)])
+def test_the_processes_of_a_launcher_spread_over_the_devices(cuda, variable, rank, index):
+    cuda.setenv(variable, rank)
+    assert resolve_device("auto") == torch.device("cuda", index)
+    assert resolve_device("cuda") == torch.device("cuda")
+    cuda.setattr(torch.cuda, "device_count", lambda: 1)
+    assert resolve_device("auto") == torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), OutOfMemory, "out of memory with images"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), OutOfMemory, "out of memory with"),
+        (MemoryError(), OutOfMemory, "out of memory with"),
+        (
+            RuntimeError("mat1 and mat2 differ\nmore"),
+            CFCAMError,
+            "the model failed on .*: mat1 and mat2 differ; check",
+        ),
+        (
+            ValueError(),
+            CFCAMError,
+            r"the model failed on images \(1, 3, 8, 8\): ValueError; check that --size",
+        ),
+        (BackendError("as it is"), BackendError, "^as it is$"),
+    ],
+)
+def test_what_a_model_raises_is_one_line_that_says_what_to_do(error, kind, message):
+    with pytest.raises(kind, match=message) as caught, model_errors((1, 3, 8, 8)):
+        raise error
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,170 @@
+"""Worker processes: what they give, and that one which dies, hangs or cannot start harms nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cfcam_gpu
+from cfcam_gpu.dataset import pool as pools
+from cfcam_gpu.dataset.pool import Inline, Processes
+from cfcam_gpu.dataset.worker import Failure, Style, View
+from cfcam_gpu.errors import BackendError
+from cfcam_gpu.overlay import fit_heatmap, overlay, upsample_grid
+from smallnet import PLAIN, photo, save
+
+WAIT = 60
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Processes]]:
+    """Pools that are closed in the end."""
+    made: list[Processes] = []
+
+    def pool(workers: int = 1, timeout: float = 30.0) -> Processes:
+        made.append(Processes(workers, timeout))
+        return made[-1]
+
+    yield pool
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def traps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """In new processes, reading hang.png never ends, die.png is fatal, exit.png ends the process with 7."""
+    (tmp_path / "hooks").mkdir()
+    (tmp_path / "hooks/sitecustomize.py").write_text(
+        "import os, signal, sys, time\n"
+        "TRAPS = {'hang.png': lambda: time.sleep(1000), 'exit.png': lambda: os._exit(7),\n"
+        "         'die.png': lambda: os.kill(os.getpid(), signal.SIGKILL)}\n"
+        "def hook(event, arguments):\n"
+        "    if event == 'open':\n"
+        "        TRAPS.get(os.path.basename(str(arguments[0])), lambda: None)()\n"
+        "sys.addaudithook(hook)\n"
+    )
+    path = os.pathsep.join([str(tmp_path / "hooks"), str(Path(cfcam_gpu.__file__).parents[1])])
+    monkeypatch.setenv("PYTHONPATH", path)
+    return {**os.environ}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_views_are_those_of_the_preprocessing(make, tmp_path, workers):
+    folder = save(tmp_path / "in", a=photo(1), b=b"no image", c=photo(2, (31, 77)))
+    pool = make(workers) if workers else Inline()
+    uris = [str(folder / f"{name}.png") for name in "abc"] + [str(tmp_path / "gone.png")]
+    a, b, c, gone = (f.result(WAIT) for f in [pool.submit("view", uri, PLAIN) for uri in uris])
+    for view, image in ((a, photo(1)), (c, photo(2, (31, 77)))):
+        assert isinstance(view, View)
+        np.testing.assert_array_equal(view.pixels, PLAIN.view(image))
+        assert (view.width, view.height) == image.size
+    assert b == Failure("decode", "UnidentifiedImageError", "not an image that can be read")
+    assert gone == Failure("read", "FileNotFoundError", "the file does not exist", 2)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_overlay_is_written_whole_or_told(make, tmp_path, workers):
+    folder, out = save(tmp_path / "in", a=photo(1)), tmp_path / "out"
+    grid = np.random.default_rng(0).random((4, 5)).astype(np.float32) * 30
+    pool = make(workers) if workers else Inline()
+    style = Style("png", "jet", 0.3)
+    (out / "taken.png").mkdir(parents=True)
+
+    def write(name: str) -> object:
+        place = (out, name, tmp_path / "temporary", style)
+        return pool.submit("overlay", str(folder / "a.png"), PLAIN, grid, *place).result(WAIT)
+
+    assert write("sub/a.png") is None
+    fitted = fit_heatmap(upsample_grid(grid, PLAIN.size), (0, 0, 60, 45), 60, 45)
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(out / "sub/a.png")), overlay(np.asarray(photo(1)), fitted, "jet", 0.3)
+    )
+    taken = write("taken.png")
+    assert (taken.stage, taken.error_type, taken.message) == ("write", "IsADirectoryError", "Is a directory")
+    for name in ("../out.png", "/tmp/x.png"):
+        assert "leads out of the output folder" in write(name).message
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert {path.name for path in out.rglob("*")} == {"sub", "a.png", "taken.png"}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("die", "the worker process was ended by SIGKILL (out of memory?)"),
+        ("exit", "the worker process ended with status 7"),
+    ],
+)
+def test_a_worker_that_dies_costs_one_task(make, tmp_path, traps, name, message):
+    folder = save(tmp_path / "in", a=photo(1), **{name: photo(2)}, z=photo(3))
+    pool = make(1)
+    futures = [pool.submit("view", str(folder / f"{n}.png"), PLAIN) for n in ("a", name, "z")]
+    a, dead, z = (future.result(WAIT) for future in futures)
+    assert isinstance(a, View)
+    assert isinstance(z, View)
+    assert dead == Failure(None, "WorkerDied", message)
+
+
+def test_a_worker_that_hangs_is_ended_while_others_go_on(make, tmp_path, traps):
+    folder = save(tmp_path / "in", hang=photo(2), **{f"p{i}": photo(i) for i in range(6)})
+    pool = make(2, timeout=2.0)
+    stuck = pool.submit("view", str(folder / "hang.png"), PLAIN)
+    others = [pool.submit("view", str(folder / f"p{i}.png"), PLAIN) for i in range(6)]
+    assert all(isinstance(future.result(WAIT), View) for future in others)
+    assert stuck.result(WAIT) == Failure(None, "Timeout", "not done after 2 s; its process was ended")
+
+
+def test_processes_that_do_not_start_are_an_error_and_no_endless_wait(make, monkeypatch):
+    monkeypatch.setattr(pools, "_START", "raise SystemExit(3)")
+    with pytest.raises(BackendError, match=r"do not start \(.*status 3\); --workers 0 does without them"):
+        make(1).submit("view", "x", PLAIN).result(WAIT)
+
+
+def test_processes_are_few_and_gone_after_closing(make, tmp_path):
+    folder = save(tmp_path / "in", a=photo(1))
+    pool = make(4)
+    assert pool._workers == []
+    pool.submit("view", str(folder / "a.png"), PLAIN).result(WAIT)
+    processes = [worker.process for worker in pool._workers]
+    assert len(processes) == 1
+    pool.close()
+    assert all(process.poll() is not None for process in processes)
+
+
+def test_workers_end_with_their_parent_also_in_the_middle_of_a_task(tmp_path, traps):
+    folder = save(tmp_path / "in", a=photo(1), hang=photo(2))
+    code = f"""
+import time
+from cfcam_gpu.dataset.pool import Processes
+from cfcam_gpu.preprocess import SEED_PREPROCESS
+pool = Processes(2, 600)
+pool.submit("view", {str(folder / "hang.png")!r}, SEED_PREPROCESS)
+for _ in range(9):
+    pool.submit("view", {str(folder / "a.png")!r}, SEED_PREPROCESS).result(30)
+print(*[worker.process.pid for worker in pool._workers], flush=True)
+time.sleep(600)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=traps
+    ) as parent:
+        workers = [int(pid) for pid in parent.stdout.readline().split()]
+        parent.kill()
+    assert len(workers) == 2
+    deadline = time.monotonic() + 10
+    while any(_alive(pid) for pid in workers):
+        assert time.monotonic() < deadline, "a worker outlives its parent"
+        time.sleep(0.05)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
