@@ -19,7 +19,7 @@ from torch import Tensor
 from bench.common import Case, command, interleaved, print_table, summary
 from bench.equivalence import CORRELATION, MEAN_TOLERANCE, check_engine, closeness
 from cfcam_gpu import CFCAM, CFCAMConfig, Explanation
-from cfcam_gpu.dataset.decode import load_image
+from cfcam_gpu.dataset.samples import open_image
 from cfcam_gpu.demo import MODEL, find_photos
 from cfcam_gpu.models import load_model
 from cfcam_gpu.prepare import prepared
@@ -62,7 +62,7 @@ def run(options: Options) -> dict[str, Any]:
         SystemExit: the engine does not agree with the reference; nothing is timed.
     """
     loaded = load_model(MODEL)
-    photos = [load_image(source.path) for source in find_photos()[0]]
+    photos = [open_image(sample.uri) for sample in find_photos()[0]]
     images = torch.stack([loaded.preprocess(photo) for photo in photos]).to(options.device)
     model = loaded.model.to(options.device)
     equivalence = check_engine(model, None, images, CFCAMConfig(), "auto")

@@ -28,7 +28,8 @@ from cfcam_gpu.layers import list_layers
 from cfcam_gpu.models import LoadedModel, load_model
 from cfcam_gpu.overlay import COLORMAPS
 from cfcam_gpu.prepare import PRECISIONS
-from cfcam_gpu.printing import Follower, Outcome, print_json, print_table, say
+from cfcam_gpu.printing import Follower, Outcome, picture_progress, print_json, print_table, say
+from cfcam_gpu.report.build import write_report
 
 FAILED, USAGE, SKIPPED, TOO_MANY_ERRORS = 1, 2, 3, 4
 
@@ -40,6 +41,7 @@ EXAMPLES = {
    cfcam demo
    cfcam explain photos --out maps
    cfcam explain photos --out maps --target "Egyptian cat" --cmap jet
+   cfcam report maps
    cfcam layers torchvision:resnet50
    cfcam doctor
 
@@ -211,6 +213,9 @@ def explain(
     num_shards: Annotated[
         int | None, _option(RUN, "Processes that share DIR; torchrun and Slurm say it.", "N")
     ] = None,
+    with_report: Annotated[
+        bool, typer.Option("--report", help="Write DIR/report.html as well.", rich_help_panel=OUTPUT)
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Explain images and write the heatmap over each of them.
@@ -290,6 +295,8 @@ def explain(
         print_json({**about, **outcome.as_json()})
     else:
         outcome.print(show_predicted=target != "predicted")
+    if with_report:
+        say(f"report: {_report(out)}")
     if summary.others_left:
         say(f"{summary.others_left} shards of other processes are not done yet")
     _finish(summary.tally)
@@ -329,7 +336,7 @@ def demo(
 ) -> None:
     """Explain photos that ship with installed packages, by a packaged ImageNet model; no network.
 
-    Writes each photo, its heatmap and its overlay, and one contact sheet.
+    Writes each photo, its heatmap and its overlay, one contact sheet, and a page to look through them.
     """
     samples, missing = demo_job.find_photos()
     for sentence in missing:
@@ -341,13 +348,33 @@ def demo(
     results = open_results(out)
     sheet = demo_job.write_pictures(loaded, results)
     outcome = Outcome(summary, results, "heatmap", demo_job.files, demo_job.photo_name)
+    page = _report(out)
     summary.tally.skipped += len(missing)
     if as_json:
-        print_json({"model": loaded.spec, **outcome.as_json(), "contact_sheet": str(sheet)})
+        about = {"model": loaded.spec, **outcome.as_json()}
+        print_json({**about, "contact_sheet": str(sheet), "report": str(page)})
     else:
         outcome.print()
         typer.echo(f"contact sheet: {sheet}")
+        typer.echo(f"report: {page}")
     _finish(summary.tally)
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that cfcam explain wrote.")],
+    page: Annotated[
+        Path | None, typer.Option("--out", help="The page; OUT/report.html.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Write a page to look through the results of a run; it opens from disk, without a server."""
+    typer.echo(f"report: {_report(out, page)}")
+
+
+def _report(out: Path, page: Path | None = None) -> Path:
+    """Writes the report with a progress bar on a terminal."""
+    with picture_progress() as on_progress:
+        return write_report(out, page, on_progress=on_progress)
 
 
 @app.command("export", cls=_Command)

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from itertools import islice
 from typing import Any
@@ -58,6 +59,16 @@ def print_table(columns: dict[str, Any], rows: Iterable[tuple[str, ...]]) -> Non
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     console.print(table)
+
+
+@contextmanager
+def picture_progress() -> Iterator[Callable[[int, int], None]]:
+    """A function to call with (pictures made, pictures in all), which draws a bar on a terminal's stderr."""
+    console = Console(stderr=True)
+    columns = TextColumn("pictures"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def place(row: Row) -> str:
