@@ -455,10 +455,12 @@ def test_the_demo_explains_real_photos_with_readable_names(demo_run):
             rf"{photo_name}\s+{label}\s+\d+\.\d%\s+\d+\s+\d+\.\d%\s+no\s+\S+_heatmap.png", outcome.out
         )
     assert "explained 8 of 8 images" in outcome.out
-    assert outcome.out.splitlines()[-1] == f"contact sheet: {out / 'contact_sheet.png'}"
+    sheet, report = out / "contact_sheet.png", out / "report.html"
+    assert outcome.out.splitlines()[-2:] == [f"contact sheet: {sheet}", f"report: {report}"]
+    assert "Egyptian cat" in report.read_text()
     kinds = ("cfcam", "heatmap", "original")
     assert files(out) == sorted(
-        ["contact_sheet.png", *(f"{name}_{k}.png" for name in demo.PHOTOS for k in kinds)]
+        ["contact_sheet.png", "report.html", *(f"{name}_{k}.png" for name in demo.PHOTOS for k in kinds)]
     )
 
 
@@ -568,3 +570,18 @@ def test_a_file_name_that_is_no_text_is_explained_and_printed(work):
     assert outcome.status == OK
     assert r"good/\udcff[red].png" in outcome.out
     assert len(files("out")) == 1
+
+
+def test_report_of_a_run_with_or_after_it_and_of_a_folder_that_is_none(mixed):
+    ran = cfcam("explain", str(mixed), "--out", "out", *TINY, "--report")
+    assert ran.status == SKIPPED
+    assert "report: out/report.html" in ran.err
+    with_the_run = Path("out/report.html").read_text()
+    assert all(text in with_the_run for text in ("a.png", "empty.jpg", "tinynet"))
+    after = cfcam("report", "out", "--out", "page.html")
+    assert (after.status, after.out) == (OK, "report: page.html\n")
+    assert len(Path("page.html").read_text()) == len(with_the_run)
+    nothing = cfcam("report", "good")
+    assert nothing.status == FAILED
+    assert "Traceback" not in nothing.err
+    assert nothing.err.count("\n") == 1
