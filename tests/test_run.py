@@ -325,6 +325,37 @@ def test_shards_without_run_json_are_no_finished_work(tmp_path):
     assert len(rows(out)) == 1
 
 
+@pytest.mark.parametrize("name", ["plan.parquet", "run.json"])
+def test_a_damaged_store_can_be_begun_anew(tmp_path, name):
+    folder, out = save(tmp_path / "in", a=photo(1)), tmp_path / "out"
+    run(folder, out)
+    (out / name).write_bytes(b"damaged")
+    with pytest.raises(StoreError, match=rf"{name} (is missing or damaged|cannot be read)"):
+        run(folder, out)
+    run(folder, out, overwrite=True)
+    assert len(rows(out)) == 1
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_costs_nothing_that_is_done(tmp_path, monkeypatch):
+    folder, out = save(tmp_path / "in", a=photo(1)), tmp_path / "out"
+    save(folder / "sub", b=photo(2))
+    scandir = os.scandir
+
+    def denied(path: object) -> object:
+        if str(path).endswith("/sub"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, out, shard_size=1, batch_size=1, observer=Recorder(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", denied)
+        with pytest.raises(InputError, match=r"folder '.*/in/sub' cannot be read: Permission denied"):
+            run(folder, out)
+    assert len(open_results(out)) == 1
+    assert run(folder, out).tally.ok == 2
+
+
 def test_retry_failed_redoes_the_failed_rows_alone(mixed, tmp_path):
     out = tmp_path / "out"
     run(mixed, out, shard_size=2)
@@ -562,7 +593,7 @@ def test_a_second_run_into_the_folder_at_the_same_time_is_refused(tmp_path):
 def test_the_choice_made_in_decoding_is_recorded(tmp_path):
     folder = save(tmp_path / "in", b=photo(1))
     gray = np.linspace(0, 4095, 60 * 45).astype(np.uint16).reshape(45, 60)
-    Image.fromarray(gray).save(folder / "a.tif", tiffinfo={280: 0, 281: 4095})  # its range
+    Image.fromarray(gray).save(folder / "a.tif", tiffinfo={340: 0, 341: 4095})  # S{Min,Max}SampleValue
     run(folder, tmp_path / "out")
     wide, plain = rows(tmp_path / "out")
     assert wide["decoding"].startswith("0 to 4095")

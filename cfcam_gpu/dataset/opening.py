@@ -97,12 +97,15 @@ def _renamed(plan: Plan, new: list[Sample]) -> list[Sample]:
 
 
 def _stored_pictures(store: Store) -> Iterator[str]:
-    """Every picture that the stored run has written or was about to."""
-    stored = store.run()
-    kind = stored["fingerprint"]["overlays"]["kind"] if stored else "none"
-    if stored is None or kind not in PICTURES:
+    """Every picture that the stored run has written or was about to; none when that cannot be read."""
+    try:
+        stored = store.run()
+        kind = stored["fingerprint"]["overlays"]["kind"] if stored else "none"
+        if stored is None or kind not in PICTURES:
+            return
+        plan = store.plan()
+    except StoreError:
         return
-    plan = store.plan()
     for shard in range(plan.shards):
         for sample in plan.samples(shard):
             yield overlay_name(kind, stored["overlay_folders"], shard, sample)

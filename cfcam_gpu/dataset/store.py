@@ -154,13 +154,14 @@ class Store:
     def wipe(self, pictures: Iterable[str]) -> None:
         """Removes the run, and of other files only `pictures`, paths below the folder. Raises StoreError.
 
-        run.json goes last: a wipe that was cut short is not taken for a run that can go on.
+        Rows go before the pictures they tell of, and run.json last: a wipe that is cut short leaves
+        a run that is less far.
         """
         try:
-            for picture in pictures:
-                self._remove_picture(picture)
             for shard in self.done():
                 self.shard_file(shard).unlink(missing_ok=True)
+            for picture in pictures:
+                self._remove_picture(picture)
             for folder in (
                 *sorted((self.out / "overlays").glob("part-*")),
                 self.out / "overlays",
