@@ -10,7 +10,7 @@ OUT ?= cfcam-demo
 help:
 	@echo "make demo     explain real photos, write $(OUT)/contact_sheet.png"
 	@echo "make test     ruff, mypy and pytest"
-	@echo "make bench    every benchmark, some ten minutes, into bench/results/"
+	@echo "make bench    every benchmark, some fifteen minutes, into bench/results/"
 	@echo "make gpu-check  tests and benchmarks on an NVIDIA GPU, with PYTHON's own packages"
 	@echo "make install  .venv with the package and its dependencies only"
 	@echo "make lint     ruff and mypy;  make format: apply ruff's format"
