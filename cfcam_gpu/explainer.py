@@ -154,9 +154,7 @@ class CFCAM:
                 replace(result, status=status, logits=captured.logits, targets=captured.targets)
             )
         if captured.targets is None or captured.targets.ndim == 1:
-            result = replace(
-                result, heatmap=result.heatmap[:, 0], grid=result.grid[:, 0], blank=result.blank[:, 0]
-            )
+            result = _of_one_target(result)
         return _raise_invalid(result) if self.on_invalid == "raise" else result
 
     def _checked(self, images: Any) -> Tensor:
@@ -221,10 +219,13 @@ def explain_activations(
             engine=name,
         )
     if single:
-        result = replace(
-            result, heatmap=result.heatmap[:, 0], grid=result.grid[:, 0], blank=result.blank[:, 0]
-        )
+        result = _of_one_target(result)
     return _raise_invalid(result) if on_invalid == "raise" else result
+
+
+def _of_one_target(result: Explanation) -> Explanation:
+    """The result of K = 1 targets without the axis K."""
+    return replace(result, heatmap=result.heatmap[:, 0], grid=result.grid[:, 0], blank=result.blank[:, 0])
 
 
 def _first_problem(found: list[tuple[int, Tensor]]) -> Tensor:

@@ -22,7 +22,6 @@ COLORMAPS: dict[str, int] = {
 }
 
 Pixels = npt.NDArray[np.uint8]
-Heatmap = npt.NDArray[np.floating]
 
 
 def check_style(cmap: str, alpha: float) -> None:

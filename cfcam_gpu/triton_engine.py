@@ -68,7 +68,7 @@ def pool_triton(gradients: Tensor, clusters: Clusters, config: CFCAMConfig) -> T
         gradients,
         clusters.labels,
         clusters.n_clusters,
-        max(1, clusters.labels.shape[1] // 2),
+        weighting.most_clusters(clusters),
         config.filter,
         config.radius(*gradients.shape[-2:]),
         config.sigma_space,

@@ -50,12 +50,14 @@ def pooled_weights(gradients: Tensor, clusters: Clusters, config: CFCAMConfig) -
 
 
 def cluster_slots(clusters: Clusters) -> int:
-    """Number of clusters to make room for: exact on the CPU, elsewhere a bound that reads nothing back.
-
-    min_samples is at least 2, which leaves at most one cluster for every two channels.
-    """
+    """Number of clusters to make room for: exact on the CPU, elsewhere a bound that reads nothing back."""
     if clusters.labels.device.type == "cpu":
         return int(clusters.n_clusters.max())
+    return most_clusters(clusters)
+
+
+def most_clusters(clusters: Clusters) -> int:
+    """How many clusters there can be: min_samples is at least 2, which leaves one for every two channels."""
     return max(1, clusters.labels.shape[1] // 2)
 
 
