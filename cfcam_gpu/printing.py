@@ -23,6 +23,7 @@ from cfcam_gpu.dataset.results import Results
 from cfcam_gpu.dataset.run import Summary
 from cfcam_gpu.dataset.store import FIELDS, Row
 from cfcam_gpu.dataset.uris import split_uri
+from cfcam_gpu.methods import METHODS
 
 #: With more rows than this only the blank ones are listed.
 MOST_ROWS = 50
@@ -81,15 +82,19 @@ def place(row: Row) -> str:
 
 
 class Follower(Observer):
-    """Shows a run on stderr: a bar on a terminal, else a line now and then; names what fails."""
+    """Shows a run on stderr: a bar on a terminal, else a line now and then; names what fails.
 
-    def __init__(self) -> None:
+    Args:
+        doing: what stands before the bar.
+    """
+
+    def __init__(self, doing: str = "explaining") -> None:
         self.console = Console(stderr=True)
         self.tally = Tally()
         self.total = self.before = self.now = 0
         self.start = self.last_line = time.monotonic()
         self.bar = Progress(
-            TextColumn("explaining"),
+            TextColumn(doing),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}, {task.fields[errors]} errors,"),
@@ -185,7 +190,9 @@ class Outcome:
     def print(self, show_predicted: bool = False) -> None:
         summary, tally = self.summary, self.summary.tally
         few = summary.total <= MOST_ROWS
-        columns = [c for c in _COLUMNS if c[0] != "predicted" or show_predicted]
+        clustered = METHODS[self.results.run["fingerprint"].get("method", "cfcam")].clusters
+        left_out = (set() if show_predicted else {"predicted"}) | (set() if clustered else _OF_CLUSTERS)
+        columns = [c for c in _COLUMNS if c[0] not in left_out]
         shown = (row for row in self._rows() if row["status"] == "ok" and (few or row["blank"]))
         table = [
             (self.name(row), *(show(row) for _, _, show in columns), self.files(row).get(self.kind, ""))
@@ -232,6 +239,9 @@ def share(value: float | None) -> str:
         return ""
     return "<0.1%" if 0 < value < 0.0005 else f"{value:.1%}"
 
+
+#: Columns that only CF-CAM fills.
+_OF_CLUSTERS = {"clusters", "noise"}
 
 #: Heading, alignment and text of the result table's columns between the file and the picture.
 _COLUMNS: list[tuple[str, str, Callable[[Row], str]]] = [
