@@ -50,6 +50,11 @@ def compare(
         explain_activations(activations, gradients, size, config, name, on_invalid="flag")
         for name in (engine, "reference")
     )
+    # CF-CAM has clusters.
+    assert fast.labels is not None
+    assert plain.labels is not None
+    assert fast.eps is not None
+    assert plain.eps is not None
     differ = (fast.labels != plain.labels).any(1)
     ties = [
         near_ties(activations[i].float().cpu().numpy(), float(plain.eps[i]), config)
@@ -96,6 +101,8 @@ def closeness(result: Explanation, plain: Explanation) -> dict[str, Any]:
 
     The worst image counts for `mean` and `correlation`; a blank or constant map correlates with nothing.
     """
+    assert result.labels is not None
+    assert plain.labels is not None
     difference = (result.heatmap - plain.heatmap).abs().flatten(1)
     correlations = [
         correlation(a, b) or 0.0 for a, b in zip(result.heatmap.cpu(), plain.heatmap.cpu(), strict=True)

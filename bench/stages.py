@@ -260,6 +260,7 @@ def run(options: Options) -> dict[str, Any]:
     with arithmetic(options):
         equivalence = check_engine(model, options.layer, images[:2], CFCAMConfig(), engine)
         whole, staged = cam(images), explain_in_stages(model, layer, images, parts)
+        assert whole.labels is not None
         if not torch.equal(whole.labels, staged.clusters.labels):
             raise SystemExit(
                 "equivalence check failed, nothing is timed: the stages' labels are not the engine's"

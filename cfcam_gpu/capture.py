@@ -8,7 +8,7 @@ model comes back as it was given, also after an exception.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,8 @@ class Capture:
 
     Attributes:
         activations: (B,C,h,w) in the model's dtype, detached.
-        gradients: (B,K,C,h,w) float32.
+        gradients: (B,K,C,h,w) float32; (B,0,C,h,w) where they were not asked for.
+        scores: (B,K) float32, what was or would be differentiated.
         logits: (B,classes) float32, or whatever the model puts out for callable targets.
         targets: (B,) or (B,K) int64, or None for callable targets.
         out_of_range: (B,) bool, on the device: targets that are no class of the model.
@@ -44,6 +45,7 @@ class Capture:
 
     activations: Tensor
     gradients: Tensor
+    scores: Tensor
     logits: Tensor
     targets: Tensor | None
     out_of_range: Tensor
@@ -51,19 +53,25 @@ class Capture:
 
 
 def capture(
-    model: nn.Module, layer: TargetLayer, images: Tensor, targets: Targets = None, calls: int | None = None
+    model: nn.Module,
+    layer: TargetLayer,
+    images: Tensor,
+    targets: Targets = None,
+    calls: int | None = None,
+    differentiate: bool = True,
 ) -> Capture:
     """Run the model on images (B,…) once and differentiate the target scores K times, down to the layer.
 
     Args:
         calls: how often the layer runs in a forward pass, if known: earlier calls are then not
             differentiated, which saves memory. A wrong number costs a second forward pass.
+        differentiate: False leaves the backward passes out.
 
     Raises:
         CaptureError: the layer did not run, its output is not (B,C,h,w), or no score depends on it.
         TargetError: targets that do not fit the batch or the classes.
     """
-    with explainable(model), torch.enable_grad():
+    with explainable(model), torch.set_grad_enabled(differentiate):
         cut = _Cut(layer, calls)
         output = cut.run(model, images)
         if calls is not None and cut.calls != calls:
@@ -72,10 +80,11 @@ def capture(
         leaf = cut.result(len(images))
         logits = logits_of(output)
         scores, indices, out_of_range = target_scores(logits, targets, len(images))
-        gradients = _gradients(scores, leaf, layer.label)
+        gradients = _gradients(scores if differentiate else scores[:, :0], leaf, layer.label)
     return Capture(
         activations=leaf.detach(),
         gradients=gradients,
+        scores=scores.detach().float(),
         logits=logits.detach().float(),
         targets=indices,
         out_of_range=out_of_range,
@@ -93,13 +102,7 @@ class _Cut:
         self.leaf: Tensor | None = None
 
     def run(self, model: nn.Module, images: Tensor) -> Any:
-        with contextlib.ExitStack() as stack:
-            if self.layer.then is None:
-                handle = self.layer.module.register_forward_hook(lambda _m, _args, output: self.cut(output))
-            else:
-                mode = stack.enter_context(_AfterFunction(self.layer.then, self.cut))
-                handle = self.layer.module.register_forward_hook(lambda _m, _args, output: mode.watch(output))
-            stack.callback(handle.remove)
+        with replaced_outputs(self.layer, self.cut):
             # With frozen parameters there is no graph before the cut.
             return model(images.detach())
 
@@ -130,6 +133,19 @@ class _Cut:
                 "choose a layer that keeps the batch dimension"
             )
         return self.leaf
+
+
+@contextlib.contextmanager
+def replaced_outputs(layer: TargetLayer, replace: Callable[[Any], Any]) -> Iterator[None]:
+    """Within it, `replace(output)` takes the place of every output of the layer."""
+    with contextlib.ExitStack() as stack:
+        if layer.then is None:
+            handle = layer.module.register_forward_hook(lambda _m, _args, output: replace(output))
+        else:
+            mode = stack.enter_context(_AfterFunction(layer.then, replace))
+            handle = layer.module.register_forward_hook(lambda _m, _args, output: mode.watch(output))
+        stack.callback(handle.remove)
+        yield
 
 
 class _AfterFunction(TorchFunctionMode):
@@ -174,6 +190,8 @@ def _gradients(scores: Tensor, leaf: Tensor, label: str) -> Tensor:
                 "choose a layer on the path from the image to the score, `cfcam layers` lists them"
             )
         gradients.append(gradient.float() / scale)
+    if not gradients:
+        return leaf.new_empty((len(leaf), 0, *leaf.shape[1:]), dtype=torch.float32)
     return torch.stack(gradients, dim=1)
 
 
@@ -198,7 +216,7 @@ def target_scores(logits: Tensor, targets: Targets, batch: int) -> tuple[Tensor,
     None takes the class with the highest logit. Indices on a GPU are checked there, without waiting for it.
     """
     good = torch.zeros(batch, dtype=torch.bool, device=logits.device)
-    functions = _score_functions(targets, batch)
+    functions = score_functions(targets, batch)
     if functions is not None:
         scores = [_scalar(function(row)) for function, row in zip(functions, logits, strict=True)]
         return torch.stack(scores)[:, None], None, good
@@ -213,7 +231,8 @@ def target_scores(logits: Tensor, targets: Targets, batch: int) -> tuple[Tensor,
     return logits.gather(1, columns.clamp(0, logits.shape[1] - 1)), indices, out_of_range
 
 
-def _score_functions(targets: Targets, batch: int) -> list[ScoreFunction] | None:
+def score_functions(targets: Targets, batch: int) -> list[ScoreFunction] | None:
+    """One function of its logits for each image, or None where targets are classes."""
     if callable(targets):
         return [targets] * batch
     if isinstance(targets, (list, tuple)) and any(callable(target) for target in targets):

@@ -8,8 +8,8 @@ from typing import Any
 
 from cfcam_gpu.errors import ConfigError
 
-FILTERS = ("bilateral", "bilateral_square", "gaussian", "upstream", "none")
-WEIGHTINGS = ("mean", "softmax")
+FILTERS = ("bilateral", "bilateral_relative", "bilateral_square", "gaussian", "upstream", "none")
+WEIGHTINGS = ("mean", "softmax", "spatial")
 
 #: Smallest radius of DBSCAN, in units of the activations (published code).
 EPS_FLOOR = 1e-5
@@ -37,11 +37,16 @@ class CFCAMConfig:
             channels, rounded down, at least 2.
         filter: filter of each cluster's mean gradient map, one of `FILTERS`.
         sigma_space: spatial standard deviation of the filter, in cells of the layer's grid.
-        sigma_range: range standard deviation of the bilateral filters, in units of the gradient.
+        sigma_range: range standard deviation of the bilateral filters, in units of the gradient;
+            for `bilateral_relative` in standard deviations of the map that is filtered.
         diameter: window of the filter in cells (odd); None: OpenCV's rule,
             2 * round(1.5 * sigma_space) + 1. Clamped to what reflection at the map's border allows.
         weighting: `mean`: a channel's weight is its pooled gradient; `softmax`: those of all
-            channels that are not noise pass through a softmax (published code).
+            channels that are not noise pass through a softmax (published code); `spatial`: every
+            location has its own weight, the positive part of the gradient map that would be pooled,
+            filtered for dominant channels as well.
+        fine_share: how much of the map the finer layer decides (0 to 1) in the method `cfcam-fine`;
+            not used by others.
     """
 
     dominant_percentile: float | None = 75.0
@@ -52,12 +57,14 @@ class CFCAMConfig:
     sigma_range: float = 0.1
     diameter: int | None = None
     weighting: str = "mean"
+    fine_share: float = 0.4
 
     def __post_init__(self) -> None:
         if self.dominant_percentile is not None:
             _check_range("dominant_percentile", self.dominant_percentile, 0, 100, " or None")
         _check_range("eps_percentile", self.eps_percentile, 0, 100)
         _check_range("min_samples_fraction", self.min_samples_fraction, 0, 1)
+        _check_range("fine_share", self.fine_share, 0, 1)
         _check_choice("filter", self.filter, FILTERS)
         _check_choice("weighting", self.weighting, WEIGHTINGS)
         for name in ("sigma_space", "sigma_range"):
@@ -97,6 +104,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "upstream": {"filter": "upstream", "weighting": "softmax"},
     # The published README's steps read literally: every channel is clustered.
     "workflow": {"dominant_percentile": None},
+    # For layers before the last, whose gradients differ from place to place.
+    "spatial": {
+        "weighting": "spatial",
+        "filter": "bilateral_relative",
+        "sigma_space": 2.0,
+        "sigma_range": 1.0,
+    },
 }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from cfcam_gpu.clustering import Clusters, Scan, cluster_channels, scan_in_chunks
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.errors import BackendError
-from cfcam_gpu.weighting import activation_map, channel_weights, upsample_and_normalise
+from cfcam_gpu.weighting import class_map, upsample_and_normalise
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,7 @@ def run_torch(
 ) -> Maps:
     """The batched path in PyTorch, on any device."""
     clusters = cluster_channels(activations, config, scan)
-    weights = channel_weights(gradients, clusters, config)
-    grid = activation_map(activations, weights)
+    grid = class_map(activations, gradients, clusters, config)
     return Maps(clusters, grid, upsample_and_normalise(grid, size))
 
 

@@ -1,75 +1,31 @@
 """CF-CAM from end to end: a model and images in, heatmaps out. Read this first.
 
 capture (one forward pass, the head's backward) -> cluster -> filter -> weight -> heatmap
+
+Other methods (see `methods`) take the place of the steps between.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cfcam_gpu.capture import Targets, capture, describe
-from cfcam_gpu.config import NOISE, CFCAMConfig
-from cfcam_gpu.engines import ENGINES, resolve_engine
-from cfcam_gpu.errors import CaptureError, ConfigError, InvalidImagesError
-from cfcam_gpu.layers import TargetLayer, choose_layer, find_layer
+from cfcam_gpu.capture import Targets, capture, describe, score_functions
+from cfcam_gpu.config import CFCAMConfig
+from cfcam_gpu.errors import CaptureError, ConfigError
+from cfcam_gpu.explanation import Explanation, finished, first_problem, without_invalid
+from cfcam_gpu.layers import TargetLayer, choose_layer, find_layer, finer_layer
+from cfcam_gpu.methods import Method, find_method
 from cfcam_gpu.modelstate import unwrapped
 from cfcam_gpu.precision import full_float32
-
-#: What can be wrong with one image of a batch; `Explanation.status` holds the position, 0 is none of them.
-PROBLEMS = (
-    None,
-    "the layer's activations contain NaN or Inf",
-    "the gradients contain NaN or Inf",
-    "a target is not a class of the model",
-    "the gradient of the target score is zero everywhere at the layer, so nothing can be explained",
-)
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Heatmaps of B images and what they were made from; with an axis K where K targets were asked for.
-
-    Attributes:
-        heatmap: (B,H,W) or (B,K,H,W) float32 in [0,1], each divided by its own maximum; zeros where blank.
-        grid: (B,h,w) or (B,K,h,w) float32, the map at the layer's resolution, raw scale, not negative.
-        blank: (B,) or (B,K) bool: no positive evidence (or a problem, see `status`).
-        labels: (B,C) int64: cluster 0, 1, …; -1 noise; -2 dominant.
-        n_clusters: (B,) int64.
-        eps: (B,) float64, DBSCAN's radius, in units of the activations.
-        status: (B,) int64, position in `PROBLEMS`; 0 for a good image.
-        engine: name of the engine that ran.
-        logits: (B,classes) float32, None from `explain_activations`.
-        targets: (B,) or (B,K) int64; None for callable targets and from `explain_activations`.
-    """
-
-    heatmap: Tensor
-    grid: Tensor
-    blank: Tensor
-    labels: Tensor
-    n_clusters: Tensor
-    eps: Tensor
-    status: Tensor
-    engine: str
-    logits: Tensor | None = None
-    targets: Tensor | None = None
-
-    @property
-    def noise_fraction(self) -> Tensor:
-        """(B,) float32 in [0,1]: noise channels among all channels."""
-        return (self.labels == NOISE).float().mean(1)
-
-    @property
-    def problems(self) -> list[str | None]:
-        """What is wrong with each image, None for a good one. Waits for the device."""
-        return [PROBLEMS[code] for code in self.status.tolist()]
+from cfcam_gpu.probe import Features, Probe
 
 
 class CFCAM:
-    """CF-CAM of a classifier's layer.
+    """CF-CAM, or another method's map, of a classifier's layer.
 
         with CFCAM(model, target_layer="layer4") as cam:
             result = cam(images)                    # the predicted class of each image
@@ -83,10 +39,13 @@ class CFCAM:
         target_layer: a module, its name, `NAME:FUNCTION` for the output of the nonlinear function
             after it (`"features:relu"`), or None: the last module with maps larger than 1×1, after
             its nonlinearity, found at the first call.
-        config: parameters of the method.
-        engine: `auto` or a key of `cfcam_gpu.engines.ENGINES`.
+        config: parameters of CF-CAM.
+        engine: `auto` or a key of `cfcam_gpu.engines.ENGINES`; these are CF-CAM's.
         on_invalid: `raise` for images that cannot be explained, or `flag`: a blank map for them and
             `Explanation.status`, without waiting for the device.
+        method: a key of `cfcam_gpu.methods.METHODS`.
+        finer_layer: for a method that looks at two layers (`cfcam-fine`) the earlier one, given as
+            `target_layer` is; None: the last one with maps of twice the target layer's resolution.
     """
 
     def __init__(
@@ -96,18 +55,26 @@ class CFCAM:
         config: CFCAMConfig | None = None,
         engine: str = "auto",
         on_invalid: str = "raise",
+        method: str = "cfcam",
+        finer_layer: str | nn.Module | None = None,
     ) -> None:
         _check_on_invalid(on_invalid)
+        self.method = find_method(method)
         self.model = unwrapped(model)
         self.config = config or CFCAMConfig()
         self.engine = engine
         self.on_invalid = on_invalid
-        self._layer: TargetLayer | None = None
-        if target_layer is not None:
-            layer = unwrapped(target_layer) if isinstance(target_layer, nn.Module) else target_layer
-            self._layer = find_layer(self.model, layer)
+        self._layer = self._found(target_layer)
+        if finer_layer is not None and not self.method.needs_finer:
+            raise ConfigError(f"method {method!r} looks at one layer, target_layer; leave finer_layer out")
+        self._finer = self._found(finer_layer)
         self._calls: int | None = None
-        resolve_engine(engine, _device_of(self.model))
+        self.method.engine(engine, _device_of(self.model))
+
+    def _found(self, layer: str | nn.Module | None) -> TargetLayer | None:
+        if layer is None:
+            return None
+        return find_layer(self.model, unwrapped(layer) if isinstance(layer, nn.Module) else layer)
 
     def __enter__(self) -> CFCAM:
         return self
@@ -119,6 +86,11 @@ class CFCAM:
     def layer_name(self) -> str | None:
         """Name of the target layer; None before the first call when it is chosen automatically."""
         return self._layer.label if self._layer else None
+
+    @property
+    def engine_name(self) -> str:
+        """The engine that runs on the model's device."""
+        return self.method.engine(self.engine, _device_of(self.model))
 
     def __call__(self, images: Tensor, targets: Targets = None) -> Explanation:
         """Explain images (B,channels,H,W), preprocessed as the model takes them and on its device.
@@ -132,30 +104,68 @@ class CFCAM:
             CaptureError, TargetError: the layer, the model's output or the targets do not fit.
             InvalidImagesError: images that cannot be explained (NaN, zero gradient), by index.
         """
+        return self.explain(self._features(images, targets, self.method.uses_gradients))
+
+    def features(self, images: Tensor, targets: Targets = None) -> Features:
+        """The first half of a call: images' activations and gradients, to explain by several methods.
+
+        Arguments and errors are a call's.
+        """
+        return self._features(images, targets, differentiate=True)
+
+    def explain(self, features: Features) -> Explanation:
+        """The second half of a call: maps from what `features` gave, here or in another `CFCAM` of the model.
+
+        Raises:
+            InvalidImagesError: as a call.
+            ConfigError: the features lack what the method needs.
+        """
+        expected = (*features.activations.shape[:1], features.k, *features.activations.shape[1:])
+        if features.gradients.shape != expected and features.gradients.shape[1:2] != (0,):
+            raise ConfigError(
+                f"gradients must be (B,K,C,h,w), here {expected}, got {describe(features.gradients)}"
+            )
+        features = replace(features, config=self.config, engine=self.engine_name)
+        if self.method.needs_finer and features.probe is not None and features.images is not None:
+            features = replace(features, probe=self._with_finer(features.probe, features.images))
+        result = _explain(features, self.method)
+        return finished(result, features.single, self.on_invalid)
+
+    def _features(self, images: Tensor, targets: Targets, differentiate: bool) -> Features:
         images = self._checked(images)
         with torch.inference_mode(False):
             if self._layer is None:
                 self._layer = choose_layer(self.model, images)
-            captured = capture(self.model, self._layer, images, targets, self._calls)
-            self._calls = captured.calls
-            result = explain_activations(
-                captured.activations,
-                captured.gradients,
-                (images.shape[2], images.shape[3]),
-                self.config,
-                self.engine,
-                on_invalid="flag",
-            )
-            zero = (captured.gradients == 0).flatten(2).all(2).any(1)
-            status = _first_problem(
-                [(1, result.status == 1), (2, result.status == 2), (3, captured.out_of_range), (4, zero)]
-            )
-            result = _without_invalid(
-                replace(result, status=status, logits=captured.logits, targets=captured.targets)
-            )
-        if captured.targets is None or captured.targets.ndim == 1:
-            result = _of_one_target(result)
-        return _raise_invalid(result) if self.on_invalid == "raise" else result
+            captured = capture(self.model, self._layer, images, targets, self._calls, differentiate)
+        self._calls = captured.calls
+        functions = score_functions(targets, len(images))
+        kind, indices = images.device.type, captured.targets
+        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        return Features(
+            activations=captured.activations.float(),
+            gradients=captured.gradients,
+            size=(images.shape[2], images.shape[3]),
+            config=self.config,
+            engine=self.engine,
+            images=images.detach(),
+            targets=None if indices is None else indices.view(len(images), -1),
+            functions=None if functions is None else tuple(functions),
+            scores=captured.scores,
+            logits=captured.logits,
+            out_of_range=captured.out_of_range,
+            probe=Probe(self.model, self._layer, captured.calls, autocast),
+            single=indices is None or indices.ndim == 1,
+        )
+
+    def _with_finer(self, probe: Probe, images: Tensor) -> Probe:
+        if self._finer is None:
+            self._finer = finer_layer(self.model, probe.layer, images)
+        return replace(probe, finer=self._finer)
+
+    @property
+    def finer_layer_name(self) -> str | None:
+        """Name of the earlier layer; None for methods without one, and before it is chosen at the first call."""
+        return self._finer.label if self._finer else None
 
     def _checked(self, images: Any) -> Tensor:
         if not (
@@ -177,81 +187,70 @@ class CFCAM:
 
 def explain_activations(
     activations: Tensor,
-    gradients: Tensor,
+    gradients: Tensor | None,
     size: tuple[int, int],
     config: CFCAMConfig | None = None,
     engine: str = "auto",
     on_invalid: str = "raise",
+    method: str = "cfcam",
 ) -> Explanation:
-    """CF-CAM from activations and gradients captured elsewhere.
+    """CF-CAM, or another method that needs no model, from activations and gradients captured elsewhere.
 
     Args:
         activations: (B,C,h,w), any floating dtype, after the layer's nonlinearity; used in float32.
         gradients: (B,C,h,w), or (B,K,C,h,w) for K targets: of the target scores before the softmax.
+            None for methods that use none.
         size: (H,W) of the heatmaps.
-        config, engine, on_invalid: as for `CFCAM`.
+        config, engine, on_invalid, method: as for `CFCAM`.
 
     Raises:
-        ConfigError: shapes that do not fit each other.
+        ConfigError: shapes that do not fit each other, or a method that needs more.
         InvalidImagesError: NaN or Inf, by the image's index.
     """
     _check_on_invalid(on_invalid)
-    _check_features(activations, gradients, size)
-    single = gradients.ndim == 4
-    name = resolve_engine(engine, activations.device)
-    with full_float32(activations.device):
-        a = activations.float()
-        g = (gradients[:, None] if single else gradients).float()
+    chosen = find_method(method)
+    without = gradients is None and not chosen.uses_gradients
+    _check_features(activations, activations if without else gradients, size)
+    gradients = activations[:, None][:, :0] if without or gradients is None else gradients
+    single = gradients.ndim == 4 or not gradients.shape[1]
+    features = Features(
+        activations=activations,
+        gradients=gradients[:, None] if gradients.ndim == 4 else gradients,
+        size=size,
+        config=config or CFCAMConfig(),
+        engine=chosen.engine(engine, activations.device),
+    )
+    return finished(_explain(features, chosen), single, on_invalid)
+
+
+def _explain(features: Features, method: Method) -> Explanation:
+    """The explanation with an axis K and every problem flagged; `features.engine` is a resolved one."""
+    with torch.inference_mode(False), full_float32(features.activations.device):
+        a, g = features.activations.float(), features.gradients.float()
         bad_a = ~a.isfinite().flatten(1).all(1)
-        bad_g = ~g.isfinite().flatten(1).all(1)
+        bad_g = ~g.isfinite().flatten(1).all(1) & method.uses_gradients
         bad = (bad_a | bad_g)[:, None, None, None]
         a = a.masked_fill(bad, 0).contiguous()
-        g = g.masked_fill(bad[:, None], 0).contiguous()
-        maps = ENGINES[name].run(a, g, size, config or CFCAMConfig())
+        maps = method(replace(features, activations=a, gradients=g.masked_fill(bad[:, None], 0).contiguous()))
+        problems = [(1, bad_a), (2, bad_g), (5, ~maps.grid.isfinite().flatten(1).all(1))]
+        if features.out_of_range is not None:
+            problems.append((3, features.out_of_range))
+            zero = (features.gradients == 0).flatten(2).all(2).any(1)
+            problems.append((4, zero & method.uses_gradients))
+        clusters = maps.clusters
         result = Explanation(
             heatmap=maps.heatmap,
             grid=maps.grid,
             blank=maps.grid.amax((2, 3)) <= 0,
-            labels=maps.clusters.labels,
-            n_clusters=maps.clusters.n_clusters,
-            eps=maps.clusters.eps,
-            status=_first_problem([(1, bad_a), (2, bad_g)]),
-            engine=name,
+            labels=None if clusters is None else clusters.labels,
+            n_clusters=None if clusters is None else clusters.n_clusters,
+            eps=None if clusters is None else clusters.eps,
+            status=first_problem(sorted(problems, key=lambda found: found[0])),
+            engine=features.engine,
+            logits=features.logits,
+            targets=features.targets,
         )
-    if single:
-        result = _of_one_target(result)
-    return _raise_invalid(result) if on_invalid == "raise" else result
-
-
-def _of_one_target(result: Explanation) -> Explanation:
-    """The result of K = 1 targets without the axis K."""
-    return replace(result, heatmap=result.heatmap[:, 0], grid=result.grid[:, 0], blank=result.blank[:, 0])
-
-
-def _first_problem(found: list[tuple[int, Tensor]]) -> Tensor:
-    """(B,) int64: the lowest code whose (B,) bool mask holds, else 0."""
-    status = torch.zeros_like(found[0][1], dtype=torch.int64)
-    for code, mask in reversed(found):
-        status = torch.where(mask, code, status)
-    return status
-
-
-def _without_invalid(result: Explanation) -> Explanation:
-    """The result with zeros for the images that have a problem."""
-    bad = result.status != 0
-    return replace(
-        result,
-        heatmap=result.heatmap.masked_fill(bad[:, None, None, None], 0),
-        grid=result.grid.masked_fill(bad[:, None, None, None], 0),
-        blank=result.blank | bad[:, None],
-    )
-
-
-def _raise_invalid(result: Explanation) -> Explanation:
-    problems = {index: problem for index, problem in enumerate(result.problems) if problem}
-    if problems:
-        raise InvalidImagesError(problems)
-    return result
+        return without_invalid(result)
 
 
 def _check_features(activations: Any, gradients: Any, size: Any) -> None:

@@ -39,6 +39,13 @@ def bilateral(maps: Tensor, config: CFCAMConfig) -> Tensor:
     return maps + change.view_as(maps)
 
 
+def bilateral_relative(maps: Tensor, config: CFCAMConfig) -> Tensor:
+    """`bilateral` with sigma_range in standard deviations of each map: it does not depend on the gradients' scale."""
+    spread = maps.flatten(1).std(1, correction=0)[:, None, None]
+    scale = torch.where(spread > 0, spread, 1)
+    return bilateral(maps / scale, config) * scale
+
+
 def bilateral_square(maps: Tensor, config: CFCAMConfig) -> Tensor:
     """`kornia.filters.bilateral_blur`: the full square window, reflect borders."""
     size = 2 * config.radius(*maps.shape[-2:]) + 1
@@ -81,6 +88,7 @@ def unfiltered(maps: Tensor, config: CFCAMConfig) -> Tensor:
 
 FILTERS: dict[str, Callable[[Tensor, CFCAMConfig], Tensor]] = {
     "bilateral": bilateral,
+    "bilateral_relative": bilateral_relative,
     "bilateral_square": bilateral_square,
     "gaussian": gaussian,
     "upstream": upstream,

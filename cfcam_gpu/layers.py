@@ -99,6 +99,47 @@ def choose_layer(model: nn.Module, images: Tensor) -> TargetLayer:
     return TargetLayer(chosen.name, chosen.module, chosen.followed_by)
 
 
+def finer_layer(model: nn.Module, layer: TargetLayer, images: Tensor) -> TargetLayer:
+    """The last layer before `layer` whose maps have at least twice its rows and columns.
+
+    One inside a module that goes on to make smaller maps is taken only where there is no other: the
+    end of a stage of a network, not the inside of the block that halves the resolution. Modules around
+    `layer` do not count as such.
+
+    Raises:
+        CaptureError: there is none.
+    """
+    calls = _trace(model, images[:1])
+    own = next((call for call in calls if call.name == layer.name), None)
+    if own is None:
+        raise CaptureError(
+            f"layer {layer.label!r} has no maps larger than 1x1; `cfcam layers` lists those that have"
+        )
+    finer = [
+        call
+        for call in calls[: calls.index(own)]
+        if call.shape[1] >= 2 * own.shape[1] and call.shape[2] >= 2 * own.shape[2]
+    ]
+    rows = {call.name: call.shape[1] for call in calls if not f"{layer.name}.".startswith(f"{call.name}.")}
+    ends = [
+        call for call in finer if min(_rows_around(call.name, rows), default=call.shape[1]) >= call.shape[1]
+    ]
+    if not finer:
+        raise CaptureError(
+            f"no layer before {layer.label!r} has maps of twice its resolution ({own.shape[1]}x{own.shape[2]}); "
+            "explain an earlier layer by method 'cfcam'"
+        )
+    chosen = _choice(ends or finer)
+    return TargetLayer(chosen.name, chosen.module, chosen.followed_by)
+
+
+def _rows_around(name: str, rows: dict[str, int]) -> list[int]:
+    """Rows of the maps that the modules around a module put out."""
+    parts = name.split(".")
+    around = (".".join(parts[:n]) for n in range(1, len(parts)))
+    return [rows[module] for module in around if module in rows]
+
+
 def list_layers(model: nn.Module, images: Tensor) -> list[LayerInfo]:
     """All candidates in the order in which they ran last, the automatic choice marked."""
     calls = _trace(model, images[:1])

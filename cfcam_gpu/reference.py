@@ -6,6 +6,7 @@ makes it easier to read. It is also an engine of its own, `engine="reference"`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -20,7 +21,8 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ReferenceResult:
-    """labels (C,) int64; eps; weights (C,); grid (h,w), raw scale; heatmap (H,W) in [0,1]; blank."""
+    """labels (C,) int64; eps; grid (h,w), raw scale; heatmap (H,W) in [0,1]; blank; weights (C,1,1), or
+    (C,h,w) where they are spatial."""
 
     labels: NDArray[np.int64]
     n_clusters: int
@@ -42,7 +44,7 @@ def cfcam_reference(
     g = np.asarray(gradients, dtype=np.float64)
     labels, eps = cluster(a.reshape(len(a), -1), config)
     weights = channel_weights(g, labels, config)
-    grid = np.maximum(np.einsum("c,chw->hw", weights, a), 0)
+    grid = np.maximum((weights * a).sum(axis=0), 0)
     heatmap = resize_bilinear(grid, size)
     peak = heatmap.max()
     return ReferenceResult(
@@ -85,19 +87,29 @@ def pairwise_distances(features: Array) -> Array:
 
 
 def channel_weights(gradients: Array, labels: NDArray[np.int64], config: CFCAMConfig) -> Array:
-    """Weights (C,) from gradients (C,h,w): own mean if dominant, the filtered cluster mean's mean, or 0."""
-    weights = np.zeros(len(gradients))
-    for label in np.unique(labels):
-        members = labels == label
-        if label == DOMINANT:
-            weights[members] = gradients[members].mean(axis=(1, 2))
-        elif label != NOISE:
-            weights[members] = FILTERS[config.filter](gradients[members].mean(axis=0), config).mean()
+    """Weights (C,1,1), or (C,h,w) where they are spatial, from gradients (C,h,w) and labels (C,); noise has none."""
+    if config.weighting == "spatial":
+        return np.maximum(weight_maps(gradients, labels, config, FILTERS[config.filter]), 0)
+    pooled = weight_maps(gradients, labels, config, unfiltered).mean(axis=(1, 2), keepdims=True)
     if config.weighting == "softmax" and (labels != NOISE).any():
         valid = labels != NOISE
-        exponentials = np.exp(weights[valid] - weights[valid].max())
-        weights[valid] = exponentials / exponentials.sum()
-    return weights
+        exponentials = np.exp(pooled[valid] - pooled[valid].max())
+        pooled[valid] = exponentials / exponentials.sum()
+    return pooled
+
+
+def weight_maps(
+    gradients: Array, labels: NDArray[np.int64], config: CFCAMConfig, of_dominant: Callable[..., Array]
+) -> Array:
+    """(C,h,w): a dominant channel's gradient through `of_dominant`, its cluster's filtered mean, or zeros."""
+    maps = np.zeros_like(gradients)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if label == DOMINANT:
+            maps[members] = [of_dominant(gradients[channel], config) for channel in members]
+        elif label != NOISE:
+            maps[members] = FILTERS[config.filter](gradients[members].mean(axis=0), config)
+    return maps
 
 
 def bilateral(grid: Array, config: CFCAMConfig) -> Array:
@@ -112,6 +124,12 @@ def bilateral(grid: Array, config: CFCAMConfig) -> Array:
         scaled, 2 * radius + 1, sigma_range, config.sigma_space, borderType=cv2.BORDER_REFLECT_101
     )
     return filtered.astype(np.float64) * peak
+
+
+def bilateral_relative(grid: Array, config: CFCAMConfig) -> Array:
+    """`bilateral` with sigma_range in standard deviations of the map."""
+    spread = grid.std()
+    return bilateral(grid / spread, config) * spread if spread > 0 else grid
 
 
 def bilateral_square(grid: Array, config: CFCAMConfig) -> Array:
@@ -156,6 +174,7 @@ def unfiltered(grid: Array, config: CFCAMConfig) -> Array:
 
 FILTERS = {
     "bilateral": bilateral,
+    "bilateral_relative": bilateral_relative,
     "bilateral_square": bilateral_square,
     "gaussian": gaussian,
     "upstream": upstream,

@@ -12,7 +12,7 @@ from torch import Tensor
 from cfcam_gpu import weighting
 from cfcam_gpu.clustering import Clusters, cluster_channels, min_samples
 from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK, CFCAMConfig
-from cfcam_gpu.weighting import channel_weights, upsample_and_normalise
+from cfcam_gpu.weighting import class_map, upsample_and_normalise
 
 
 def available(device_type: str) -> tuple[bool, str]:
@@ -41,7 +41,7 @@ def run_triton(
     from cfcam_gpu.kernels.weighted_sum import weighted_sum
 
     clusters = cluster_channels(activations, config, scan_triton)
-    grid = weighted_sum(activations, channel_weights(gradients, clusters, config, pool_triton))
+    grid = class_map(activations, gradients, clusters, config, pool_triton, weighted_sum)
     return clusters, grid, upsample_and_normalise(grid, size)
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cfcam_gpu.clustering import Clusters
-from cfcam_gpu.config import NOISE, CFCAMConfig
+from cfcam_gpu.config import DOMINANT, NOISE, CFCAMConfig
 from cfcam_gpu.filtering import filter_maps
 
 #: Weight (B,K,slots) of each cluster: (gradients (B,K,C,h,w), clusters, config) -> the mean of its
@@ -39,7 +39,7 @@ def channel_weights(
     if pooled.shape[2]:
         member = labels.clamp(0, pooled.shape[2] - 1)[:, None, :].expand_as(weights)
         weights = torch.where((labels >= 0)[:, None], pooled.gather(2, member), weights)
-    return WEIGHTINGS[config.weighting](weights, (labels != NOISE)[:, None])
+    return POOLED[config.weighting](weights, (labels != NOISE)[:, None])
 
 
 def pooled_weights(gradients: Tensor, clusters: Clusters, config: CFCAMConfig) -> Tensor:
@@ -80,13 +80,59 @@ def _softmax(weights: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid, weights.masked_fill(~valid, -torch.inf).softmax(2), 0)
 
 
-WEIGHTINGS = {"mean": _mean, "softmax": _softmax}
+#: What becomes of the pooled weights; `spatial` does not pool.
+POOLED = {"mean": _mean, "softmax": _softmax}
 
 
 def activation_map(activations: Tensor, weights: Tensor) -> Tensor:
     """The grid (B,K,h,w) float32: ReLU of the activations (B,C,h,w), summed with weights (B,K,C)."""
     b, _, h, w = activations.shape
     return torch.bmm(weights, activations.flatten(2)).relu_().view(b, -1, h, w)
+
+
+def class_map(
+    activations: Tensor,
+    gradients: Tensor,
+    clusters: Clusters,
+    config: CFCAMConfig,
+    pool: Pool | None = None,
+    weighted_sum: Callable[[Tensor, Tensor], Tensor] = activation_map,
+) -> Tensor:
+    """The grid (B,K,h,w) float32 of activations (B,C,h,w), gradients (B,K,C,h,w) and their clusters.
+
+    Args:
+        pool: as for `channel_weights`; weighted_sum: computes `activation_map`.
+    """
+    if config.weighting == "spatial":
+        weights = spatial_weights(gradients, clusters, config)
+        return (weights * activations[:, None]).sum(2).relu_()
+    return weighted_sum(activations, channel_weights(gradients, clusters, config, pool))
+
+
+def spatial_weights(gradients: Tensor, clusters: Clusters, config: CFCAMConfig) -> Tensor:
+    """Weights (B,K,C,h,w) float32, not negative: each channel's, or its cluster's mean, gradient map, filtered.
+
+    The positive part is taken after the filter, as LayerCAM (Jiang et al. 2021) takes it of the gradients.
+    """
+    labels, slots = clusters.labels, cluster_slots(clusters)
+    dominant = (labels == DOMINANT)[:, None].expand(gradients.shape[:3])
+    weights = _filtered_where(dominant, gradients, config)
+    if slots:
+        means = cluster_means(gradients, labels, slots)
+        filtered = filter_maps(means.flatten(0, 2), config).view_as(means)
+        member = labels.clamp(0, slots - 1)[:, None, :, None, None].expand_as(gradients)
+        weights = torch.where((labels >= 0)[:, None, :, None, None], filtered.gather(2, member), weights)
+    return torch.where((labels != NOISE)[:, None, :, None, None], weights, 0).relu_()
+
+
+def _filtered_where(mask: Tensor, maps: Tensor, config: CFCAMConfig) -> Tensor:
+    """The maps (…,h,w) with those in the mask (…) filtered."""
+    if maps.device.type != "cpu":  # choosing would wait for the device
+        filtered = filter_maps(maps.flatten(0, -3), config).view_as(maps)
+        return torch.where(mask[..., None, None], filtered, maps)
+    chosen = maps.clone()
+    chosen[mask] = filter_maps(maps[mask], config)
+    return chosen
 
 
 def upsample_and_normalise(grid: Tensor, size: tuple[int, int]) -> Tensor:

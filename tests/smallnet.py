@@ -25,13 +25,14 @@ class Net(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(3)
+            self.stem = nn.Identity()  # maps of more than twice the conv's resolution
             self.conv = nn.Conv2d(3, 24, 3, stride=4, padding=1)
             self.head = nn.Linear(24, 3)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         poison = torch.tensor(POISON, device=images.device)[None, :, None, None] / 255
         poisoned = ((images - poison).abs() < 1e-3).flatten(1).all(1)
-        features = self.conv(images.masked_fill(poisoned[:, None, None, None], torch.nan)).relu()
+        features = self.conv(self.stem(images.masked_fill(poisoned[:, None, None, None], torch.nan))).relu()
         return self.head(features.mean((2, 3)))
 
 

@@ -23,7 +23,7 @@ BAD = {
     "dominant_percentile": (101, r"dominant_percentile must be a number from 0 to 100 or None, got 101"),
     "eps_percentile": ("25", r"eps_percentile must be a number from 0 to 100, got '25'"),
     "min_samples_fraction": (-0.1, r"min_samples_fraction must be a number from 0 to 1, got -0.1"),
-    "filter": ("median", r"unknown filter 'median'; choose one of: bilateral, bilateral_square"),
+    "filter": ("median", r"unknown filter 'median'; choose one of: bilateral, bilateral_relative"),
     "weighting": ("max", r"unknown weighting 'max'; choose one of: mean, softmax"),
     "sigma_space": (0, r"sigma_space must be a positive number, got 0"),
     "sigma_range": (float("nan"), r"sigma_range must be a positive number, got nan"),
@@ -55,7 +55,7 @@ def test_presets_and_overrides():
 
 def test_every_name_has_an_implementation_on_both_paths():
     assert tuple(filtering.FILTERS) == tuple(reference.FILTERS) == FILTERS
-    assert tuple(weighting.WEIGHTINGS) == WEIGHTINGS
+    assert (*weighting.POOLED, "spatial") == WEIGHTINGS
     for preset in PRESETS:
         CFCAMConfig.preset(preset)
 

@@ -85,3 +85,12 @@ def test_chunks_do_not_change_the_result(monkeypatch):
     monkeypatch.setattr("cfcam_gpu.filtering.CHUNK_BYTES", 1)
     torch.testing.assert_close(filter_maps(given, config), whole, rtol=1e-6, atol=1e-7)
     assert filter_maps(given[:0], config).shape == (0, 7, 7)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e4])
+def test_the_relative_filter_does_not_depend_on_the_gradients_scale(scale):
+    """The absolute one does: on maps far below sigma_range it no longer keeps edges."""
+    maps = torch.randn(3, 9, 9, generator=torch.Generator().manual_seed(0))
+    config = CFCAMConfig(filter="bilateral_relative", sigma_space=2.0, sigma_range=1.0)
+    expected = filter_maps(maps, config) * scale
+    torch.testing.assert_close(filter_maps(maps * scale, config), expected, rtol=1e-4, atol=1e-5 * scale)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cfcam_gpu import CFCAM, CaptureError
 from cfcam_gpu.capture import capture
-from cfcam_gpu.layers import choose_layer, find_layer, list_layers
+from cfcam_gpu.layers import choose_layer, find_layer, finer_layer, list_layers
 
 CHOICES = {
     "torchvision:resnet18": "layer4",
@@ -111,3 +111,42 @@ def test_a_model_without_maps_is_an_error():
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
     with pytest.raises(CaptureError, match=r"no module of this model has a 4-D output .* pass target_layer"):
         CFCAM(model)(torch.randn(1, 3, 4, 4))
+
+
+FINER = {
+    "torchvision:resnet18": "layer3",
+    "torchvision:mobilenet_v2": "features.13",
+    "torchvision:regnet_y_400mf": "trunk_output.block3",
+    "torchvision:shufflenet_v2_x0_5": "stage3",
+    "torchvision:densenet121": "features.denseblock3",
+    "torchvision:vgg11": "features.9",  # its avgpool makes 7x7 of whatever comes
+    "timm:resnet18": "layer3",
+}
+
+
+@pytest.mark.parametrize("spec", FINER)
+def test_the_finer_layer_ends_the_stage_before(spec):
+    library, _, name = spec.partition(":")
+    torch.manual_seed(0)
+    if library == "timm":
+        model = timm.create_model(name, pretrained=False)
+    else:
+        model = torchvision.models.get_model(name, weights=None)
+    images = torch.randn(1, 3, 96, 64)
+    layer = choose_layer(model.eval(), images)
+    finer = finer_layer(model, layer, images)
+    assert finer.label == FINER[spec]
+    small, large = (capture(model, one, images, 1).activations.shape[2:] for one in (layer, finer))
+    assert all(n >= 2 * m for n, m in zip(large, small, strict=True))
+
+
+def test_the_finer_layer_of_the_packaged_model(lite0, photo_batch):
+    cam = CFCAM(lite0.model, method="cfcam-fine")
+    assert cam(photo_batch[:1]).grid.shape == (1, 14, 14)
+    assert cam.finer_layer_name == "_blocks.10"
+
+
+def test_no_finer_layer_is_an_error():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(CaptureError, match=r"no layer before '1' has maps of twice its resolution \(6x6\)"):
+        CFCAM(model, "1", method="cfcam-fine")(torch.rand(1, 3, 8, 8))

@@ -63,6 +63,18 @@ def test_a_case_small_enough_to_work_out_by_hand():
     gradients = np.array([1.0, 3.0, 5.0, 7.0]).reshape(4, 1, 1)
     result = reference.cfcam_reference(activations, gradients, (1, 1), CFCAMConfig())
     assert result.labels.tolist() == [0, 0, -1, -2]
-    assert result.weights.tolist() == [2, 2, 0, 7]
+    assert result.weights.ravel().tolist() == [2, 2, 0, 7]
     assert result.grid.tolist() == [[63]]
     assert result.heatmap.tolist() == [[1]]
+
+
+def test_spatial_weights_worked_out_by_hand():
+    """As above at two cells: a cluster's mean gradient map, a dominant channel's own, their positive parts."""
+    activations = np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 1.0], [9.0, 3.0]]).reshape(4, 1, 2)
+    gradients = np.array([[1.0, -2.0], [3.0, -4.0], [5.0, 5.0], [-7.0, 2.0]]).reshape(4, 1, 2)
+    result = reference.cfcam_reference(
+        activations, gradients, (1, 2), CFCAMConfig(weighting="spatial", filter="none")
+    )
+    assert result.labels.tolist() == [0, 0, -1, -2]
+    assert result.weights.tolist() == [[[2, 0]], [[2, 0]], [[0, 0]], [[0, 2]]]
+    assert result.grid.tolist() == [[0, 6]]

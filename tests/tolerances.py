@@ -8,3 +8,5 @@ FILTER = 1e-6
 EPS = 1e-5
 #: A distance this close to eps, relative, may count as a neighbour or not: float32 rounding.
 TIE = 1e-6
+#: Where gradients of both signs cancel to less than this, float32 has fewer digits left than MAP asks for.
+CANCELLED = 1e-2

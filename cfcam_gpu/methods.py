@@ -1,0 +1,191 @@
+"""Class activation map methods by name: each a small function of a layer's features, batched, on their device."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cfcam_gpu.clustering import Clusters
+from cfcam_gpu.config import PRESETS, CFCAMConfig
+from cfcam_gpu.engines import ENGINES, resolve_engine
+from cfcam_gpu.errors import ConfigError
+from cfcam_gpu.gradient_free_methods import ablationcam, eigencam, random, scorecam
+from cfcam_gpu.gradient_methods import (
+    gradcam,
+    gradcam_plus_plus,
+    hirescam,
+    layercam,
+    smoothgradcam_plus_plus,
+    xgradcam,
+)
+from cfcam_gpu.probe import Features
+from cfcam_gpu.weighting import upsample_and_normalise
+
+
+@dataclass(frozen=True)
+class MethodMaps:
+    """Grid (B,K,h,w), heatmap (B,K,H,W), both float32; clusters where the method makes any."""
+
+    grid: Tensor
+    heatmap: Tensor
+    clusters: Clusters | None = None
+
+
+def cfcam(features: Features) -> MethodMaps:
+    """He, Pan and Yao 2025, arXiv 2504.00060; see the modules of its stages."""
+    f = features
+    maps = ENGINES[f.engine].run(f.activations, f.gradients, f.size, f.config)
+    return MethodMaps(maps.grid, maps.heatmap, maps.clusters)
+
+
+def cfcam_fine(features: Features) -> MethodMaps:
+    """CF-CAM of the layer, times how much an earlier layer with larger maps speaks for the class in each place.
+
+    The map M of the layer says where the class is, that of the finer layer, m (preset `spatial`), where
+    exactly: M · (1 - s + s · sqrt(m / max m)) on the finer layer's grid, s the configuration's `fine_share`.
+    LayerCAM (Jiang et al. 2021) joins layers as well, by the larger value; here the map is zero where M is.
+    """
+    finer, coarse = features.finer(), cfcam(features)
+    a, g = finer.activations, finer.gradients
+    bad = ~(a.isfinite().flatten(1).all(1) & g.isfinite().flatten(1).all(1))[:, None, None, None]
+    a, g = a.masked_fill(bad, 0).contiguous(), g.masked_fill(bad[:, None], 0).contiguous()
+    fine = cfcam(replace(finer, activations=a, gradients=g, config=CFCAMConfig.preset("spatial"))).grid
+    peak = fine.amax((2, 3), keepdim=True)
+    share = (fine / torch.where(peak > 0, peak, 1)).sqrt().masked_fill(bad, torch.nan)
+    grid = F.interpolate(coarse.grid, size=fine.shape[2:], mode="bilinear", align_corners=False)
+    grid = grid * (1 - features.config.fine_share * (1 - share))
+    return MethodMaps(grid, upsample_and_normalise(grid, features.size), coarse.clusters)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to make maps.
+
+    Attributes:
+        function: features -> grid (B,K,h,w) float32, not negative, or `MethodMaps`.
+        uses_gradients: whether it reads `Features.gradients`.
+        needs_model: whether it runs the model again.
+        about: one line for people; source: where it was published.
+        needs_finer: whether it looks at an earlier layer as well.
+    """
+
+    name: str
+    function: Callable[[Features], MethodMaps | Tensor]
+    uses_gradients: bool
+    needs_model: bool
+    about: str
+    source: str
+    needs_finer: bool = False
+
+    def __call__(self, features: Features) -> MethodMaps:
+        """The maps of B images for K targets.
+
+        Raises:
+            ConfigError: the features lack what the method needs.
+        """
+        if self.needs_model and features.probe is None:
+            raise ConfigError(f"method {self.name!r} runs the model again; use CFCAM(model, method=...)")
+        if self.uses_gradients and not features.gradients.shape[1]:
+            raise ConfigError(f"method {self.name!r} needs gradients; capture or pass them")
+        found = self.function(features)
+        if isinstance(found, MethodMaps):
+            return found
+        return MethodMaps(found, upsample_and_normalise(found, features.size))
+
+    @property
+    def clusters(self) -> bool:
+        """Whether it is CF-CAM, which has engines and a configuration."""
+        return self.function in (cfcam, cfcam_fine)
+
+    def engine(self, name: str, device: torch.device) -> str:
+        """The engine that runs on a device when `name` was asked for; only CF-CAM has several.
+
+        Raises:
+            BackendError: one that is unknown or cannot run there.
+            ConfigError: another than PyTorch's for a method that has no other.
+        """
+        resolved = resolve_engine(name, device)
+        if self.clusters:
+            return resolved
+        if name not in ("auto", "torch"):
+            raise ConfigError(f"engine {name!r} is one of cfcam's; {self.name} runs in PyTorch, engine auto")
+        return "torch"
+
+
+#: In the order of a table for people; each with whether it uses gradients and needs the model.
+_ALL = (
+    Method(
+        "cfcam", cfcam, True, False, "clustered channels, filtered gradients",
+        "He et al. 2025, arXiv 2504.00060",
+    ),
+    Method(
+        "cfcam-fine", cfcam_fine, True, True, "cfcam, sharpened by an earlier layer with larger maps", "",
+        needs_finer=True,
+    ),
+    Method("gradcam", gradcam, True, False, "mean gradients", "Selvaraju et al. 2017, arXiv 1610.02391"),
+    Method(
+        "gradcam++", gradcam_plus_plus, True, False, "weighted positive gradients",
+        "Chattopadhay et al. 2018, arXiv 1710.11063",
+    ),
+    Method(
+        "smoothgradcam++", smoothgradcam_plus_plus, False, True, "gradcam++ over noisy copies of the image",
+        "Omeiza et al. 2019, arXiv 1908.01224",
+    ),
+    Method(
+        "hirescam", hirescam, True, False, "gradient times activation",
+        "Draelos and Carin 2020, arXiv 2011.08891",
+    ),
+    Method(
+        "layercam", layercam, True, False, "positive gradient times activation",
+        "Jiang et al. 2021, doi 10.1109/TIP.2021.3089943",
+    ),
+    Method(
+        "xgradcam", xgradcam, True, False, "gradients averaged by activation",
+        "Fu et al. 2020, arXiv 2008.02312",
+    ),
+    Method(
+        "scorecam", scorecam, False, True, "scores of the image masked by each channel",
+        "Wang et al. 2020, arXiv 1910.01279",
+    ),
+    Method(
+        "ablationcam", ablationcam, False, True, "drop of the score without each channel",
+        "Desai and Ramaswamy 2020, doi 10.1109/WACV45572.2020.9093360",
+    ),
+    Method(
+        "eigencam", eigencam, False, False, "first principal component, no class",
+        "Muhammad and Yeasin 2020, arXiv 2008.00299",
+    ),
+    Method("random", random, False, False, "uniform noise, the least to beat", ""),
+)  # fmt: skip
+METHODS: dict[str, Method] = {method.name: method for method in _ALL}
+
+
+def find_method(name: str) -> Method:
+    """The method called `name`.
+
+    Raises:
+        ConfigError: there is none; the choices are listed.
+    """
+    if name not in METHODS:
+        close = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise ConfigError(f"unknown method {name!r}{hint}; choose one of: {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def parse_method(text: str) -> tuple[str, CFCAMConfig]:
+    """Name and configuration that `NAME` or `cfcam:PRESET` stands for.
+
+    Raises:
+        ConfigError: unknown method or preset, or a preset of another method than cfcam.
+    """
+    name, colon, preset = text.partition(":")
+    method = find_method(name)
+    if colon and not method.clusters:
+        raise ConfigError(f"only cfcam has presets ({', '.join(PRESETS)}), got method {text!r}")
+    return method.name, CFCAMConfig.preset(preset if colon else "default")
