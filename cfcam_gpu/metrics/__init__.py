@@ -1,0 +1,1 @@
+"""Metrics of heatmaps: `table.METRICS` lists them, `case.Case` is what each gets."""

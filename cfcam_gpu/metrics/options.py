@@ -1,0 +1,79 @@
+"""The settings of the metrics, checked before anything is measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cfcam_gpu.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class MetricOptions:
+    """Settings shared by the metrics.
+
+    Attributes:
+        steps: points of a deletion or insertion curve, from 0 % to 100 % of the pixels (RISE: 101).
+        noise_levels: standard deviations of the noise on the gradients, in units of the image's own
+            gradient spread; increasing.
+        input_noise_levels: standard deviations of the noise on the image, of its range [0,1]; increasing.
+        noise_draws: maps averaged at each noise level.
+        road_percentiles: shares of the pixels that ROAD removes, in percent; increasing.
+        iou_thresholds: shares of a map's maximum from which a pixel counts as marked; increasing.
+        stages: steps of the cascading randomisation, from the head to the input.
+        seed: of all random draws, together with each image's own seed.
+        batch_size: perturbed images made at once, which bounds the memory; ROAD makes at least one image's.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    steps: int = 101
+    noise_levels: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
+    input_noise_levels: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
+    noise_draws: int = 3
+    road_percentiles: tuple[float, ...] = (20.0, 40.0, 60.0, 80.0)
+    iou_thresholds: tuple[float, ...] = (0.15, 0.25, 0.5)
+    stages: int = 5
+    seed: int = 0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        for name, (fits, wanted) in _RULES.items():
+            value = getattr(self, name)
+            if not fits(value):
+                raise ConfigError(f"{name} must be {wanted}, got {value!r}")
+
+
+def _integer(low: int) -> tuple[Callable[[object], bool], str]:
+    def fits(value: object) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+    return fits, f"an integer of at least {low}"
+
+
+def _levels(high: float) -> tuple[Callable[[object], bool], str]:
+    """Increasing numbers above 0 and below `high`."""
+
+    def fits(value: object) -> bool:
+        if not (isinstance(value, tuple) and value):
+            return False
+        numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in value)
+        return numbers and all(a < b for a, b in zip((0, *value), (*value, high), strict=True))
+
+    below = "" if math.isinf(high) else f" and below {high:g}"
+    return fits, f"a tuple of increasing numbers above 0{below}"
+
+
+_RULES: dict[str, tuple[Callable[[object], bool], str]] = {
+    "steps": _integer(2),
+    "noise_levels": _levels(math.inf),
+    "input_noise_levels": _levels(math.inf),
+    "noise_draws": _integer(1),
+    "road_percentiles": _levels(100),
+    "iou_thresholds": _levels(1),
+    "stages": _integer(1),
+    "seed": _integer(0),
+    "batch_size": _integer(1),
+}

@@ -1,0 +1,80 @@
+"""ROAD: remove the most or the least important pixels, fill them from their neighbours, look at the score."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cfcam_gpu.metrics.case import Case, Column, Metric, normal
+from cfcam_gpu.metrics.imputation import impute
+from cfcam_gpu.metrics.masking import probability, ranks
+from cfcam_gpu.metrics.options import MetricOptions
+
+#: Standard deviation of the noise on filled pixels, of the image's range [0,1] (the authors' code).
+NOISE = 0.01
+
+
+def road(case: Case, options: MetricOptions) -> dict[str, Tensor]:
+    """The target's probability (B,P) after removing `road_percentiles` of the pixels, in both orders.
+
+    Combined: half of the least-important-first probability less the most-important-first one, averaged over the
+    percentiles; as pytorch-grad-cam's `ROADCombined`, which thresholds the map where this counts pixels.
+    """
+    places, curves = ranks(case.heatmaps), []
+    images_at_once = max(1, options.batch_size // (2 * len(options.road_percentiles)))
+    for index in torch.arange(len(places), device=places.device).split(images_at_once):
+        missing = removed(places[index], options.road_percentiles)
+        curves.append(_probabilities(case, options, index, missing))
+    most, least = torch.cat(curves).unbind(1)
+    return {
+        "road_most_curve": most,
+        "road_least_curve": least,
+        "road_combined": ((least - most) / 2).mean(1),
+    }
+
+
+def removed(places: Tensor, percentiles: tuple[float, ...]) -> Tensor:
+    """Pixels to remove, (B,2,P,H,W) bool: the most important first, then the least important first."""
+    pixels = places[0].numel()
+    counts = torch.tensor([round(pixels * share / 100) for share in percentiles], device=places.device)
+    counts, places = counts[:, None, None], places[:, None]
+    return torch.stack([places < counts, places >= pixels - counts], 1)
+
+
+def _probabilities(case: Case, options: MetricOptions, index: Tensor, missing: Tensor) -> Tensor:
+    """(n,2,P) for the images `index` (n,) with missing (n,2,P,H,W) pixels."""
+    variants = missing[0, ..., 0, 0].numel()
+    images = case.images[index].repeat_interleave(variants, 0)
+    holes = missing.flatten(0, 2)
+    shape = (variants, *case.images.shape[1:])
+    noise = normal(case.seeds[index.cpu()], options.seed, 0, shape).flatten(0, 1).to(images.device)
+    filled = impute(images, holes) + NOISE * noise * holes[:, None]
+    return probability(case, filled, index.repeat_interleave(variants)).view(missing.shape[:3])
+
+
+ROAD = Metric(
+    "road",
+    road,
+    (
+        Column(
+            "road_combined",
+            "higher",
+            "Half the probability without the least important pixels less that without the most important, "
+            "averaged over the removed shares, -0.5 to 0.5.",
+        ),
+        Column(
+            "road_most_curve",
+            "lower",
+            "Target's probability with the most important pixels removed and filled in.",
+            curve=True,
+        ),
+        Column(
+            "road_least_curve",
+            "higher",
+            "Target's probability with the least important pixels removed and filled in.",
+            curve=True,
+        ),
+    ),
+    "Rong et al., A Consistent and Efficient Evaluation Strategy for Attribution Methods (ROAD), ICML 2022, "
+    "arXiv 2202.00449",
+)

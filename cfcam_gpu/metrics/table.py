@@ -1,0 +1,24 @@
+"""All metrics by name."""
+
+from __future__ import annotations
+
+from cfcam_gpu.metrics import faithfulness, localisation, road, robustness, sanity, sensitivity
+from cfcam_gpu.metrics.case import Metric
+
+#: Name of a metric, as in `--metrics`, to the metric.
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        faithfulness.DROP,
+        faithfulness.DROP_PUBLISHED,
+        faithfulness.DELETION,
+        faithfulness.INSERTION,
+        road.ROAD,
+        robustness.GRADIENT_NOISE,
+        robustness.INPUT_NOISE,
+        sensitivity.CLASS_SENSITIVITY,
+        localisation.LOCALISATION,
+        sanity.RANDOMISATION,
+        sanity.EDGES,
+    )
+}

@@ -1,0 +1,143 @@
+"""Toy models whose best heatmap is known, and cases made from them, for tests of the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cfcam_gpu.metrics.case import Case
+
+
+class RegionNet(nn.Module):
+    """Two classes: class 0 scores the mean brightness inside a region, class 1 that outside of it."""
+
+    def __init__(self, region: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("region", region.float())
+
+    def forward(self, images: Tensor) -> Tensor:
+        grey, region = images.mean(1), self.region
+        inside = (grey * region).sum((1, 2)) / region.sum()
+        outside = (grey * (1 - region)).sum((1, 2)) / (1 - region).sum()
+        return 8 * torch.stack([inside, outside], 1)
+
+
+class TinyNet(nn.Module):
+    """Four classes, random weights from `seed`; `features` is the layer that is explained.
+
+    `gain` multiplies the logits: at 1 the softmax hardly feels the image, at 30 it does. The head is not
+    linear in the pooled features and weighs the positions, so gradients vary over the map.
+    """
+
+    def __init__(self, seed: int = 1, gain: float = 1.0) -> None:
+        super().__init__()
+        self.gain = gain
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.features = nn.Sequential(
+                nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 12, 3, padding=1), nn.ReLU()
+            )
+            self.head = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(48, 16), nn.ReLU())
+            self.classes = nn.Linear(16, 4)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.score(self.features(images))
+
+    def score(self, features: Tensor) -> Tensor:
+        return self.gain * self.classes(self.head(features))
+
+
+class TinyMaps:
+    """Grad-CAM (Selvaraju et al. 2017) on a `TinyNet`; takes images in [0,1] without normalisation."""
+
+    def __init__(self, net: TinyNet, images: Tensor, targets: Tensor) -> None:
+        self.module: nn.Module = net
+        self.images, self.targets = images, targets
+        self.activations, self.gradients = _features(net, images, targets)
+
+    def of_gradients(self, gradients: Tensor) -> Tensor:
+        return grad_cam(self.activations, gradients, self.images)
+
+    def of_images(self, images: Tensor, targets: Tensor) -> Tensor:
+        if targets.ndim == 2:
+            return torch.stack([self.of_images(images, column) for column in targets.T], 1)
+        return grad_cam(*_features(self.module, images, targets), images)
+
+    def of_model(self, model: nn.Module) -> Tensor:
+        return grad_cam(*_features(model, self.images, self.targets), self.images)
+
+
+def grad_cam(activations: Tensor, gradients: Tensor, images: Tensor) -> Tensor:
+    """Heatmaps (B,H,W) in [0,1], zeros where there is no positive evidence."""
+    grid = (gradients.mean((2, 3), keepdim=True) * activations).sum(1, keepdim=True).relu()
+    full = F.interpolate(grid, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+    return full / full.amax((1, 2), keepdim=True).clamp_min(1e-12)
+
+
+def pictures(n: int, size: int = 16, seed: int = 0) -> Tensor:
+    """Smooth random images (n,3,size,size) in [0,1]; the i-th does not depend on n."""
+    small = torch.stack(
+        [torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(97 * seed + i)) for i in range(n)]
+    )
+    return F.interpolate(small, (size, size), mode="bilinear", align_corners=False)
+
+
+def tiny_case(
+    n: int = 3, size: int = 16, seed: int = 0, net: TinyNet | None = None, **changes: object
+) -> Case:
+    """`n` pictures explained by Grad-CAM on a tiny network; `changes` replace fields of the case."""
+    net, images = net or TinyNet(), pictures(n, size, seed)
+    targets = net(images).argmax(1).detach()
+    maps = TinyMaps(net, images, targets)
+    return replace(_case(net, images, targets, maps.of_gradients(maps.gradients), maps), **changes)
+
+
+def region_case(heatmap: Callable[[Tensor], Tensor], n: int = 2, size: int = 16, **changes: object) -> Case:
+    """`n` grey pictures with a bright square, a quarter of the image in area, where class 0 lies.
+
+    `heatmap` turns the region (H,W), float, into a map (H,W); every image gets that map.
+    """
+    region = torch.zeros(size, size)
+    region[size // 4 : 3 * size // 4, size // 4 : 3 * size // 4] = 1
+    images = 0.4 + 0.2 * pictures(n, size) + 0.4 * region
+    maps = heatmap(region).expand(n, -1, -1).contiguous()
+    targets = torch.zeros(n, dtype=torch.int64)
+    net = RegionNet(region).eval()
+    case = _case(net, images, targets, maps, _NoMaps())
+    return replace(case, **{"masks": region.bool().expand(n, -1, -1), **changes})
+
+
+class _NoMaps:
+    """For metrics that make no further maps: any use fails."""
+
+
+def _case(net: nn.Module, images: Tensor, targets: Tensor, heatmaps: Tensor, maps: object) -> Case:
+    def model(batch: Tensor) -> Tensor:
+        with torch.no_grad():
+            return net(batch)
+
+    clean = model(images).softmax(1).gather(1, targets[:, None])[:, 0]
+    blank = heatmaps.amax((1, 2)) <= 0
+    seeds = 1000 + torch.arange(len(images))
+    return Case(images, targets, clean, heatmaps, blank, seeds, model, maps)  # type: ignore[arg-type]
+
+
+def part(case: Case, index: slice) -> Case:
+    """Some of the images of a case whose maps are a `TinyMaps` or are not used."""
+    old = case.maps
+    maps = TinyMaps(old.module, case.images[index], case.targets[index]) if isinstance(old, TinyMaps) else old
+    names = ("images", "targets", "clean", "heatmaps", "blank", "seeds", "masks")
+    fields = {name: value[index] for name in names if (value := getattr(case, name)) is not None}
+    return replace(case, maps=maps, **fields)
+
+
+def _features(net: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        activations = net.features(images).detach().requires_grad_()
+        scores = net.score(activations).gather(1, targets[:, None]).sum()
+        return activations.detach(), torch.autograd.grad(scores, activations)[0]
