@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cfcam_gpu.dataset.files import reason, write_whole
+from cfcam_gpu.dataset.files import reason, remove_page_folders, write_whole
 from cfcam_gpu.dataset.results import Results, open_results
-from cfcam_gpu.dataset.store import Row
+from cfcam_gpu.dataset.store import REPORT, REPORT_TITLE, Row
 from cfcam_gpu.errors import ConfigError, InputError
-from cfcam_gpu.report.files import Files, Folder, Inline, remove_older
+from cfcam_gpu.report.files import Files, Folder, Inline
 from cfcam_gpu.report.page import render
 from cfcam_gpu.report.payload import make_index, to_json
 from cfcam_gpu.report.pictures import make_pictures
@@ -55,7 +55,7 @@ def write_report(
     if limit < 1:
         raise ConfigError(f"a report needs at least 1 sample, got a limit of {limit}")
     out = Path(out)
-    page = out / "report.html" if destination is None else Path(destination)
+    page = out / REPORT if destination is None else Path(destination)
     if page.is_dir():
         raise InputError(f"the report's file {str(page)!r} is a folder; give the name of an HTML file")
     results = open_results(out)
@@ -94,9 +94,9 @@ def _write(
         if on_progress:
             on_progress(start + len(part), len(rows))
     index |= {"block": BLOCK, "sources": files.sources}
-    title = f"CF-CAM report: {results.store.out.resolve().name}"
+    title = f"{REPORT_TITLE}: {results.store.out.resolve().name}"
     write_whole(page, render(title, results.run, survey, notes, to_json(index), files).encode())
-    remove_older(page, files.folder)
+    remove_page_folders(page, files.folder)
 
 
 def _notes(results: Results, survey: Survey, chosen: Positions, seed: int) -> Iterator[str]:

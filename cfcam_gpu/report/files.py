@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
+from cfcam_gpu.dataset.files import page_folder
 from cfcam_gpu.dataset.store import Row
 from cfcam_gpu.report.payload import make_block, to_json
 from cfcam_gpu.report.pictures import Picture
@@ -54,7 +53,7 @@ class Folder:
     """
 
     def __init__(self, page: Path, version: str) -> None:
-        self.inside = _beside(page) / f"r-{version}"
+        self.inside = page_folder(page) / f"r-{version}"
         self.folder: Path | None = self.inside
         self.url = f"{quote(self.inside.parent.name)}/{self.inside.name}"
         self.inline: list[str] = []
@@ -73,19 +72,3 @@ class Folder:
             return None
         (self.inside / "pictures" / f"{name}.jpg").write_bytes(picture.jpeg)
         return f"{self.url}/pictures/{name}.jpg"
-
-
-def remove_older(page: Path, keep: Path | None) -> None:
-    """Removes the folders of earlier reports beside the page, and nothing else. Raises OSError."""
-    parent = _beside(page)
-    if not parent.is_dir():
-        return
-    for folder in parent.iterdir():
-        if folder != keep and re.fullmatch(r"r-[0-9a-f]{12}", folder.name):
-            shutil.rmtree(folder)
-    if not any(parent.iterdir()):
-        parent.rmdir()
-
-
-def _beside(page: Path) -> Path:
-    return page.with_name(f"{page.stem}_files")

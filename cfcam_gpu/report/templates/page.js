@@ -1,4 +1,4 @@
-// Controls, keyboard, theme; `update` makes the page agree with the state.
+// Controls and keyboard; `update` makes the page agree with the state.
 const controls = document.querySelectorAll("[data-state]");
 const filtersOff = Object.fromEntries(["q", "by", "class", "status", "check", "sort", "desc", "page"]
   .map((name) => [name, FALLBACKS[name]]));
@@ -159,23 +159,12 @@ document.addEventListener("keydown", (event) => {
   action();
 });
 
-const themeButton = document.getElementById("theme");
-const prefersDark = matchMedia("(prefers-color-scheme: dark)");
-const isDark = () => (document.documentElement.dataset.theme ?? (prefersDark.matches ? "dark" : "light")) === "dark";
-const showTheme = () => { themeButton.textContent = isDark() ? "Light" : "Dark"; };
-themeButton.addEventListener("click", () => {
-  document.documentElement.dataset.theme = isDark() ? "light" : "dark";
-  showTheme();
-});
-prefersDark.addEventListener("change", showTheme);
-
 const isWide = matchMedia("(min-width: 60rem)");
 const showPanel = () => { document.getElementById("panel").open = isWide.matches; };
 isWide.addEventListener("change", showPanel);
 
 addEventListener("popstate", () => { readHash(); update(); redraw(); });
 
-showTheme();
 showPanel();
 fillChoices();
 readHash();

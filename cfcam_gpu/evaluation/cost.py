@@ -1,0 +1,44 @@
+"""How fast methods are: each from the images to its maps, in turns on the same batch."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from cfcam_gpu.explainer import CFCAM
+
+#: Turns at least and at most.
+FEWEST, MOST = 5, 50
+
+#: Seconds after which no further turn begins, and after which none begins even if there were few: slow methods
+#: are measured once.
+ENOUGH, TOO_LONG = 2.0, 20.0
+
+
+def images_per_second(cams: Mapping[str, CFCAM], images: Tensor, targets: Tensor) -> dict[str, float]:
+    """Images per second of each method: the model's pass, the gradients it needs and the map; median of the turns.
+
+    The methods take turns, so that what else the machine does meets all of them. They must have run
+    on such a batch before: the first time is slower.
+    """
+    seconds: dict[str, list[float]] = {label: [] for label in cams}
+    start = time.perf_counter()
+    for turn in range(MOST):
+        for label, cam in cams.items():
+            _wait(images.device)
+            before = time.perf_counter()
+            cam(images, targets)
+            _wait(images.device)
+            seconds[label].append(time.perf_counter() - before)
+        if time.perf_counter() - start > (ENOUGH if turn + 1 >= FEWEST else TOO_LONG):
+            break
+    return {label: len(images) / statistics.median(times) for label, times in seconds.items()}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

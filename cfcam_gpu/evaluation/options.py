@@ -1,0 +1,166 @@
+"""The settings of an evaluation, checked before anything is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cfcam_gpu.config import CFCAMConfig
+from cfcam_gpu.dataset.options import RunOptions
+from cfcam_gpu.errors import ConfigError
+from cfcam_gpu.methods import METHODS, Method, find_method, parse_method
+from cfcam_gpu.metrics.case import Column, Metric
+from cfcam_gpu.metrics.options import MetricOptions
+from cfcam_gpu.metrics.table import METRICS
+
+#: What is measured unless metrics are named; those that need masks where there are any.
+DEFAULT_METRICS = ("drop", "deletion", "insertion", "gradient_noise", "class_sensitivity", "localisation")
+
+#: Stands for every method, or every metric.
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class EvaluationOptions(RunOptions):
+    """Settings of `evaluate`: those of a dataset run, without the method and pictures, and these.
+
+    Attributes:
+        methods: names or presets as `methods.parse_method` takes them (`cfcam:upstream`), or `all`; or a
+            mapping from a label to such a name, a configuration of CF-CAM, or a pair of name and configuration.
+        metrics: keys of `METRICS`, or `all`; None: `DEFAULT_METRICS`.
+        masks: folder with a mask NAME.png for each image that has one (see `dataset.masks`).
+        measuring: settings of the metrics.
+        baseline: label of the method that the others are compared with, where it is among them.
+        resamples, level: of the intervals, bootstrap over images.
+        plots: whether they are drawn.
+
+    Raises:
+        ConfigError: a value out of range, an unknown method or metric, with the choices.
+    """
+
+    overlays: str = "none"
+    methods: Sequence[str] | Mapping[str, str | CFCAMConfig | tuple[str, CFCAMConfig]] = ("cfcam", "gradcam")
+    metrics: Sequence[str] | None = None
+    masks: str | Path | None = None
+    measuring: MetricOptions = field(default_factory=MetricOptions)
+    baseline: str = "gradcam"
+    resamples: int = 2000
+    level: float = 0.95
+    plots: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._refuse_unused()
+        if self.resamples < 1 or not 0 < self.level < 1:
+            raise ConfigError(
+                "intervals need at least 1 resample and a level between 0 and 1, "
+                f"got {self.resamples} and {self.level}"
+            )
+        self.cams()
+        self.measured(masked=True)
+
+    def _refuse_unused(self) -> None:
+        unused = {
+            "method": (self.method != "cfcam", "give methods"),
+            "config": (self.config != CFCAMConfig(), "give methods, such as {'mine': CFCAMConfig(...)}"),
+            "overlays": (self.overlays != "none", "it draws a grid of maps by itself"),
+            "distributed": (self.distributed is not None, "share it with shard_index and num_shards"),
+        }
+        for name, (given, instead) in unused.items():
+            if given:
+                raise ConfigError(f"an evaluation takes no {name}; {instead}")
+
+    def _check_finer(self, method: Method) -> None:
+        """Here any of the methods may be one that looks at two layers."""
+        methods = [METHODS[name] for name, _ in self.cams().values()]
+        super()._check_finer(next((m for m in methods if m.needs_finer), method))
+
+    def cams(self) -> dict[str, tuple[str, CFCAMConfig]]:
+        """Label of each method -> its name and configuration, in order."""
+        given = self.methods
+        if isinstance(given, Mapping):
+            found = {label: _named(method) for label, method in given.items()}
+        else:
+            names = list(METHODS) if _listed("method", given) == [ALL] else _listed("method", given)
+            found = {name: parse_method(name) for name in names}
+        if not found:
+            raise ConfigError(f"no method is given; choose among: {', '.join(METHODS)}")
+        return found
+
+    def measured(self, masked: bool) -> list[Metric]:
+        """The metrics to measure, in order; `masked`: whether any image has a mask.
+
+        Raises:
+            ConfigError: an unknown metric, or one that was named and needs masks, without any.
+        """
+        names = list(DEFAULT_METRICS) if self.metrics is None else _listed("metric", self.metrics)
+        for name in names:
+            if name not in METRICS and names != [ALL]:
+                raise ConfigError(_unknown("metric", name, METRICS))
+        metrics = [METRICS[name] for name in (METRICS if names == [ALL] else names)]
+        if masked:
+            return metrics
+        if self.metrics is not None and names != [ALL]:
+            for metric in metrics:
+                if metric.needs_masks:
+                    raise ConfigError(
+                        f"metric {metric.name!r} needs masks of the objects and no image has one; give a "
+                        "folder of masks, or a manifest with a column mask or box"
+                    )
+        return [metric for metric in metrics if not metric.needs_masks]
+
+    def fingerprint(self, metrics: Sequence[Metric]) -> dict[str, Any]:
+        """What must be equal for an evaluation to go on, beside the model and its inputs."""
+        return {
+            "methods": {
+                label: {
+                    "method": name,
+                    **({"config": dataclasses.asdict(config)} if METHODS[name].clusters else {}),
+                }
+                for label, (name, config) in self.cams().items()
+            },
+            "finer_layer": self.finer_layer,
+            "metrics": [metric.name for metric in metrics],
+            "measuring": {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in dataclasses.asdict(self.measuring).items()
+                if name != "batch_size"
+            },
+            "masks": None if self.masks is None else str(Path(self.masks).absolute()),
+        }
+
+
+def _named(method: str | CFCAMConfig | tuple[str, CFCAMConfig]) -> tuple[str, CFCAMConfig]:
+    if isinstance(method, CFCAMConfig):
+        return "cfcam", method
+    if isinstance(method, tuple):
+        return find_method(method[0]).name, method[1]
+    return parse_method(method)
+
+
+def columns_of(metrics: Sequence[Metric]) -> list[Column]:
+    """The columns that metrics fill, in order."""
+    return [column for metric in metrics for column in metric.columns]
+
+
+def _listed(what: str, names: Sequence[str]) -> list[str]:
+    """The names, none of them twice. Raises ConfigError."""
+    if isinstance(names, str):
+        raise ConfigError(f"{what}s must be a list of names, got the text {names!r}")
+    found = list(names)
+    for name in found:
+        if found.count(name) > 1:
+            raise ConfigError(f"{what} {name!r} is named twice")
+    if not found:
+        raise ConfigError(f"no {what} is given")
+    return found
+
+
+def _unknown(what: str, name: str, choices: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, choices, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"unknown {what} {name!r}{hint}; choose one of: {', '.join(choices)}"

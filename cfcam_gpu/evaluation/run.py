@@ -1,0 +1,153 @@
+"""Evaluate methods on a dataset: what a run does from its inputs to the page. Read this first.
+
+samples -> plan -> shards (capture once, a map by each method, all metrics) -> all rows -> summary, plots, page
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cfcam_gpu.dataset.fingerprint import about
+from cfcam_gpu.dataset.local import LocalShards, Model, opened
+from cfcam_gpu.dataset.locks import setup
+from cfcam_gpu.dataset.masks import check_masks, with_masks
+from cfcam_gpu.dataset.observer import Observer
+from cfcam_gpu.dataset.run import Summary, carry_out, samples_of
+from cfcam_gpu.dataset.uris import Sample
+from cfcam_gpu.device import resolve_device
+from cfcam_gpu.errors import InputError, ModelError
+from cfcam_gpu.evaluation.evaluator import Evaluator
+from cfcam_gpu.evaluation.options import EvaluationOptions, columns_of
+from cfcam_gpu.evaluation.page import write_page
+from cfcam_gpu.evaluation.plots import check_plots, write_plots
+from cfcam_gpu.evaluation.store import EvaluationStore
+from cfcam_gpu.evaluation.summary import summarise
+from cfcam_gpu.metrics.case import Metric
+from cfcam_gpu.preprocess import Preprocess
+
+#: Columns that the pictures of some images need.
+_PICTURED = ("sample_id", "uri", "status", "method", "target_name", "target_prob", "blank", "grid")
+
+
+@dataclass
+class EvaluationSummary:
+    """What an evaluation did.
+
+    Attributes:
+        run: what the run did; `run.others_left` shards of other processes are not done.
+        found: the content of summary.json (see `summary.summarise`); None while shards are missing.
+        plots: the pictures written; page: the page; None while shards are missing.
+    """
+
+    run: Summary
+    found: dict[str, Any] | None = None
+    plots: Sequence[Path] = ()
+    page: Path | None = None
+
+
+def evaluate(
+    inputs: Sequence[str] | Sequence[Sample],
+    out: str | Path,
+    model: Model = "efficientnet-lite0",
+    options: EvaluationOptions | None = None,
+    *,
+    observer: Observer | None = None,
+    **settings: Any,
+) -> EvaluationSummary:
+    """Measures methods on a dataset into the folder `out`. The same call resumes a run.
+
+    Every sample is captured once and explained by every method; all metrics share these maps. A sample that
+    cannot be read, decoded or explained by one of the methods has one row that says why, and counts for none
+    of them. Shards are written whole or not at all; the process that finds all of them done merges them.
+
+    Args:
+        inputs, out, model, observer: as for `explain_dataset`.
+        options: what to compare and how to run; settings: fields of `EvaluationOptions` that replace its.
+
+    Raises:
+        ConfigError: a setting out of range, an unknown method or metric, before anything is read, or a
+            metric that was named and needs masks that no image has.
+        InputError, StoreError, TooManyErrors, Interrupted, CFCAMError: as for `explain_dataset`.
+    """
+    options = replace(options or EvaluationOptions(), **settings)
+    observer, device = observer or Observer(), resolve_device(options.device)
+    samples = _with_masks(samples_of(inputs, Path(out)), options)
+    metrics = options.measured(masked=any(sample.mask for sample in samples))
+    store = EvaluationStore(Path(out), columns_of(metrics))
+    make = partial(
+        Evaluator, options=options, metrics=metrics, on_cost=partial(store.write_cost, options.shard_index)
+    )
+    with opened(model, options, device, make) as (evaluator, weights):
+        content = about(evaluator, weights, options)
+        content["fingerprint"] = _fingerprint(content["fingerprint"], options, metrics)
+        run = carry_out(store, samples, LocalShards(evaluator, options), content, options, observer)
+        preprocess, grid = evaluator.loaded.preprocess, evaluator.grid
+    return _summed_up(store, run, options, observer, preprocess, grid)
+
+
+def _with_masks(samples: list[Sample], options: EvaluationOptions) -> list[Sample]:
+    check_masks(samples)
+    if options.masks is None:
+        return samples
+    folder = Path(options.masks)
+    found = with_masks(samples, folder)
+    if not any(sample.mask for sample in found):
+        raise InputError(
+            f"the folder of masks {str(folder)!r} has none for any of the inputs; "
+            f"the mask of {samples[0].sample_id!r} would be {samples[0].name}.png"
+        )
+    return found
+
+
+def _fingerprint(
+    run: dict[str, Any], options: EvaluationOptions, metrics: Sequence[Metric]
+) -> dict[str, Any]:
+    """A dataset run's, with all methods in place of the one."""
+    kept = {name: value for name, value in run.items() if name not in ("config", "method", "overlays")}
+    return {**kept, **options.fingerprint(metrics)}
+
+
+def _summed_up(
+    store: EvaluationStore,
+    run: Summary,
+    options: EvaluationOptions,
+    observer: Observer,
+    preprocess: Preprocess,
+    grid: tuple[int, int],
+) -> EvaluationSummary:
+    """Merges the shards and writes the summary, plots and page, once every shard is there."""
+    with setup(store.locks):
+        plan = store.plan()
+        if set(range(plan.shards)) - store.done():
+            return EvaluationSummary(run)
+        store.merge(plan, grid)
+        found = summarise(
+            store.table(),
+            store.columns,
+            options.baseline,
+            options.measuring.seed,
+            options.resamples,
+            options.level,
+            methods=list(options.cams()),
+            cost=store.cost(),
+            options=options.measuring,
+        )
+        store.write_summary(found)
+        store.remove_plots()
+        plots: Sequence[Path] = ()
+        if options.plots and _can_draw(observer):
+            plots = write_plots(found, store.table(_PICTURED), store.out, preprocess.view)
+        return EvaluationSummary(run, found, plots, write_page(store.out))
+
+
+def _can_draw(observer: Observer) -> bool:
+    try:
+        check_plots()
+    except ModelError as error:
+        observer.note(f"no plots are drawn: {error}")
+        return False
+    return True

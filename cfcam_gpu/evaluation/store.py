@@ -1,0 +1,157 @@
+"""The output folder of an evaluation; one row per image and method.
+
+OUT/evaluation.json             fingerprint, shapes, and what people want to know
+OUT/plan.parquet                the samples in order, as of a dataset run
+OUT/shards/part-NNNNN.parquet   the rows of a shard, also for the failed samples, whole or absent
+OUT/cost/share-N.json           methods' images per second, measured by a process
+OUT/metrics.parquet             all rows, once every shard is there; then what is made of them:
+OUT/summary.json, OUT/plots/*.png, OUT/report.html
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cfcam_gpu.dataset.files import whole_file
+from cfcam_gpu.dataset.plan import Plan
+from cfcam_gpu.dataset.store import Row, Store, as_rows, table_of
+from cfcam_gpu.errors import StoreError
+from cfcam_gpu.metrics.case import Column
+
+#: Columns of an image, the same in the rows of all its methods; all but the first three may be null.
+_IMAGE = {
+    "sample_id": pa.string(), "uri": pa.string(), "status": pa.string(), "stage": pa.string(),
+    "error_type": pa.string(), "message": pa.string(), "label": pa.string(), "target": pa.int32(),
+    "target_name": pa.string(), "target_prob": pa.float32(), "pred": pa.int32(), "pred_name": pa.string(),
+    "prob": pa.float32(), "masked": pa.bool_(), "width": pa.int32(), "height": pa.int32(),
+    "box": pa.list_(pa.float32(), 4), "decoding": pa.string(),
+}  # fmt: skip
+
+
+def schema(columns: Sequence[Column], grid: tuple[int, int]) -> pa.Schema:
+    """Columns of a shard whose maps are h×w: of the image, the method, and its metrics."""
+    kinds = {c.name: pa.list_(pa.float32()) if c.curve else pa.float32() for c in columns}
+    tensor = pa.fixed_shape_tensor(pa.float32(), grid)
+    return pa.schema(
+        [*_IMAGE.items(), ("method", pa.string()), ("blank", pa.bool_()), ("grid", tensor), *kinds.items()]
+    )
+
+
+class EvaluationStore(Store):
+    """The files of an evaluation; `columns`: of the metrics that are measured."""
+
+    with_masks = True
+
+    def __init__(self, out: Path, columns: Sequence[Column]) -> None:
+        super().__init__(out)
+        self.columns = columns
+        self.run_file = out / "evaluation.json"
+        self.cost_folder = out / "cost"
+        self.metrics_file = out / "metrics.parquet"
+        self.summary_file = out / "summary.json"
+
+    def make(self) -> None:
+        """Makes the folder. Raises InputError, and StoreError where `cfcam explain` has written."""
+        if (self.out / "run.json").exists():
+            raise StoreError(
+                f"{self.out} holds a run of cfcam explain; choose another output folder for the evaluation"
+            )
+        super().make()
+
+    def rows(self, shard: int, columns: Sequence[str] | None = None) -> list[Row]:
+        """One row per sample; what belongs to a method stands under `methods`."""
+        wanted = None if columns is None else ["sample_id", "method", *columns]
+        found = as_rows(self.read_shard(shard, wanted))
+        return [_nested(list(rows)) for _, rows in groupby(found, key=lambda row: row["sample_id"])]
+
+    def _table(self, rows: Sequence[Row], grid: tuple[int, int]) -> pa.Table:
+        return table_of([line for row in rows for line in _lines(row)], schema(self.columns, grid))
+
+    def write_cost(self, index: int, cost: dict[str, float]) -> None:
+        """Keeps images per second of the methods that the process of a share measured. Raises StoreError."""
+        self._write(self.cost_folder / f"share-{index}.json", json.dumps(cost, indent=2).encode(), None)
+
+    def cost(self) -> dict[str, float] | None:
+        """What the process of the first share that measured it found; None where none has."""
+        for path in sorted(
+            self.cost_folder.glob("share-*.json"), key=lambda path: (len(path.name), path.name)
+        ):
+            try:
+                return dict(json.loads(path.read_text(encoding="utf-8")))
+            except (OSError, ValueError) as error:
+                raise StoreError(f"{path} cannot be read ({error}); remove it and run again") from error
+        return None
+
+    def merge(self, plan: Plan, grid: tuple[int, int]) -> None:
+        """Writes metrics.parquet from all shards, one after the other. Raises StoreError."""
+        try:
+            with (
+                whole_file(self.metrics_file) as file,
+                pq.ParquetWriter(file, schema(self.columns, grid), compression="zstd") as writer,
+            ):
+                for shard in range(plan.shards):
+                    writer.write_table(self.read_shard(shard))
+        except OSError as error:
+            raise self._unwritable(self.metrics_file, error) from error
+        self.sync(self.out)
+
+    def table(self, names: Sequence[str] | None = None) -> pa.Table:
+        """Columns of metrics.parquet; None: all but the maps. Raises StoreError."""
+        try:
+            everything = pq.read_schema(self.metrics_file).names
+            wanted = [name for name in everything if name != "grid"] if names is None else list(names)
+            return pq.read_table(self.metrics_file, columns=wanted, partitioning=None)
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(
+                f"{self.metrics_file} cannot be read ({str(error).splitlines()[0]}); remove it and run again"
+            ) from error
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Stores summary.json. Raises StoreError."""
+        self._write(self.summary_file, json.dumps(summary, indent=2, allow_nan=False).encode(), None)
+
+    def remove_plots(self) -> None:
+        """Removes the plots of an earlier summary. Raises StoreError."""
+        try:
+            for path in (self.out / "plots").glob("*.png"):
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unwritable(self.out / "plots", error) from error
+
+    def wipe(self, pictures: Iterable[str]) -> None:
+        """Removes the evaluation and what was made of it, and no other file. Raises StoreError."""
+        folders = {"cost": "share-*.json", "plots": "*.png"}
+        made = [path for folder, names in folders.items() for path in (self.out / folder).glob(names)]
+        files = [self.metrics_file, self.summary_file, self.out / "report.html"]
+        super().wipe([path.relative_to(self.out).as_posix() for path in [*files, *made]])
+
+
+def _lines(row: Row) -> Iterator[Row]:
+    """A sample's rows: one for each method, or one without a method if it failed."""
+    shared = {name: row.get(name) for name in _IMAGE}
+    if "methods" not in row:
+        yield shared
+    for label, columns in row.get("methods", {}).items():
+        yield {**shared, "method": label, **columns}
+
+
+def _nested(lines: list[Row]) -> Row:
+    """The reverse of `_lines`."""
+    row = {name: lines[0][name] for name in _IMAGE if name in lines[0]}
+    if lines[0]["method"] is None:
+        return row
+    row["blank"] = any(line.get("blank") for line in lines)
+    row["methods"] = {
+        line["method"]: {
+            name: value for name, value in line.items() if name not in _IMAGE and name != "method"
+        }
+        for line in lines
+    }
+    return row

@@ -1,0 +1,113 @@
+"""The summary's numbers as text: titles, intervals, marks, and a table in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cfcam_gpu.errors import ConfigError
+
+Summary = Mapping[str, Any]
+
+#: Which way is better, for the eye and in words.
+ARROWS = {"higher": "↑", "lower": "↓", "": ""}
+DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", "": "neither side is better"}
+
+#: Verdicts of the paired differences, for the eye and in words before the baseline's name.
+MARKS = {"better": "▲", "worse": "▼", "differs": "◆", None: ""}
+VERDICTS = {"better": "better than", "worse": "worse than", "differs": "different from"}
+
+#: Words of column names that are written otherwise.
+WORDS = {word.lower(): word for word in ("AUC", "SSIM", "MSE", "IoU", "ROAD")}
+
+
+def title(name: str) -> str:
+    """A column's name for people: `deletion_black_auc` is deletion black AUC."""
+    return " ".join(WORDS.get(word, word) for word in name.removesuffix("_curve").split("_"))
+
+
+def number(value: float | None, sign: bool = False) -> str:
+    """Three decimals, or three digits where these say nothing; a dash where there is no value."""
+    if value is None:
+        return "–"  # noqa: RUF001
+    plain = value == 0 or 0.0005 <= abs(value) < 1000
+    text = f"{value:{'+' if sign else ''}{'.3f' if plain else '.2e'}}"
+    return text.replace("-", "−")  # noqa: RUF001
+
+
+def interval(entry: Summary, sign: bool = False) -> str:
+    """`[low, high]`, or nothing where there is none."""
+    if entry["low"] is None:
+        return ""
+    return f"[{number(entry['low'], sign)}, {number(entry['high'], sign)}]"
+
+
+def scalars(summary: Summary, columns: Sequence[str] | None = None) -> list[Summary]:
+    """The summary's columns that are no curves: all, or those named, in that order.
+
+    Raises:
+        ConfigError: a name that is not among them.
+    """
+    known = {column["name"]: column for column in summary["columns"] if not column["curve"]}
+    for name in columns or ():
+        if name not in known:
+            raise ConfigError(f"unknown column {name!r}; choose from: {', '.join(known)}")
+    return [known[name] for name in (known if columns is None else columns)]
+
+
+def verdict(summary: Summary, method: str, column: str) -> str | None:
+    """A key of `MARKS`; None for the baseline and where nothing was compared."""
+    return summary["paired"].get(method, {}).get(column, {}).get("verdict")
+
+
+def has_values(summary: Summary, column: str) -> bool:
+    """Whether any method has a value in the column."""
+    return any(entries[column]["n"] for entries in summary["methods"].values())
+
+
+def markdown_table(summary: Summary, columns: Sequence[str] | None = None, *, intervals: bool = True) -> str:
+    """Methods by columns: mean, interval and mark, with a line that explains them.
+
+    Args:
+        columns: names of columns; None: all that have values.
+        intervals: False leaves out the intervals of the means, for many columns.
+    """
+    wanted = scalars(summary, columns)
+    if columns is None:
+        wanted = [column for column in wanted if has_values(summary, column["name"])]
+    heads = ["method", *(f"{title(c['name'])} {ARROWS[c['better']]}".strip() for c in wanted)]
+    rows = [
+        [method, *(_cell(summary, method, c["name"], intervals) for c in wanted)]
+        for method in summary["methods"]
+    ]
+    lines = [heads, ["---", *("---:" for _ in wanted)], *rows]
+    return "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines) + f"\n\n{legend(summary)}\n"
+
+
+def legend(summary: Summary) -> str:
+    """How to read the numbers, in one line."""
+    images = "1 image" if summary["images"] == 1 else f"{summary['images']:,} images"
+    parts = [
+        f"Means over {images} with {summary['level']:.0%} bootstrap intervals",
+        "↑ higher is better, ↓ lower is better",
+    ]
+    if summary["paired"]:
+        parts.append(
+            f"▲ better and ▼ worse than {summary['baseline']} on the same images, ◆ different: the interval "
+            "of the paired difference excludes 0"
+        )
+    return "; ".join(parts) + "."
+
+
+def _cell(summary: Summary, method: str, column: str, intervals: bool) -> str:
+    entry = summary["methods"][method][column]
+    parts = [
+        number(entry["mean"]),
+        interval(entry) if intervals else "",
+        MARKS[verdict(summary, method, column)],
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
