@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from cfcam_gpu.dataset.store import Row
+from cfcam_gpu.dataset.uris import Sample
+from cfcam_gpu.dataset.worker import View
 from cfcam_gpu.device import model_errors
 from cfcam_gpu.errors import OutOfMemory, TargetError
 from cfcam_gpu.explainer import CFCAM, Explanation
@@ -22,6 +24,8 @@ log = logging.getLogger("cfcam_gpu")
 class Explainer:
     """Explains batches of views; where the memory does not hold one it goes on with half as many at once.
 
+    `with_masks`: whether it uses the masks of samples, which are decoded then.
+
     Args:
         loaded: the model's preprocessing and class names; its model is on `device`.
         cam: explainer of that model, made with `on_invalid="flag"`.
@@ -30,7 +34,10 @@ class Explainer:
 
     Attributes, after `warm_up`:
         grid: (h, w) of the layer's maps; classes: number of the model's outputs.
+        check: what takes long calls it often; the pipeline puts its own here, which may raise to end the run.
     """
+
+    with_masks = False
 
     def __init__(
         self,
@@ -47,6 +54,7 @@ class Explainer:
         self.at_once = batch_size
         self.grid = (0, 0)
         self.classes = 0
+        self.check: Callable[[], None] = lambda: None
 
     def warm_up(self) -> None:
         """One explanation of noise, so that what cannot work is said before anything is read."""
@@ -58,7 +66,11 @@ class Explainer:
         self.grid = (result.grid.shape[1], result.grid.shape[2])
         self.classes = result.logits.shape[1]
 
-    def __call__(self, views: Sequence[np.ndarray], targets: Sequence[str | None]) -> list[Row]:
+    def rows(self, views: Sequence[View], samples: Sequence[Sample]) -> list[Row]:
+        """Rows' columns for decoded samples (see `__call__`)."""
+        return self([view.pixels for view in views], [sample.target for sample in samples])
+
+    def __call__(self, views: Sequence[Any], targets: Sequence[str | None]) -> list[Row]:
         """Rows' columns for views (H,W,3) uint8: the map and what the model says, or why there are none.
 
         Args:
@@ -74,7 +86,7 @@ class Explainer:
                 asked = self.target if text is None else self._index(text)
                 groups[asked is not None].append((position, -1 if asked is None else asked))
             except TargetError as error:
-                rows[position] = _error("TargetError", str(error))
+                rows[position] = error_columns("TargetError", str(error))
         for given, members in groups.items():
             explained = self._all([views[i] for i, _ in members], [t for _, t in members] if given else None)
             for (position, _), row in zip(members, explained, strict=True):
@@ -87,15 +99,14 @@ class Explainer:
             raise TargetError(f"a class index must be from 0 to {self.classes - 1}, got {index}")
         return index
 
-    def _all(self, views: Sequence[np.ndarray], targets: list[int] | None) -> list[Row]:
+    def _all(self, views: Sequence[Any], targets: list[int] | None) -> list[Row]:
         done: list[Row] = []
         while len(done) < len(views):
             part = slice(len(done), len(done) + self.at_once)
             some = views[part]
             try:
                 with model_errors((len(some), 3, *self.loaded.preprocess.size)):
-                    batch = torch.from_numpy(np.stack(some))
-                    done += self._rows(self._run(batch, None if targets is None else targets[part]))
+                    done += self._batch(some, None if targets is None else targets[part])
             except OutOfMemory:
                 if len(some) == 1:
                     raise
@@ -105,6 +116,9 @@ class Explainer:
                 log.warning("out of memory with %d images at once; going on with %d", len(some), self.at_once)
         return done
 
+    def _batch(self, views: Sequence[Any], targets: list[int] | None) -> list[Row]:
+        return self._rows(self._run(torch.from_numpy(np.stack(views)), targets))
+
     def _run(self, views: torch.Tensor, targets: Any) -> Explanation:
         images = self.loaded.preprocess.normalise(views.to(self.device))
         return self.cam(images, targets=targets)
@@ -113,27 +127,33 @@ class Explainer:
         # They are None only for callable targets and without a model.
         assert result.logits is not None
         assert result.targets is not None
-        probabilities = result.logits.float().softmax(1).cpu()
-        best, predicted = probabilities.max(1)
-        targets = result.targets.cpu()
         columns: dict[str, Any] = {
-            "target": targets.tolist(),
-            "target_name": [self.loaded.class_name(index) for index in targets.tolist()],
-            "target_prob": probabilities.gather(1, targets[:, None])[:, 0].tolist(),
-            "pred": predicted.tolist(),
-            "pred_name": [self.loaded.class_name(index) for index in predicted.tolist()],
-            "prob": best.tolist(),
-            "n_clusters": result.n_clusters.tolist(),
-            "noise_fraction": result.noise_fraction.tolist(),
+            **self.told(result.logits, result.targets),
+            "n_clusters": _listed(result.n_clusters, len(result.logits)),
+            "noise_fraction": _listed(result.noise_fraction, len(result.logits)),
             "blank": result.blank.tolist(),
             "grid": list(result.grid.float().cpu().numpy()),
             "heatmap_max": self._peaks(result.grid),
         }
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         return [
-            {"status": "ok", **row} if problem is None else _error("InvalidImagesError", problem)
+            {"status": "ok", **row} if problem is None else error_columns("InvalidImagesError", problem)
             for row, problem in zip(rows, result.problems, strict=True)
         ]
+
+    def told(self, logits: torch.Tensor, targets: torch.Tensor) -> dict[str, list[Any]]:
+        """Columns of what the model says: logits (B,classes), explained classes (B,)."""
+        probabilities = logits.float().softmax(1).cpu()
+        best, predicted = probabilities.max(1)
+        targets = targets.cpu()
+        return {
+            "target": targets.tolist(),
+            "target_name": [self.loaded.class_name(index) for index in targets.tolist()],
+            "target_prob": probabilities.gather(1, targets[:, None])[:, 0].tolist(),
+            "pred": predicted.tolist(),
+            "pred_name": [self.loaded.class_name(index) for index in predicted.tolist()],
+            "prob": best.tolist(),
+        }
 
     def _peaks(self, grid: torch.Tensor) -> list[float]:
         size = self.loaded.preprocess.size
@@ -141,5 +161,9 @@ class Explainer:
         return [float(peak) for peak in upsampled.amax((1, 2, 3)).tolist()]
 
 
-def _error(error_type: str, message: str) -> Row:
+def _listed(values: torch.Tensor | None, count: int) -> list[Any]:
+    return [None] * count if values is None else values.tolist()
+
+
+def error_columns(error_type: str, message: str) -> Row:
     return {"status": "error", "stage": "explain", "error_type": error_type, "message": message}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +43,23 @@ def write_whole(path: Path, content: bytes, temporary: Path | None = None) -> No
     """Writes `content` as `whole_file` does. Raises OSError."""
     with whole_file(path, temporary) as file:
         file.write(content)
+
+
+def page_folder(page: Path) -> Path:
+    """Where what does not fit into an HTML page lies, in folders r-VERSION."""
+    return page.with_name(f"{page.stem}_files")
+
+
+def remove_page_folders(page: Path, keep: Path | None = None) -> None:
+    """Removes the page's folders r-VERSION but `keep`, and nothing else. Raises OSError."""
+    parent = page_folder(page)
+    if not parent.is_dir():
+        return
+    for folder in parent.iterdir():
+        if folder != keep and re.fullmatch(r"r-[0-9a-f]{12}", folder.name):
+            shutil.rmtree(folder)
+    if not any(parent.iterdir()):
+        parent.rmdir()
 
 
 def sync_folder(folder: Path) -> None:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 import cfcam_gpu
 from cfcam_gpu.dataset.explaining import Explainer
 from cfcam_gpu.dataset.options import SHARD_SIZE, RunOptions
-from cfcam_gpu.engines import resolve_engine
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -53,10 +52,12 @@ def fingerprint(explainer: Explainer, weights: str, options: RunOptions) -> dict
     loaded, target = explainer.loaded, explainer.target
     pictures = {"kind": options.overlays, "cmap": options.cmap, "alpha": options.alpha}
     return {
+        "method": options.method,
         "config": dataclasses.asdict(options.config),
         "model": loaded.spec,
         "weights_sha256": weights,
         "layer": explainer.cam.layer_name,
+        "finer_layer": explainer.cam.finer_layer_name,
         "preprocess": dataclasses.asdict(loaded.preprocess),
         "target": target,
         "class_names": text_hash(loaded.class_names),
@@ -73,7 +74,7 @@ def about(explainer: Explainer, weights: str, options: RunOptions) -> dict[str, 
     loaded, device = explainer.loaded, explainer.device
     info = {
         "weights": loaded.weights,
-        "engine": resolve_engine(options.engine, device),
+        "engine": explainer.cam.engine_name,
         "device": str(device),
         "precision": options.precision,
         "batch_size": options.batch_size,
@@ -89,6 +90,10 @@ def about(explainer: Explainer, weights: str, options: RunOptions) -> dict[str, 
         "preprocess": dataclasses.asdict(loaded.preprocess),
         "info": info,
     }
+
+
+#: What a fingerprint of before the entry was made stands for.
+EARLIER = {"method": "cfcam"}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -1,6 +1,7 @@
 """Manifests: CSV and Parquet tables with one row per image.
 
-Columns: `path` or `uri`, and optionally `sample_id`, `label` and `target`; others are passed over.
+Columns: `path` or `uri`, and optionally `sample_id`, `label`, `target`, and where the object is: `mask`
+(path of an image) or `box` (x0,y0,x1,y1 in pixels). Others are passed over.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
+from cfcam_gpu.dataset.masks import box_mask
 from cfcam_gpu.dataset.uris import Sample, clean_text, make_uri, path_uri, split_uri
 from cfcam_gpu.errors import InputError
 
 _DELIMITERS = ",\t;"
 _PLACES = ("path", "uri")
-_COLUMNS = (*_PLACES, "sample_id", "label", "target")
+_MASKS = ("mask", "box")
+_COLUMNS = (*_PLACES, "sample_id", "label", "target", *_MASKS)
 
 #: A row's number as people count it, "line 3" or "row 2", and its cells as text.
 _Row = tuple[str, dict[str, str]]
@@ -29,7 +32,8 @@ def manifest_samples(path: Path) -> list[Sample]:
 
     Relative paths start at the manifest's folder and may not leave it; absolute ones are taken as
     they are. A file that is not there is left to the decoder to report. Without `sample_id` the id
-    is the path or URI as written. Empty cells count as missing.
+    is the path or URI as written. Empty cells count as missing. A mistake in a mask or box is kept as a
+    `broken:` mask: it concerns only those who use masks.
 
     Raises:
         InputError: the manifest cannot be read, a column is missing or there twice, a row has no
@@ -70,7 +74,21 @@ def _sample(manifest: Path, place: str, row: Mapping[str, str]) -> Sample:
     except ValueError as error:
         raise _error(manifest, place, f"{column} {text!r} {error}") from None
     identity = clean_text(row.get("sample_id") or PurePosixPath(text).as_posix())
-    return Sample(identity, uri, row.get("label") or None, row.get("target") or None)
+    mask = _mask(manifest, place, row)
+    return Sample(identity, uri, row.get("label") or None, row.get("target") or None, mask=mask)
+
+
+def _mask(manifest: Path, place: str, row: Mapping[str, str]) -> str | None:
+    given = {column: row[column] for column in _MASKS if row.get(column)}
+    where = f"manifest {str(manifest)!r}, {place}"
+    if len(given) > 1:
+        return make_uri("broken", where, "there are a mask and a box; leave one empty")
+    for column, text in given.items():
+        try:
+            return box_mask(text) if column == "box" else _resolve_path(manifest, text)
+        except ValueError as error:
+            return make_uri("broken", where, f"{column} {text[:80]!r} {error}")
+    return None
 
 
 def _resolve_path(manifest: Path, text: str) -> str:
@@ -174,6 +192,8 @@ def _read_parquet(path: Path) -> Iterator[_Row]:
 
 def _text(path: Path, place: str, column: str, value: Any) -> str:
     """A cell as text; whole numbers that became floating point beside missing ones are whole again."""
+    if column in _MASKS and value is not None and not isinstance(value, (str, float)):
+        return ",".join(map(str, value)) if isinstance(value, list) else f"({type(value).__name__})"
     if value is None or value != value:
         return ""
     if isinstance(value, float) and value.is_integer():
@@ -185,7 +205,7 @@ def _text(path: Path, place: str, column: str, value: Any) -> str:
 
 def _trimmed(column: str, text: str) -> str:
     """A file's name may end with a space; nothing else means one."""
-    return text if column in _PLACES else text.strip()
+    return text if column in (*_PLACES, "mask") else text.strip()
 
 
 #: Extension of a manifest -> its reader.

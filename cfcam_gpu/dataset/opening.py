@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from cfcam_gpu.dataset.fingerprint import differences
+from cfcam_gpu.dataset.fingerprint import EARLIER, differences
 from cfcam_gpu.dataset.locks import Claim
 from cfcam_gpu.dataset.observer import Observer, counted
 from cfcam_gpu.dataset.options import RunOptions
@@ -58,7 +58,9 @@ def open_plan(
 
 
 def _check_same(store: Store, stored: dict[str, Any], about: dict[str, Any], options: RunOptions) -> None:
-    differ = differences(stored["fingerprint"], about["fingerprint"])
+    new = about["fingerprint"]
+    earlier = {name: value for name, value in EARLIER.items() if name in new}
+    differ = differences({**earlier, **stored["fingerprint"]}, new)
     if options.shard_size is not None:
         differ += differences({"shard_size": stored["shard_size"]}, {"shard_size": options.shard_size})
     if differ:
@@ -70,6 +72,8 @@ def _check_same(store: Store, stored: dict[str, Any], about: dict[str, Any], opt
 
 def _new_samples(store: Store, plan: Plan, samples: list[Sample], observer: Observer) -> list[Sample]:
     known = {row["sample_id"]: row["uri"] for row in plan.columns("sample_id", "uri")}
+    if store.with_masks:
+        _check_masks(store, plan, samples)
     found = 0
     new: list[Sample] = []
     for sample in samples:
@@ -87,6 +91,17 @@ def _new_samples(store: Store, plan: Plan, samples: list[Sample], observer: Obse
             counted(len(known) - found, "planned sample", " no longer among the inputs; the run keeps it")
         )
     return _renamed(plan, new) if new else []
+
+
+def _check_masks(store: Store, plan: Plan, samples: list[Sample]) -> None:
+    known = {row["sample_id"]: row.get("mask") for row in plan.columns("sample_id", "mask")}
+    for sample in samples:
+        before = known.get(sample.sample_id, sample.mask)
+        if before != sample.mask:
+            raise StoreError(
+                f"{store.out} holds a run in which the mask of sample {sample.sample_id!r} is {before}, now it "
+                f"is {sample.mask}; choose another output folder, or --overwrite to begin anew"
+            )
 
 
 def _renamed(plan: Plan, new: list[Sample]) -> list[Sample]:

@@ -10,12 +10,16 @@ from dataclasses import dataclass, field
 
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.errors import ConfigError
+from cfcam_gpu.methods import Method, find_method
 from cfcam_gpu.overlay import check_style
 
 SHARD_SIZE = 256
 
 #: Kinds of overlay pictures, and none.
 OVERLAYS = ("none", "png", "jpeg", "webp")
+
+#: Ways to spread a run over processes and machines, besides shares.
+DISTRIBUTED = ("ray",)
 
 #: A share of the samples that may fail never stops a run before this many have.
 FEWEST_ERRORS = 20
@@ -35,8 +39,10 @@ class RunOptions:
     """Settings of `explain_dataset`.
 
     Attributes:
-        config: parameters of the method.
+        method: a key of `cfcam_gpu.methods.METHODS`.
+        config: parameters of CF-CAM.
         layer: target layer; None: chosen automatically.
+        finer_layer: the earlier layer of a method that looks at two, such as cfcam-fine; None: likewise.
         target: class explained where a sample asks for none, an index or a name; None: the predicted one.
         engine: `auto` or a key of `cfcam_gpu.engines.ENGINES`.
         device: auto, cpu, cuda or cuda:N.
@@ -46,6 +52,9 @@ class RunOptions:
         sample_timeout: seconds that a worker may spend on one image.
         shard_size: samples of a shard; None: the stored run's, else 256.
         shard_index, num_shards: this process takes the shards k with k % num_shards == shard_index.
+        distributed: `ray`: actors of a Ray cluster explain the shards (see `distributed`); None: this process.
+        actors: how many; None: one per GPU of the cluster, without GPUs one per two of its CPUs.
+            `device`, `batch_size` and `workers` are those of each.
         overlays: kind of the pictures, one of `OVERLAYS`; cmap, alpha: their colours (see `overlay`).
         max_errors: failed samples that do not stop the run: a number, or a share of the samples such
             as "1%", which never stops it before `FEWEST_ERRORS`.
@@ -56,8 +65,10 @@ class RunOptions:
         ConfigError: a value out of range.
     """
 
+    method: str = "cfcam"
     config: CFCAMConfig = field(default_factory=CFCAMConfig)
     layer: str | None = None
+    finer_layer: str | None = None
     target: str | int | None = None
     engine: str = "auto"
     device: str = "auto"
@@ -70,6 +81,8 @@ class RunOptions:
     shard_size: int | None = None
     shard_index: int = 0
     num_shards: int = 1
+    distributed: str | None = None
+    actors: int | None = None
     overlays: str = "png"
     cmap: str = "inferno"
     alpha: float = 0.4
@@ -78,6 +91,10 @@ class RunOptions:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        method = find_method(self.method)
+        if not method.clusters and self.config != CFCAMConfig():
+            raise ConfigError(f"presets and parameters are cfcam's, {self.method} has none; leave them out")
+        self._check_finer(method)
         least = {"batch_size": 1, "workers": 0, "num_shards": 1}
         for name, low in least.items():
             if getattr(self, name) < low:
@@ -93,6 +110,7 @@ class RunOptions:
                 f"shard index must be from 0 to {self.num_shards - 1} for {self.num_shards} shares, "
                 f"got {self.shard_index}"
             )
+        self._check_distributed()
         if self.overlays not in OVERLAYS:
             raise ConfigError(f"unknown overlays {self.overlays!r}; choose one of: {', '.join(OVERLAYS)}")
         if self.overwrite and self.num_shards > 1:
@@ -101,6 +119,20 @@ class RunOptions:
             )
         check_style(self.cmap, self.alpha)
         self.allowed_errors(0)
+
+    def _check_distributed(self) -> None:
+        if self.distributed not in (None, *DISTRIBUTED):
+            raise ConfigError(
+                f"unknown way to distribute a run {self.distributed!r}; choose one of: {', '.join(DISTRIBUTED)}"
+            )
+        if self.actors is not None and not self.distributed:
+            raise ConfigError("a number of actors is for a distributed run; give --distributed ray as well")
+        if self.actors is not None and self.actors < 1:
+            raise ConfigError(f"actors must be at least 1, got {self.actors}")
+
+    def _check_finer(self, method: Method) -> None:
+        if self.finer_layer is not None and not method.needs_finer:
+            raise ConfigError(f"{method.name} looks at one layer; a finer layer is for method cfcam-fine")
 
     def allowed_errors(self, samples: int) -> int:
         """How many of `samples` may fail without stopping the run."""

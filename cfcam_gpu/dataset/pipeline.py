@@ -90,7 +90,7 @@ class Pipeline:
         self.batch_size = batch_size
         self.batches_ahead = max(1, -(-ahead // batch_size))
         self.pictures = pictures
-        self.check = check
+        self.check = explainer.check = check
 
     def __call__(
         self, works: Iterable[Work], on_row: Callable[[Row], None]
@@ -128,8 +128,10 @@ class Pipeline:
         while True:
             while len(ahead) <= self.batches_ahead and (batch := next(coming, None)) is not None:
                 for position in batch.positions:
-                    uri = batch.work.samples[position].uri
-                    batch.views.append(self.pool.submit("view", uri, self.explainer.loaded.preprocess))
+                    sample = batch.work.samples[position]
+                    mask = sample.mask if self.explainer.with_masks else None
+                    preprocess = self.explainer.loaded.preprocess
+                    batch.views.append(self.pool.submit("view", sample.uri, preprocess, mask))
                 ahead.append(batch)
             if not ahead:
                 return
@@ -147,7 +149,7 @@ class Pipeline:
         views = [self._wait(future) for future in batch.views]
         batch.views = []
         good = [i for i, view in enumerate(views) if isinstance(view, View)]
-        found = self.explainer([views[i].pixels for i in good], [samples[i].target for i in good])
+        found = self.explainer.rows([views[i] for i in good], [samples[i] for i in good])
         explained = dict(zip(good, found, strict=True))
         for i, (sample, view) in enumerate(zip(samples, views, strict=True)):
             told = self._seen(view) | explained[i] if i in explained else _failed(view, "decode")

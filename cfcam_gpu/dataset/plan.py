@@ -16,7 +16,7 @@ from cfcam_gpu.dataset.files import sync_folder, whole_file
 from cfcam_gpu.dataset.uris import Sample
 from cfcam_gpu.errors import StoreError
 
-_FIELDS = ("sample_id", "uri", "label", "target", "name")
+_FIELDS = ("sample_id", "uri", "label", "target", "name", "mask")
 _SCHEMA = pa.schema([(name, pa.string()) for name in _FIELDS])
 
 #: Rows read at a time.
@@ -112,4 +112,5 @@ def write_plan(path: Path, samples: Iterable[Sample], segments: Sequence[int], s
 
 
 def _sample(values: dict[str, Any]) -> Sample:
-    return Sample(**{name: values[name] for name in _FIELDS})
+    """Plans of earlier versions have no masks."""
+    return Sample(**{name: values.get(name) for name in _FIELDS})  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -56,9 +57,12 @@ class Inline:
 class _Worker:
     """A process, our end of its pipe, and what it is doing."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: float) -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs:
+            # Without these a worker that is stopped halfway through a message would hold up all others.
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                ours.setsockopt(socket.SOL_SOCKET, option, _timeval(timeout))
             argument = json.dumps([theirs.fileno(), os.getpid(), [os.path.abspath(p) for p in sys.path]])
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _START, argument],
@@ -152,7 +156,7 @@ class Processes:
                     return self._assign()
         starting = sum(not worker.started for worker in self._workers)
         for _ in range(min(len(self._queue) - starting, self.limit - len(self._workers))):
-            self._workers.append(_Worker())
+            self._workers.append(_Worker(self.timeout))
         return None
 
     def _receive(self) -> None:
@@ -168,6 +172,9 @@ class Processes:
     def _take(self, worker: _Worker) -> None:
         try:
             result = worker.connection.recv()
+        except BlockingIOError:  # the rest of the message does not come
+            self._replace(worker, "Timeout", self._late())
+            return
         except Exception:  # the end of the pipe, or half a message
             self._replace(worker, *_died(worker))
             return
@@ -182,7 +189,10 @@ class Processes:
     def _expire(self) -> None:
         now = time.monotonic()
         for worker in [w for w in self._workers if not w.idle and w.deadline <= now]:
-            self._replace(worker, "Timeout", f"not done after {self.timeout:g} s; its process was ended")
+            self._replace(worker, "Timeout", self._late())
+
+    def _late(self) -> str:
+        return f"not done after {self.timeout:g} s; its process was ended"
 
     def _replace(self, worker: _Worker, error_type: str, message: str) -> None:
         """Another one is started when there is something to do."""
@@ -210,6 +220,12 @@ class Processes:
                 future.set_exception(error)
             tasks = []
             time.sleep(0.05)
+
+
+def _timeval(seconds: float) -> bytes:
+    """At least a microsecond, since 0 means without end."""
+    whole = min(int(seconds), 10**9)
+    return struct.pack("@ll", whole, max(int(seconds % 1 * 1e6), int(whole == 0)))
 
 
 def _died(worker: _Worker) -> tuple[str, str]:

@@ -9,33 +9,25 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from cfcam_gpu.dataset.explaining import Explainer
-from cfcam_gpu.dataset.fingerprint import about, weights_hash
+from cfcam_gpu.dataset.distributed import ray_shards
+from cfcam_gpu.dataset.local import Follow, Model, Shards, local_shards
 from cfcam_gpu.dataset.locks import claim, setup
 from cfcam_gpu.dataset.observer import Interrupted, Observer, Tally, watched_signals
 from cfcam_gpu.dataset.opening import open_plan
 from cfcam_gpu.dataset.options import RunOptions
-from cfcam_gpu.dataset.pipeline import Pictures, Pipeline, Work
+from cfcam_gpu.dataset.pipeline import Pictures, Work
 from cfcam_gpu.dataset.plan import Plan
-from cfcam_gpu.dataset.pool import make_pool
 from cfcam_gpu.dataset.samples import find_samples
-from cfcam_gpu.dataset.store import Row, Store, as_rows
+from cfcam_gpu.dataset.store import Row, Store
 from cfcam_gpu.dataset.uris import Sample
 from cfcam_gpu.dataset.worker import Style
-from cfcam_gpu.device import model_errors, resolve_device
-from cfcam_gpu.engines import resolve_engine
 from cfcam_gpu.errors import TooManyErrors
-from cfcam_gpu.explainer import CFCAM
-from cfcam_gpu.models import LoadedModel, load_model
-from cfcam_gpu.prepare import prepared
 
 
 @dataclass
@@ -67,7 +59,7 @@ class Summary:
 def explain_dataset(
     inputs: Sequence[str] | Sequence[Sample],
     out: str | Path,
-    model: str | LoadedModel | Callable[[], LoadedModel] = "efficientnet-lite0",
+    model: Model = "efficientnet-lite0",
     options: RunOptions | None = None,
     *,
     observer: Observer | None = None,
@@ -81,7 +73,8 @@ def explain_dataset(
     Args:
         inputs: files, folders, glob patterns, manifests, tar shards …, or samples.
         out: folder of the results, made when missing.
-        model: a specification (see `models`), what `load_model` gives, or a function that loads it.
+        model: a specification (see `models`), what `load_model` gives, or a function that loads it. A
+            distributed run takes a specification or an importable function.
         options: how to explain and to run; settings: fields of `RunOptions` that replace its.
         observer: told of every row.
 
@@ -90,51 +83,44 @@ def explain_dataset(
         InputError: inputs that do not exist, or an output folder that cannot be made.
         StoreError: `out` holds another run or is in use, or cannot be written.
         TooManyErrors: more samples failed than `max_errors`.
+        BackendError: worker processes or actors that cannot run, or a device that is not there.
         Interrupted: SIGINT or SIGTERM; finished shards are stored.
         CFCAMError: whatever else concerns the whole run: model, layer, target, memory.
     """
     options = replace(options or RunOptions(), **settings)
-    device = resolve_device(options.device)
     store, observer = Store(Path(out)), observer or Observer()
-    samples = _samples(inputs, store.out)
-    loaded = load_model(model) if isinstance(model, str) else model() if callable(model) else model
-    with _explainer(loaded, options, device) as (explainer, run), ExitStack() as stack:
-        store.make()
-        with setup(store.locks):
-            claimed = claim(stack, store.locks, options.shard_index, options.num_shards)
-            store.clear_leftovers(claimed.index, claimed.count)
-            plan = open_plan(store, claimed, samples, options, run, observer)
-            del samples
-        return _Run(store, plan, explainer, options, observer)()
+    opening = (ray_shards if options.distributed else local_shards)(model, options, observer)
+    samples = samples_of(inputs, store.out)
+    with opening as (shards, content):
+        return carry_out(store, samples, shards, content, options, observer)
 
 
-def _samples(inputs: Sequence[str] | Sequence[Sample], out: Path) -> list[Sample]:
+def samples_of(inputs: Sequence[str] | Sequence[Sample], out: Path) -> list[Sample]:
+    """The samples of a run's inputs, in a new list. Raises InputError."""
     given = [item for item in inputs if isinstance(item, Sample)]
     return given or find_samples([str(item) for item in inputs], exclude=out)
 
 
-@contextmanager
-def _explainer(
-    loaded: LoadedModel, options: RunOptions, device: torch.device
-) -> Iterator[tuple[Explainer, dict[str, Any]]]:
-    """An explainer that has run once, and the content of run.json; the model goes back where it was."""
-    target = None if options.target is None else loaded.class_index(str(options.target))
-    weights = weights_hash(loaded.model)
-    home = next((parameter.device for parameter in loaded.model.parameters()), torch.device("cpu"))
-    example = torch.zeros(1, 3, *loaded.preprocess.size, device=home)
-    try:
-        with model_errors(example.shape):
-            choices = {
-                name: getattr(options, name) for name in ("precision", "channels_last", "fold_batchnorm")
-            }
-            model = prepared(loaded.model, example, **choices).to(device)
-        ready = replace(loaded, model=model)
-        with CFCAM(model, options.layer, options.config, options.engine, on_invalid="flag") as cam:
-            explainer = Explainer(ready, cam, device, options.batch_size, target)
-            explainer.warm_up()
-            yield explainer, about(explainer, weights, options)
-    finally:
-        loaded.model.to(home)
+def carry_out(
+    store: Store,
+    samples: list[Sample],
+    shards: Shards,
+    content: dict[str, Any],
+    options: RunOptions,
+    observer: Observer,
+) -> Summary:
+    """A run from its claim on the output folder to its last shard; `content` is that of run.json.
+
+    Empties `samples`: the plan on disk has them, and a million take memory.
+    """
+    with ExitStack() as stack:
+        store.make()
+        with setup(store.locks):
+            claimed = claim(stack, store.locks, options.shard_index, options.num_shards)
+            store.clear_leftovers(claimed.index, claimed.count)
+            plan = open_plan(store, claimed, samples, options, content, observer)
+            samples.clear()
+        return _Run(store, plan, shards, options, observer)()
 
 
 @dataclass
@@ -143,7 +129,7 @@ class _Run:
 
     store: Store
     plan: Plan
-    explainer: Explainer
+    shards: Shards
     options: RunOptions
     observer: Observer
     tally: Tally = field(default_factory=Tally)
@@ -163,12 +149,9 @@ class _Run:
             if todo:
                 self._explain(todo, redo)
         left = len(set(range(self.plan.shards)) - set(mine) - store.done())
-        name = self.explainer.cam.layer_name
-        engine = resolve_engine(options.engine, self.explainer.device)
-        seconds = time.perf_counter() - start
-        device = str(self.explainer.device)
+        seconds, by = time.perf_counter() - start, self.shards
         return Summary(
-            store.out, self.tally, mine, str(name), engine, device, self.before, self.now, seconds, left
+            store.out, self.tally, mine, by.layer, by.engine, by.device, self.before, self.now, seconds, left
         )
 
     def _count_done(self, mine: list[int]) -> set[int]:
@@ -177,7 +160,7 @@ class _Run:
         done = self.store.done()
         for shard in (shard for shard in mine if shard in done):
             self.check()
-            rows = as_rows(self.store.read_shard(shard, ["status", "blank"]))
+            rows = self.store.rows(shard, ["status", "blank"])
             good = [row for row in rows if row["status"] == "ok"]
             if self.options.retry_failed and len(good) < len(rows):
                 redo.add(shard)
@@ -188,26 +171,21 @@ class _Run:
         return redo
 
     def _explain(self, todo: list[int], redo: set[int]) -> None:
-        options, store = self.options, self.store
-        temporary = store.temporary(options.shard_index)
-        pool = make_pool(min(options.workers, self.total - self.before), options.sample_timeout)
-        ahead = max(options.batch_size, 4 * options.workers)
+        temporary = self.store.temporary(self.options.shard_index)
+        works = (self._work(shard, shard in redo) for shard in todo)
+        new, pictures = self.total - self.before, self._pictures(temporary)
         try:
-            pipeline = Pipeline(
-                self.explainer, pool, options.batch_size, ahead, self._pictures(temporary), self.check
-            )
-            works = (self._work(shard, shard in redo) for shard in todo)
-            for shard, rows in pipeline(works, self._row):
-                self._commit(shard, rows)
+            with closing(self.shards(works, new, pictures, Follow(self._row, self.check))) as found:
+                for shard, rows in found:
+                    self._commit(shard, rows)
         finally:
-            pool.close()
             shutil.rmtree(temporary, ignore_errors=True)
 
     def _work(self, shard: int, redo: bool) -> Work:
         samples = self.plan.samples(shard)
         if not redo:
             return Work(shard, samples)
-        rows = as_rows(self.store.read_shard(shard))
+        rows = self.store.rows(shard)
         return Work(shard, samples, {i: row for i, row in enumerate(rows) if row["status"] == "ok"})
 
     def _pictures(self, temporary: Path) -> Pictures | None:
@@ -232,7 +210,7 @@ class _Run:
         """The pictures' names are made to last before the rows that tell of them."""
         for folder in {(self.store.out / row["overlay"]).parent for row in rows if row.get("overlay")}:
             self.store.sync(folder)
-        self.store.write_shard(shard, rows, self.explainer.grid, self.options.shard_index)
+        self.store.write_shard(shard, rows, self.shards.grid, self.options.shard_index)
 
     def check(self) -> None:
         """Raises Interrupted after a signal."""

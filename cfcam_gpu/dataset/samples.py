@@ -24,10 +24,14 @@ __all__ = ["Sample", "find_samples", "open_image"]
 def find_samples(inputs: Sequence[str], exclude: Path | None = None) -> list[Sample]:
     """The samples that `inputs` stand for, in that order; a file named twice comes once.
 
-    An input is a file, folder or glob pattern, as for `find_images`; among these a .csv, .tsv or
+    An input is a file, folder or glob pattern (see `expand_input`); among these a .csv, .tsv or
     .parquet file is a manifest (unless it was found in a folder), a .tar file a WebDataset shard and
     a folder that `save_to_disk` wrote a Hugging Face data set. Everything else is taken for an
     image, and decoding it tells.
+
+    A file found in a folder is named by its path below that folder, any other by its stem. Names
+    that clash keep their extension ("cat.png"); if that does not tell them apart, they are
+    numbered ("cat-2").
 
     The id of an image file is its path below the folder if that is the only input, else its path as
     given. Equal ids of different shards, manifests and data sets get these as a prefix.

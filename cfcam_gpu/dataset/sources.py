@@ -13,54 +13,29 @@ from pathlib import Path, PurePath
 from cfcam_gpu.errors import InputError
 
 
-@dataclass(frozen=True)
-class Source:
-    """One input: the file, and the name its outputs carry.
-
-    `name` is a relative path with forward slashes and without extension, such as "sub/cat". It is
-    unique among the inputs, also where capital and small letters are the same.
-    """
-
-    path: Path
-    name: str
-
-
-def find_images(inputs: Sequence[str], exclude: Path | None = None) -> list[Source]:
-    """The files that `inputs` (files, folders, glob patterns) stand for, in that order, each once.
-
-    Folders are searched recursively, in sorted order, through symbolic links but never in circles.
-    Every file in them counts, also one that is no image, save hidden ones (a leading dot).
-    `exclude` (the output folder) is left out where it lies inside a folder or below a pattern's
-    fixed part. `~` is the home folder. An existing file is a file even if its name reads like a pattern.
-
-    A file found in a folder is named by its path below that folder, any other by its stem. Names
-    that clash keep their extension ("cat.png"); if that does not tell them apart, they are
-    numbered ("cat-2").
-
-    Raises:
-        InputError: an input that does not exist, matches nothing, holds no file or is the output
-            folder itself, or a folder that cannot be read.
-    """
-    if not inputs:
-        raise InputError("no inputs: name at least one image file, folder or pattern")
-    found: dict[str, Found] = {}
-    for text in inputs:
-        for item in expand_input(text, exclude):
-            found.setdefault(item.real, item)
-    return _name(list(found.values()))
-
-
 @dataclass(frozen=True, slots=True)
 class Found:
     """A file that an input stands for."""
 
     path: Path
     real: str  # absolute, symbolic links resolved: tells whether two paths are one file
-    relative: PurePath  # what names are made of
+    relative: (
+        PurePath  # what names are made of: the path below a folder that was searched, else the file's name
+    )
 
 
 def expand_input(text: str, exclude: Path | None = None) -> list[Found]:
-    """The files that one input stands for, as `find_images` says. Raises InputError."""
+    """The files that one input (a file, folder or glob pattern) stands for.
+
+    A folder is searched recursively, in sorted order, through symbolic links but never in circles.
+    Every file in it counts, also one that is no image, save hidden ones (a leading dot).
+    `exclude` (the output folder) is left out where it lies inside a folder or below a pattern's
+    fixed part. `~` is the home folder. An existing file is a file even if its name reads like a pattern.
+
+    Raises:
+        InputError: an input that does not exist, matches nothing, holds no file or is the output
+            folder itself, or a folder that cannot be read.
+    """
     excluded = None if exclude is None else os.path.realpath(exclude)
     path = Path(os.path.expanduser(text))
     if os.path.isdir(path):  # Path.is_dir raises below a folder that may not be entered
@@ -150,11 +125,6 @@ def _refuse_unreadable(root: Path, excluded: str | None) -> None:
     """glob passes over folders it cannot read; walking them all raises for the first one."""
     for _ in _walk(root, excluded, set()):
         pass
-
-
-def _name(found: list[Found]) -> list[Source]:
-    names = unique_names(*zip(*(names_of(item.relative) for item in found), strict=True)) if found else []
-    return [Source(item.path, name) for item, name in zip(found, names, strict=True)]
 
 
 def unique_names(stems: Sequence[str], fulls: Sequence[str]) -> list[str]:

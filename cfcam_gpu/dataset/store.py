@@ -20,12 +20,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cfcam_gpu.dataset.files import reason, sync_folder, write_whole
+from cfcam_gpu.dataset.files import reason, remove_page_folders, sync_folder, write_whole
 from cfcam_gpu.dataset.plan import Plan, write_plan
 from cfcam_gpu.dataset.uris import Sample
 from cfcam_gpu.errors import InputError, StoreError
 
 FORMAT = 1
+
+#: The page that `cfcam report` writes into the folder, and how its title begins.
+REPORT, REPORT_TITLE = "report.html", "CF-CAM report"
 
 #: Columns of a shard before and after `grid`, with their types; all but the first three may be null.
 _BEFORE = {
@@ -50,7 +53,12 @@ def schema(grid: tuple[int, int]) -> pa.Schema:
 
 
 class Store:
-    """The files of an output folder; whoever writes holds a claim on it (`locks`)."""
+    """The files of an output folder; whoever writes holds a claim on it (`locks`).
+
+    `with_masks`: whether the rows depend on the samples' masks.
+    """
+
+    with_masks = False
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -130,7 +138,7 @@ class Store:
     def write_shard(self, shard: int, rows: Iterable[Row], grid: tuple[int, int], index: int = 0) -> None:
         """Commits the rows of a shard. Raises StoreError; nothing is left behind then."""
         content = io.BytesIO()
-        pq.write_table(as_table(list(rows), grid), content, compression="zstd")
+        pq.write_table(self._table(list(rows), grid), content, compression="zstd")
         path = self.shard_file(shard)
         self._write(path, content.getvalue(), self.temporary(index) / path.name)
 
@@ -144,6 +152,10 @@ class Store:
                 f"{path} cannot be read ({str(error).splitlines()[0]}); remove it and run again to redo it"
             ) from error
 
+    def rows(self, shard: int, columns: Sequence[str] | None = None) -> list[Row]:
+        """One row per sample of a shard. Raises StoreError."""
+        return as_rows(self.read_shard(shard, columns))
+
     def sync(self, folder: Path) -> None:
         """Makes the names in a folder last. Raises StoreError."""
         try:
@@ -152,10 +164,13 @@ class Store:
             raise self._unwritable(folder, error) from error
 
     def wipe(self, pictures: Iterable[str]) -> None:
-        """Removes the run, and of other files only `pictures`, paths below the folder. Raises StoreError.
+        """Removes the run, its report, and of other files only `pictures`, paths below the folder.
 
         Rows go before the pictures they tell of, and run.json last: a wipe that is cut short leaves
         a run that is less far.
+
+        Raises:
+            StoreError: something cannot be removed.
         """
         try:
             for shard in self.done():
@@ -168,15 +183,29 @@ class Store:
                 self.shards,
             ):
                 _remove_if_empty(folder)
+            self._remove_report()
             self.plan_file.unlink(missing_ok=True)
             self.run_file.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(f"cannot remove the earlier run in {self.out}: {reason(error)}") from error
 
+    def _table(self, rows: Sequence[Row], grid: tuple[int, int]) -> pa.Table:
+        return as_table(rows, grid)
+
     def _remove_picture(self, picture: str) -> None:
         path = self.out / picture
         if path.is_file() and self.out.resolve() in path.resolve().parents:
             path.unlink(missing_ok=True)
+
+    def _remove_report(self) -> None:
+        """A page of that name that somebody else wrote stays."""
+        page = self.out / REPORT
+        remove_page_folders(page)
+        if page.is_file():
+            with page.open("rb") as file:
+                ours = f"<title>{REPORT_TITLE}".encode() in file.read(4096)
+            if ours:
+                page.unlink()
 
     def _write(self, path: Path, content: bytes, temporary: Path | None) -> None:
         try:
@@ -198,7 +227,11 @@ def _remove_if_empty(folder: Path) -> None:
 
 def as_table(rows: Sequence[Row], grid: tuple[int, int]) -> pa.Table:
     """Rows (dicts of `FIELDS`, absent ones null; `grid` (h,w) float32) as the table of a shard."""
-    columns = schema(grid)
+    return table_of(rows, schema(grid))
+
+
+def table_of(rows: Sequence[Row], columns: pa.Schema) -> pa.Table:
+    """Rows (dicts, absent values null) as a table; `grid` is a column of fixed-shape tensors."""
     arrays = [
         _tensors([row.get("grid") for row in rows], field.type)
         if field.name == "grid"

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from cfcam_gpu.dataset.files import reason, write_whole
+from cfcam_gpu.dataset.masks import MaskError, read_mask
 from cfcam_gpu.dataset.samples import open_image
 from cfcam_gpu.errors import ImageError
 from cfcam_gpu.overlay import fit_heatmap, overlay, upsample_grid
@@ -46,12 +47,14 @@ class View:
     """What the model sees of an image, (H,W,3) uint8, and the upright original's width and height.
 
     `decoding` tells what was chosen to get to 8 bits, where there was a choice (DICOM windows, 16-bit ranges).
+    `mask` (H,W) bool: the object's pixels in the view, where they were asked for.
     """
 
     pixels: np.ndarray
     width: int
     height: int
     decoding: str | None = None
+    mask: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,11 @@ class Style:
     alpha: float
 
 
-def read_view(uri: str, preprocess: Preprocess) -> View:
-    """Decodes an image to the model's input size. Raises ImageError."""
+def read_view(uri: str, preprocess: Preprocess, mask: str | None = None) -> View:
+    """Decodes an image, and its mask, to the model's input size. Raises ImageError."""
     image = open_image(uri)
-    return View(preprocess.view(image), *image.size, image.info.get("cfcam"))
+    objects = None if mask is None else read_mask(mask, image.size, preprocess)
+    return View(preprocess.view(image), *image.size, image.info.get("cfcam"), objects)
 
 
 def write_overlay(
@@ -111,6 +115,8 @@ def _failure(task: str, error: Exception) -> Failure:
     if task == "overlay":
         message = reason(error) if isinstance(error, OSError) else str(error)
         return Failure("write", type(cause).__name__, message, code)
+    if isinstance(error, MaskError):
+        return Failure("mask", type(cause).__name__, str(error), code)
     stage = "decode" if code is None else "read"
     return Failure(stage, type(cause).__name__, str(error) or type(error).__name__, code)
 

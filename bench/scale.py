@@ -1,0 +1,242 @@
+"""Recomputes the tables of scale.md from bench/results/: ten million images on 8, 64 and 512 GPUs.
+
+    python -m bench.scale [--check]
+
+Every figure is a measured one of a results file, named with its key, or an assumption that says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.common import RESULTS
+
+PAGE = Path(__file__).parent / "scale.md"
+IMAGES, GPUS = 10_000_000, (8, 64, 512)
+
+#: Images/s of one GPU. Assumptions, not measurements.
+ASSUMED = (100, 500, 2000)
+
+#: Name -> file, path of keys, unit, what it is.
+INPUTS: dict[str, tuple[str, str, str, str]] = {
+    "jpeg": ("store", "pictures.jpeg_bytes", "bytes", "an image, 500x375 JPEG"),
+    "view": ("store", "pictures.view.cpu_ms", "ms of a core", "reading and decoding it to the model's view"),
+    "png_ms": ("store", "pictures.png.cpu_ms", "ms of a core", "its overlay as PNG, decoding included"),
+    "png": ("store", "pictures.png.bytes", "bytes", "that overlay"),
+    "jpeg_ms": ("store", "pictures.jpeg.cpu_ms", "ms of a core", "its overlay as JPEG, decoding included"),
+    "overlay": ("store", "pictures.jpeg.bytes", "bytes", "that overlay"),
+    "webp_ms": ("store", "pictures.webp.cpu_ms", "ms of a core", "its overlay as WebP, decoding included"),
+    "webp": ("store", "pictures.webp.bytes", "bytes", "that overlay"),
+    "list": ("store", "plan.list_us", "µs of a core", "finding a sample in a folder"),
+    "list_bytes": ("store", "plan.list_bytes", "bytes", "memory of a sample meanwhile, at the peak"),
+    "plan": ("store", "plan.write_us", "µs of a core", "planning a sample"),
+    "read_plan": ("store", "plan.read_us", "µs of a core", "comparing a sample with a stored plan"),
+    "plan_bytes": ("store", "plan.bytes_per_sample", "bytes", "a sample in the plan"),
+}  # fmt: skip
+SHARD_SIZES = (256, 1024, 4096)
+for _size in SHARD_SIZES:
+    INPUTS |= {
+        f"row_{_size}": ("store", f"shard_sizes.{_size}.bytes_per_row", "bytes", f"a row, {_size} a shard"),
+        f"commit_{_size}": ("store", f"shard_sizes.{_size}.commit.ms", "ms", f"storing a shard of {_size}"),
+        f"send_{_size}": (
+            "store",
+            f"shard_sizes.{_size}.send.cpu_ms",
+            "ms of a core",
+            "its rows to another process",
+        ),
+        f"scan_{_size}": ("store", f"shard_sizes.{_size}.scan.cpu_ms", "ms of a core", "reading its status"),
+    }
+
+Results = Mapping[str, Mapping[str, Any]]
+
+
+#: Measured figures by name (see `INPUTS`).
+Inputs = Mapping[str, float]
+
+
+def read_results(folder: Path = RESULTS) -> Results:
+    """The results files that the page draws on, by name. Raises SystemExit."""
+    found = {}
+    for name in dict.fromkeys([*(file for file, *_ in INPUTS.values()), "dataset"]):
+        path = folder / f"{name}.json"
+        if not path.exists():
+            raise SystemExit(f"{path} is missing; run: python -m bench.{name}")
+        found[name] = json.loads(path.read_text())
+    return found
+
+
+def inputs_of(results: Results) -> Inputs:
+    return {name: _find(results[file], key) for name, (file, key, _, _) in INPUTS.items()}
+
+
+def _find(result: Any, key: str) -> float:
+    for part in key.split("."):
+        result = result[part]
+    return float(result)
+
+
+def tables(results: Results) -> dict[str, str]:
+    """The page's tables by name, as Markdown."""
+    known = inputs_of(results)
+    return {
+        "inputs": _inputs(known),
+        "storage": _storage(known),
+        "rates": _rates(known),
+        "shards": _shards(known),
+        "writers": _writers(known),
+        "start": _start(known),
+        "here": _here(results["dataset"]),
+    }
+
+
+def _inputs(known: Inputs) -> str:
+    return _table(
+        ("measured", "figure", "file", "key"),
+        (
+            (about, f"{known[name]:,g} {unit}", f"`results/{file}.json`", f"`{key}`")
+            for name, (file, key, unit, about) in INPUTS.items()
+        ),
+    )
+
+
+def _storage(known: Inputs) -> str:
+    kinds = {
+        "images to read": "jpeg", "plan": "plan_bytes", "rows, shards of 256": "row_256",
+        "overlays, JPEG": "overlay", "overlays, PNG": "png", "overlays, WebP": "webp",
+    }  # fmt: skip
+    return _table(
+        ("what", "bytes an image", "ten million images"),
+        ((what, f"{known[name]:,.0f}", _bytes(IMAGES * known[name])) for what, name in kinds.items()),
+    )
+
+
+def _rates(known: Inputs) -> str:
+    lines = []
+    for gpus in GPUS:
+        for rate in ASSUMED:
+            total = gpus * rate
+            lines.append((
+                gpus, f"{rate:,}", f"{total:,}", _time(IMAGES / total),
+                _bytes(total * known["jpeg"]) + "/s", _bytes(total * known["row_256"]) + "/s",
+                _cores(rate * known["view"]), _cores(rate * (known["view"] + known["jpeg_ms"])),
+                _bytes(total * known["overlay"]) + "/s",
+            ))  # fmt: skip
+    head = (
+        "GPUs", "*images/s a GPU*", "images/s", "time", "reading", "rows", "cores a GPU, no overlays",
+        "cores a GPU, JPEG overlays", "overlays",
+    )  # fmt: skip
+    return _table(head, lines)
+
+
+def _shards(known: Inputs) -> str:
+    lines = []
+    for size in SHARD_SIZES:
+        count = math.ceil(IMAGES / size)
+        scan = count * known[f"scan_{size}"] / 1000
+        lines.append((
+            f"{size:,}", f"{count:,}", _bytes(size * known[f"row_{size}"]), _time(scan),
+            *(_time(size / rate) for rate in ASSUMED), f"{1000 * size / known[f'commit_{size}']:,.0f}",
+        ))  # fmt: skip
+    times = (f"one at *{rate:,} images/s*" for rate in ASSUMED)
+    return _table(("shard size", "shards", "file", "resuming", *times, "images/s one writer stores"), lines)
+
+
+def _writers(known: Inputs) -> str:
+    lines = []
+    for gpus in GPUS:
+        for rate in ASSUMED:
+            need = [gpus * rate * _driver(known, size) / 1000 / size for size in SHARD_SIZES]
+            lines.append((gpus, f"{rate:,}", *(f"{math.ceil(one):,}" for one in need)))
+    return _table(("GPUs", "*images/s a GPU*", *(f"shards of {size:,}" for size in SHARD_SIZES)), lines)
+
+
+def _driver(known: Inputs, size: int) -> float:
+    """Milliseconds that a Ray driver needs for a shard: taking its rows, and storing them."""
+    return known[f"send_{size}"] + known[f"commit_{size}"]
+
+
+def _start(known: Inputs) -> str:
+    names = {
+        "finding the samples in folders": "list",
+        "storing the plan": "plan",
+        "comparing with the stored plan, on resuming": "read_plan",
+    }
+    lines = [(what, f"{known[name]:g} µs", _time(IMAGES * known[name] / 1e6)) for what, name in names.items()]
+    memory = (
+        "memory while it lists",
+        f"{known['list_bytes']:,.0f} bytes",
+        _bytes(IMAGES * known["list_bytes"]),
+    )
+    return _table(("once, in each process", "a sample", "ten million"), [*lines, memory])
+
+
+def _here(dataset: Mapping[str, Any]) -> str:
+    """Ten million on the machine that measured, at the rates of results/dataset.json."""
+    lines = [
+        (
+            model,
+            overlays,
+            f"{rate['images_per_s']:g}",
+            _time(IMAGES / rate["images_per_s"]),
+            f"`rates.{model}.{overlays}`",
+        )
+        for model, kinds in dataset["rates"].items()
+        for overlays, rate in kinds.items()
+    ]
+    return _table(("model", "overlays", "images/s", "ten million", "key in `results/dataset.json`"), lines)
+
+
+def _cores(milliseconds: float) -> str:
+    return f"{milliseconds / 1000:,.1f}"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB"
+
+
+def _time(seconds: float) -> str:
+    for unit, most, size in (("s", 120.0, 1.0), ("min", 7200.0, 60.0), ("h", 172_800.0, 3600.0)):
+        if seconds < most:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 86_400:.3g} days"
+
+
+def _table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+
+
+def rewritten(page: str, found: Mapping[str, str]) -> str:
+    """The page with its tables replaced. Raises ValueError: it lacks the place of one."""
+    for name, table in found.items():
+        place = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
+        if not place.search(page):
+            raise ValueError(f"the page has no place for the table {name!r}")
+        page = place.sub(lambda _, table=table: f"\n{table}\n\n", page, count=1)  # type: ignore[misc]
+    return page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--check", action="store_true", help="only tell whether the page is up to date")
+    options = parser.parse_args()
+    before = PAGE.read_text(encoding="utf-8")
+    after = rewritten(before, tables(read_results()))
+    if options.check:
+        sys.exit(None if before == after else f"{PAGE} is out of date; run: python -m bench.scale")
+    PAGE.write_text(after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

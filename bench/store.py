@@ -1,0 +1,186 @@
+"""What do rows, pictures, commits and a resumed run cost? The inputs of the arithmetic in scale.md.
+
+    python -m bench.store [--shards 1000]
+
+Rows of a 7×7 map with random values, which do not compress, and ids and paths as a dataset has them; pictures
+of 500×375 pixels that compress as photos do. Bytes are of the files. `cpu_ms` is the process's own time, `ms`
+the median by the clock, which the disk is part of. Prints a table, then one line of JSON, which it also
+stores in bench/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import shutil
+import statistics
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from bench.common import print_table, save
+from bench.dataset import SIZE, generate
+from cfcam_gpu.dataset.samples import find_samples
+from cfcam_gpu.dataset.store import Row, Store
+from cfcam_gpu.dataset.uris import Sample
+from cfcam_gpu.dataset.worker import PICTURES, Style, read_view, write_overlay
+from cfcam_gpu.preprocess import SEED_PREPROCESS
+
+GRID = (7, 7)
+SHARD_SIZES = (256, 1024, 4096)
+ROWS_PER_SIZE = 40_960
+PICTURES_TIMED = 60
+FILES, PLANNED = 20_000, 200_000
+
+
+def make_rows(count: int, first: int = 0) -> list[Row]:
+    """Rows as a run over ImageNet's folders has them."""
+    rng = np.random.default_rng(first)
+    maps, numbers = rng.random((count, *GRID), np.float32), rng.random((count, 4), np.float32).tolist()
+    return [_row(first + i, grid, values) for i, (grid, values) in enumerate(zip(maps, numbers, strict=True))]
+
+
+def _row(i: int, grid: np.ndarray, values: list[float]) -> Row:
+    name = f"n{i // 1300:08}/n{i // 1300:08}_{i}.JPEG"
+    said = {"target": i % 1000, "target_name": f"class {i % 1000}", "target_prob": values[0]}
+    said |= {"pred": i % 1000, "pred_name": f"class {i % 1000}", "prob": values[0], "n_clusters": i % 3}
+    return {
+        "sample_id": name, "uri": f"/data/imagenet/train/{name}", "status": "ok", **said,
+        "noise_fraction": values[1], "blank": False, "grid": grid, "heatmap_max": values[2],
+        "width": 500, "height": 375, "box": [0.0, 0.0, 500.0, 375.0],
+    }  # fmt: skip
+
+
+def timed(work: Callable[..., object], arguments: Iterable[tuple[Any, ...]]) -> dict[str, float]:
+    """Milliseconds of a call, without making its arguments: `ms` by the clock, median; `cpu_ms` of a core, mean."""
+    clock, cpu = [], []
+    for given in arguments:
+        start, start_cpu = time.perf_counter(), time.process_time()
+        work(*given)
+        clock.append(1000 * (time.perf_counter() - start))
+        cpu.append(1000 * (time.process_time() - start_cpu))
+    return {"ms": round(statistics.median(clock), 3), "cpu_ms": round(statistics.mean(cpu), 3)}
+
+
+def shards(out: Path, size: int) -> dict[str, Any]:
+    """Committing shards of a size, sending one between processes, and reading the rows that a resumed run reads."""
+    numbers, store = range(ROWS_PER_SIZE // size), Store(out)
+    found: dict[str, Any] = {
+        "commit": timed(store.write_shard, ((i, make_rows(size, i * size), GRID) for i in numbers)),
+        "send": timed(_sent, ((make_rows(size, i * size),) for i in numbers)),
+        "scan": timed(store.rows, ((i, ["status", "blank"]) for i in numbers)),
+    }
+    total = sum(store.shard_file(i).stat().st_size for i in numbers)
+    shutil.rmtree(out)
+    return {"bytes_per_row": round(total / ROWS_PER_SIZE, 1), **found}
+
+
+def _sent(rows: list[Row]) -> object:
+    return pickle.loads(pickle.dumps(rows, 5))
+
+
+def resume(out: Path, count: int, size: int = 256) -> dict[str, Any]:
+    """What a resumed run reads of `count` finished shards: their names, then status and blank of every row."""
+    store = Store(out)
+    store.write_shard(0, make_rows(size), GRID)
+    for i in range(1, count):
+        shutil.copyfile(store.shard_file(0), store.shard_file(i))
+    cpu, start = time.process_time(), time.perf_counter()
+    for shard in sorted(store.done()):
+        store.rows(shard, ["status", "blank"])
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    return {"shards": count, "shard_size": size, "seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3)}
+
+
+def plan(out: Path) -> dict[str, Any]:
+    """Listing a folder, and writing and reading a plan: microseconds and peak bytes of memory of a sample."""
+    folder = out / "listed"
+    for i in range(FILES):
+        path = folder / f"n{i // 1300:08}/{i}.JPEG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    cpu = time.process_time()
+    found = len(find_samples([str(folder)]))
+    listing = (time.process_time() - cpu) / found
+    tracemalloc.start()
+    held = find_samples([str(folder)])
+    memory = tracemalloc.get_traced_memory()[1] / len(held)
+    tracemalloc.stop()
+    rows = make_rows(PLANNED)
+    samples = [Sample(row["sample_id"], row["uri"], name=row["sample_id"][:-5]) for row in rows]
+    store, cpu = Store(out), time.process_time()
+    written = store.write_plan(samples, 256)
+    writing, cpu = (time.process_time() - cpu) / PLANNED, time.process_time()
+    known = {row["sample_id"]: row["uri"] for row in written.columns("sample_id", "uri")}
+    reading = (time.process_time() - cpu) / len(known)
+    return {
+        "list_us": round(1e6 * listing, 2),
+        "list_bytes": round(memory),
+        "write_us": round(1e6 * writing, 2),
+        "read_us": round(1e6 * reading, 2),
+        "bytes_per_sample": round(store.plan_file.stat().st_size / PLANNED, 1),
+    }
+
+
+def pictures(folder: Path) -> dict[str, Any]:
+    """Bytes and milliseconds of a picture by its kind, from the file to the written overlay; of the view as well."""
+    source = folder / "photos"
+    source.mkdir()
+    generate(source, PICTURES_TIMED)
+    whole = [path for path in sorted(source.iterdir()) if path.stat().st_size > 2000]
+    grid = np.asarray(
+        Image.fromarray(np.eye(3, dtype=np.float32)).resize(GRID, Image.Resampling.BICUBIC)
+    ).clip(0)
+    found: dict[str, Any] = {
+        "size": list(SIZE),
+        "jpeg_bytes": round(statistics.mean(path.stat().st_size for path in whole)),
+        "view": timed(read_view, ((str(path), SEED_PREPROCESS) for path in whole)),
+    }
+    for kind, (extension, _) in PICTURES.items():
+        place = (folder / kind, folder / "temporary", Style(kind, "inferno", 0.4))
+        names = ((str(path), f"{path.stem}{extension}") for path in whole)
+        took = timed(_write, ((uri, grid, name, *place) for uri, name in names))
+        size = statistics.mean(path.stat().st_size for path in place[0].iterdir())
+        found[kind] = {**took, "bytes": round(size)}
+    return found
+
+
+def _write(uri: str, grid: np.ndarray, name: str, out: Path, temporary: Path, style: Style) -> None:
+    write_overlay(uri, SEED_PREPROCESS, grid, out, name, temporary, style)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--shards", type=int, default=1000, help="finished shards of the resumed run")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        out = Path(temporary)
+        sizes = {str(size): shards(out / str(size), size) for size in SHARD_SIZES}
+        result = {
+            "grid": list(GRID),
+            "shard_sizes": sizes,
+            "resume": resume(out / "resume", options.shards),
+            "plan": plan(out / "plan"),
+            "pictures": pictures(out),
+        }
+    lines = [
+        (
+            size,
+            found["bytes_per_row"],
+            *(found[name][unit] for name in ("commit", "send", "scan") for unit in found[name]),
+        )
+        for size, found in sizes.items()
+    ]
+    names = [f"{name} {unit}" for name in ("commit", "send", "scan") for unit in ("ms", "CPU ms")]
+    print_table("shards", ("samples", "bytes/row", *names), lines)
+    save("store", result)
+
+
+if __name__ == "__main__":
+    main()
