@@ -56,8 +56,10 @@ install: .venv/.package
 	$(BIN)/python -m pip install -q -e '.[demo]'
 	touch $@
 
+# The libraries that tests compare with ask for opencv-python, whose files would replace the headless build's.
 .venv/.dev: .venv/.python pyproject.toml
 	$(BIN)/python -m pip install -q -e '.[demo,dev]'
+	$(BIN)/python -m pip install -q --no-deps 'grad-cam>=1.5.7' 'torchcam>=0.5' 'quantus>=0.6'
 	touch $@ .venv/.demo
 
 .venv/.bench: .venv/.dev

@@ -520,14 +520,14 @@ def test_version():
     assert cfcam("--version").out == f"cfcam {cfcam_gpu.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["", "explain", "layers", "demo", "doctor"])
+@pytest.mark.parametrize("command", ["", "explain", "evaluate", "layers", "demo", "doctor"])
 def test_help_is_readable_in_80_columns(command, monkeypatch):
     result = CliRunner(env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}).invoke(
         cli.app, [*command.split(), "--help"]
     )
     assert result.exit_code == OK
     assert max(map(len, result.stdout.splitlines())) <= 80
-    if command in ("", "explain", "layers"):
+    if command in ("", "explain", "evaluate", "layers"):
         assert re.search(r"Examples:\s+\S* ?cfcam \w+", result.stdout)
 
 
@@ -542,7 +542,7 @@ def test_an_interrupt_ends_in_one_line(work, monkeypatch):
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "explain_dataset", interrupted)
+    monkeypatch.setattr(cli.explain, "explain_dataset", interrupted)
     outcome = explain("good")
     assert outcome.status == INTERRUPTED
     assert outcome.err == "interrupted; what is finished is kept, the same command goes on from there\n"

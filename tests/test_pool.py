@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 import time
@@ -119,6 +120,36 @@ def test_a_worker_that_hangs_is_ended_while_others_go_on(make, tmp_path, traps):
     others = [pool.submit("view", str(folder / f"p{i}.png"), PLAIN) for i in range(6)]
     assert all(isinstance(future.result(WAIT), View) for future in others)
     assert stuck.result(WAIT) == Failure(None, "Timeout", "not done after 2 s; its process was ended")
+
+
+def test_a_worker_stopped_halfway_through_its_answer_holds_up_nobody_for_long(make, tmp_path, monkeypatch):
+    """Its first task is answered with half a message; its successor, of the real code, does the second."""
+    (tmp_path / "once").touch()
+    monkeypatch.setattr(
+        pools,
+        "_START",
+        "import json, os, signal, struct, sys; descriptor, parent, path = json.loads(sys.argv[1]); sys.path[:] = path\n"
+        "from cfcam_gpu.dataset import worker\n"
+        "from multiprocessing.connection import Connection\n"
+        "def half(*task):\n"
+        f"    os.unlink({str(tmp_path / 'once')!r})\n"
+        "    os.write(descriptor, struct.pack('!i', 5000) + bytes(2000))\n"
+        "    os.kill(os.getpid(), signal.SIGSTOP)\n"
+        f"worker.perform = half if os.path.exists({str(tmp_path / 'once')!r}) else worker.perform\n"
+        "worker.main(descriptor, parent)",
+    )
+    folder, pool = save(tmp_path / "in", a=photo(1)), make(1, timeout=1.5)
+    stuck, other = (pool.submit("view", str(folder / "a.png"), PLAIN) for _ in range(2))
+    assert stuck.result(WAIT) == Failure(None, "Timeout", "not done after 1.5 s; its process was ended")
+    assert isinstance(other.result(WAIT), View)
+    assert not (tmp_path / "once").exists()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0.0, (0, 1)), (1e-9, (0, 1)), (1.5, (1, 500_000)), (60.0, (60, 0))]
+)
+def test_a_time_limit_is_never_endless(seconds, expected):
+    assert struct.unpack("@ll", pools._timeval(seconds)) == expected
 
 
 def test_processes_that_do_not_start_are_an_error_and_no_endless_wait(make, monkeypatch):

@@ -285,6 +285,18 @@ def test_only_its_own_older_files_are_removed(tmp_path: Path):
     assert not (tmp_path / "report_files").exists()
 
 
+def test_a_run_begun_anew_takes_the_older_runs_report_away(tmp_path: Path):
+    out = made_store(tmp_path / "out", 9)
+    elsewhere = write_report(out, tmp_path / "kept.html", self_contained=1)
+    page = write_report(out, self_contained=1)
+    assert page.exists()
+    Store(out).wipe([])
+    assert not page.exists()
+    assert not (out / "report_files").exists()
+    assert elsewhere.exists()
+    assert (tmp_path / "kept_files").is_dir()
+
+
 def test_blocks_hold_a_hundred_samples_each(tmp_path: Path):
     done: list[tuple[int, int]] = []
     store = made_store(tmp_path / "out", 205)

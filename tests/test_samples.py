@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cfcam_gpu.dataset.samples import Sample, find_samples, open_image
-from cfcam_gpu.dataset.sources import find_images
 from cfcam_gpu.errors import ImageError, InputError
 
 
@@ -72,12 +71,6 @@ def test_ids_of_several_folders_say_which(photos: Path, monkeypatch: pytest.Monk
     (photos / "other").mkdir()
     Image.new("RGB", (4, 4)).save(photos / "other" / "b.png")
     assert _ids(find_samples(["sub", "other"])) == ["sub/a.png", "sub/b.png", "other/b.png"]
-
-
-def test_names_are_those_of_find_images(photos: Path) -> None:
-    Image.new("RGB", (4, 4)).save(photos / "A.png")
-    inputs = [str(photos / "sub"), str(photos), f"{photos}/**/*.png"]
-    assert [s.name for s in find_samples(inputs)] == [source.name for source in find_images(inputs)]
 
 
 def test_kinds_may_be_mixed_and_a_file_comes_once(photos: Path, tmp_path: Path) -> None:

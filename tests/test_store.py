@@ -132,6 +132,22 @@ def test_a_wipe_removes_what_belongs_to_the_run_and_nothing_else(store):
     assert store.done() == set()
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_wipe_removes_the_report_and_no_page_of_somebody_else(store, ours):
+    store.write_run({"fingerprint": {}})
+    page = f"<!doctype html><title>{'CF-CAM report: out' if ours else 'My notes'}</title>"
+    (store.out / "report.html").write_text(page)
+    folder = store.out / "report_files"
+    write_whole(folder / "r-0123456789ab/pictures/000-00.jpg", b"x")
+    write_whole(folder / "r-0123456789ab/data-000.js", b"x")
+    store.wipe([])
+    assert (store.out / "report.html").exists() is not ours
+    assert not folder.exists()
+    write_whole(folder / "mine/r-0123456789ab", b"x")
+    store.wipe([])
+    assert (folder / "mine/r-0123456789ab").exists()
+
+
 def test_run_json_of_another_format_is_refused(store):
     assert store.run() is None
     store.write_run({"grid": [1, 2]})

@@ -1,0 +1,239 @@
+"""Is CF-CAM better than Grad-CAM and the others? Real photos and composites that no parameter was tuned on.
+
+    python -m bench.evaluation   (make evaluate)
+
+- photos: of the half `UNSEEN` of `bench/photos.py`, with boxes; faithfulness, localisation, sanity;
+- composites: two cut-out objects of that half on one ground; localisation, class sensitivity, stability;
+- earlier: the composites at a layer before the last, where gradients differ from place to place.
+
+Only questions that the model can answer are asked: the class is among its five likeliest. Everything is
+computed by `cfcam_gpu.evaluation.evaluate`, whose pages stay in `--out` where one is given.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from bench.common import command, print_table
+from bench.photos import PHOTOS, UNSEEN, compose
+from cfcam_gpu.demo import MODEL
+from cfcam_gpu.evaluation.run import evaluate
+from cfcam_gpu.metrics.options import MetricOptions
+from cfcam_gpu.models import LoadedModel, load_model
+
+#: A question is asked when its class is among this many likeliest.
+LIKELIEST = 5
+
+ALL_BUT_SCORECAM = (
+    "gradcam", "gradcam++", "smoothgradcam++", "hirescam", "layercam", "xgradcam", "ablationcam", "eigencam",
+    "random", "cfcam", "cfcam-fine", "cfcam:upstream",
+)  # fmt: skip
+EARLIER = ("gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "random", "cfcam", "cfcam:spatial")
+
+#: A row of a manifest.
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One table: which images, which layer (None: the last), methods and metrics."""
+
+    images: str
+    layer: str | None
+    methods: Any
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """A manifest, how many questions there were, and how many of them the model can answer: its rows."""
+
+    manifest: str
+    made: int
+    recognised: int
+
+
+PARTS = {
+    "photos": Part(
+        "photos",
+        None,
+        ALL_BUT_SCORECAM,
+        ("drop", "deletion", "insertion", "road", "localisation", "class_sensitivity"),
+    ),
+    "composites": Part(
+        "composites",
+        None,
+        ALL_BUT_SCORECAM,
+        ("localisation", "class_sensitivity", "gradient_noise", "input_noise"),
+    ),
+    "earlier": Part(
+        "composites", "_blocks.9", EARLIER, ("localisation", "class_sensitivity", "gradient_noise", "drop")
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Composites made, before the unrecognised ones are left out; steps of deletion and insertion; where pages stay."""
+
+    composites: int = 120
+    steps: int = 21
+    out: str = ""
+
+
+def write_photos(folder: Path, half: str) -> list[Row]:
+    """The photos of a half as PNG files, with masks of their boxes; the rows of their manifest."""
+    rows = []
+    for name, photo in PHOTOS.items():
+        if photo.half != half:
+            continue
+        image = photo.open()
+        image.save(folder / f"{name}.png")
+        row = {"path": f"{name}.png", "sample_id": name, "target": photo.target}
+        if photo.boxes:
+            mask = Image.new("L", image.size)
+            for left, top, right, bottom in photo.boxes:
+                corners = [left * image.width, top * image.height, right * image.width, bottom * image.height]
+                ImageDraw.Draw(mask).rectangle(corners, fill=255)
+            mask.save(folder / f"{name}_mask.png")
+            row["mask"] = f"{name}_mask.png"
+        rows.append(row)
+    return rows
+
+
+def write_composites(folder: Path, half: str, count: int) -> list[Row]:
+    """Composites of a half with a mask for each of their two objects; two rows of their manifest for each."""
+    rows = []
+    for number, composite in enumerate(compose(half, count)):
+        Image.fromarray(composite.image).save(folder / f"{number:03}.png")
+        for name, mask in zip(composite.names, composite.masks, strict=True):
+            file = f"{number:03}_{PHOTOS[name].target}_mask.png"
+            Image.fromarray(mask.astype(np.uint8) * 255).save(folder / file)
+            rows.append(
+                {
+                    "path": f"{number:03}.png",
+                    "sample_id": f"{number:03}: {name}",
+                    "target": PHOTOS[name].target,
+                    "mask": file,
+                }
+            )
+    return rows
+
+
+def recognised(loaded: LoadedModel, folder: Path, rows: list[Row]) -> list[Row]:
+    """The rows whose class is among the model's likeliest."""
+    images = [loaded.preprocess(Image.open(folder / row["path"]).convert("RGB")) for row in rows]
+    targets = torch.tensor([row["target"] for row in rows])
+    with torch.inference_mode():
+        logits = torch.cat([loaded.model(part) for part in torch.stack(images).split(16)])
+    rank = (logits > logits.gather(1, targets[:, None])).sum(1)
+    return [row for row, better in zip(rows, rank.tolist(), strict=True) if better < LIKELIEST]
+
+
+def write_manifest(path: Path, rows: list[Row]) -> str:
+    """A CSV manifest; its path."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ("path", "sample_id", "target", "mask"))
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(path)
+
+
+@contextmanager
+def _folder(given: str) -> Iterator[Path]:
+    if given:
+        Path(given).mkdir(parents=True, exist_ok=True)
+        yield Path(given)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(temporary)
+
+
+def prepare(loaded: LoadedModel, folder: Path, half: str, composites: int) -> dict[str, Questions]:
+    """Writes the photos and composites of a half with their manifests."""
+    found = {}
+    for name in ("photos", "composites"):
+        images = folder / name
+        images.mkdir(exist_ok=True)
+        rows = write_photos(images, half) if name == "photos" else write_composites(images, half, composites)
+        asked = recognised(loaded, images, rows)
+        found[name] = Questions(write_manifest(images / "manifest.csv", asked), len(rows), len(asked))
+    return found
+
+
+def measure(
+    loaded: LoadedModel, folder: Path, name: str, part: Part, questions: dict[str, Questions], steps: int
+) -> dict[str, Any]:
+    """What `evaluate` finds for one part; its page stays in the folder."""
+    start, asked = time.perf_counter(), questions[part.images]
+    out = evaluate(
+        [asked.manifest],
+        folder / f"evaluation-{name}",
+        loaded,
+        methods=part.methods,
+        metrics=part.metrics,
+        layer=part.layer,
+        measuring=MetricOptions(steps=steps),
+        device="cpu",
+        workers=1,
+        overwrite=True,
+    )
+    return {
+        "questions": asked.made,
+        "recognised": asked.recognised,
+        "layer": out.run.layer,
+        "seconds": round(time.perf_counter() - start, 1),
+        "found": _kept(out.found),
+    }
+
+
+def run(options: Options) -> dict[str, Any]:
+    """The benchmark's result: for each part what `evaluate` found, and how many questions there were."""
+    loaded = load_model(MODEL)
+    with _folder(options.out) as folder:
+        questions = prepare(loaded, folder, UNSEEN, options.composites)
+        parts = {
+            name: measure(loaded, folder, name, part, questions, options.steps)
+            for name, part in PARTS.items()
+        }
+    return {"model": loaded.spec, "steps": options.steps, "parts": parts}
+
+
+def _kept(found: dict[str, Any] | None) -> dict[str, Any]:
+    """The summary without curves, rounded: they are on the page."""
+    assert found is not None
+    kept = {name: found[name] for name in ("images", "methods", "paired", "baseline", "cost")}
+    return json.loads(json.dumps(kept), parse_float=lambda text: round(float(text), 4))
+
+
+def show(result: dict[str, Any]) -> None:
+    """One table for each part: methods × the means of its columns."""
+    for name, part in result["parts"].items():
+        methods = part["found"]["methods"]
+        columns = list(next(iter(methods.values())))
+        asked = f"{part['recognised']} of {part['questions']} questions"
+        print_table(
+            f"{name}, layer {part['layer']}, {asked}, {part['seconds']} s",
+            ("method", *columns),
+            [(label, *(_shown(found.get(column)) for column in columns)) for label, found in methods.items()],
+        )
+
+
+def _shown(figure: dict[str, Any] | None) -> str:
+    return "-" if figure is None or figure["mean"] is None else f"{figure['mean']:.3f}"
+
+
+if __name__ == "__main__":
+    command("evaluation", Options, run, show, __doc__)
