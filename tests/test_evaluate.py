@@ -23,6 +23,7 @@ from cfcam_gpu.dataset import explain_dataset
 from cfcam_gpu.dataset.masks import MaskError, box_mask, read_mask
 from cfcam_gpu.dataset.observer import Interrupted, Observer
 from cfcam_gpu.dataset.plan import Plan
+from cfcam_gpu.dataset.store import as_rows
 from cfcam_gpu.errors import ConfigError, InputError, ModelError, StoreError
 from cfcam_gpu.evaluation import cost, evaluate
 from cfcam_gpu.evaluation import run as evaluation_run
@@ -246,6 +247,19 @@ def test_configurations_of_ones_own_have_a_name_of_ones_own(pictures, tmp_path):
     stored = json.loads((tmp_path / "out/evaluation.json").read_text())["fingerprint"]["methods"]
     assert stored["all clustered"]["config"]["dominant_percentile"] is None
     assert stored["plain"] == {"method": "gradcam"}
+
+
+def test_maps_of_two_resolutions_are_stored_at_the_larger(pictures, tmp_path):
+    """And a share of the finer layer is part of what makes two evaluations the same."""
+    methods = {"coarse": "cfcam", "fine": ("cfcam-fine", CFCAMConfig(fine_share=0.5))}
+    measure(pictures, tmp_path / "out", methods=methods, finer_layer="stem")
+    grids = {row["method"]: row["grid"] for row in as_rows(table(tmp_path / "out"))}
+    assert {name: grid.shape for name, grid in grids.items()} == {"coarse": (32, 32), "fine": (32, 32)}
+    again = {**methods, "fine": ("cfcam-fine", CFCAMConfig(fine_share=0.6))}
+    with pytest.raises(StoreError, match=r"methods.fine.config.fine_share was 0.5, now 0.6"):
+        measure(pictures, tmp_path / "out", methods=again, finer_layer="stem")
+    with pytest.raises(ConfigError, match="looks at one layer"):
+        measure(pictures, tmp_path / "other", finer_layer="stem")
 
 
 def test_more_maps_of_a_batch_agree_with_its_own():

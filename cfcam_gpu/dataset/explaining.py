@@ -58,13 +58,18 @@ class Explainer:
 
     def warm_up(self) -> None:
         """One explanation of noise, so that what cannot work is said before anything is read."""
-        size = self.loaded.preprocess.size
-        noise = torch.randint(0, 256, (1, *size, 3), generator=torch.Generator().manual_seed(0))
-        with model_errors((1, 3, *size)):
-            result = self._run(noise.to(torch.uint8), self.target)
+        noise = self.noise()
+        with model_errors((1, 3, *noise.shape[1:3])):
+            result = self._run(noise, self.target)
         assert result.logits is not None
         self.grid = (result.grid.shape[1], result.grid.shape[2])
         self.classes = result.logits.shape[1]
+
+    def noise(self) -> torch.Tensor:
+        """A view (1,H,W,3) uint8 to try things with."""
+        size = self.loaded.preprocess.size
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(0, 256, (1, *size, 3), generator=generator, dtype=torch.uint8)
 
     def rows(self, views: Sequence[View], samples: Sequence[Sample]) -> list[Row]:
         """Rows' columns for decoded samples (see `__call__`)."""

@@ -18,6 +18,7 @@ from cfcam_gpu.dataset.pool import Pool, make_pool
 from cfcam_gpu.dataset.store import Row
 from cfcam_gpu.device import model_errors, resolve_device
 from cfcam_gpu.explainer import CFCAM
+from cfcam_gpu.methods import find_method
 from cfcam_gpu.models import LoadedModel, load_model
 from cfcam_gpu.prepare import prepared
 
@@ -140,6 +141,8 @@ def opened(
             }
             model = prepared(loaded.model, example, **choices).to(device)
         ready = replace(loaded, model=model)
+        # An evaluation captures with one method and gives the finer layer to others.
+        finer = options.finer_layer if find_method(options.method).needs_finer else None
         with CFCAM(
             model,
             options.layer,
@@ -147,7 +150,7 @@ def opened(
             options.engine,
             on_invalid="flag",
             method=options.method,
-            finer_layer=options.finer_layer,
+            finer_layer=finer,
         ) as cam:
             explainer = make(ready, cam, device, options.batch_size, target)
             explainer.warm_up()

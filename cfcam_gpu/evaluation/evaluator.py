@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cfcam_gpu.dataset.explaining import Explainer, error_columns
@@ -63,6 +64,11 @@ class Evaluator(Explainer):
             label: self._cam(name, config, self.cam.layer_name)
             for label, (name, config) in self.options.cams().items()
         }
+        for cam in self.cams.values():
+            if cam.method.needs_finer:  # all maps are stored at the largest grid
+                images = self.loaded.preprocess.normalise(self.noise().to(self.device))
+                rows, columns = cam(images).grid.shape[1:]
+                self.grid = max(self.grid[0], rows), max(self.grid[1], columns)
 
     def _cam(self, name: str, config: Any, layer: str | None) -> CFCAM:
         engine = self.options.engine if METHODS[name].clusters else "auto"  # engines are CF-CAM's
@@ -83,7 +89,7 @@ class Evaluator(Explainer):
         self._measure_cost(features)
         cases = self._cases(items, pixels, features, explained)
         by_method = {
-            label: _by_image(self._measured(case) | _map_columns(explained[label]))
+            label: _by_image(self._measured(case) | _map_columns(explained[label], self.grid))
             for label, case in cases.items()
         }
         assert features.logits is not None
@@ -175,8 +181,11 @@ def sample_seed(sample_id: str) -> int:
     return int.from_bytes(hashlib.sha256(sample_id.encode()).digest()[:8], "big") >> 1
 
 
-def _map_columns(explanation: Explanation) -> dict[str, list[Any]]:
-    return {"blank": explanation.blank.tolist(), "grid": list(explanation.grid.float().cpu().numpy())}
+def _map_columns(explanation: Explanation, size: tuple[int, int]) -> dict[str, list[Any]]:
+    grid = explanation.grid.float()
+    if grid.shape[1:] != size:
+        grid = F.interpolate(grid[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    return {"blank": explanation.blank.tolist(), "grid": list(grid.cpu().numpy())}
 
 
 def _listed(values: Tensor | None, column: Column, count: int) -> list[Any]:
