@@ -30,6 +30,14 @@ FLOAT16_SCALE = 256.0
 
 
 @dataclass(frozen=True)
+class Maps:
+    """Activations (B,C,h,w) in the model's dtype, detached, and gradients (B,K,C,h,w) float32 of a layer."""
+
+    activations: Tensor
+    gradients: Tensor
+
+
+@dataclass(frozen=True)
 class Capture:
     """What one forward pass and K backward passes of the head give.
 
@@ -41,6 +49,7 @@ class Capture:
         targets: (B,) or (B,K) int64, or None for callable targets.
         out_of_range: (B,) bool, on the device: targets that are no class of the model.
         calls: how often the layer ran in the forward pass; the last one counts.
+        finer: the earlier layer's, where one was asked for.
     """
 
     activations: Tensor
@@ -50,6 +59,7 @@ class Capture:
     targets: Tensor | None
     out_of_range: Tensor
     calls: int
+    finer: Maps | None = None
 
 
 def capture(
@@ -59,6 +69,7 @@ def capture(
     targets: Targets = None,
     calls: int | None = None,
     differentiate: bool = True,
+    finer: TargetLayer | None = None,
 ) -> Capture:
     """Run the model on images (B,…) once and differentiate the target scores K times, down to the layer.
 
@@ -66,45 +77,61 @@ def capture(
         calls: how often the layer runs in a forward pass, if known: earlier calls are then not
             differentiated, which saves memory. A wrong number costs a second forward pass.
         differentiate: False leaves the backward passes out.
+        finer: an earlier layer to look at in the same passes, which then go back as far as that.
 
     Raises:
         CaptureError: the layer did not run, its output is not (B,C,h,w), or no score depends on it.
         TargetError: targets that do not fit the batch or the classes.
     """
     with explainable(model), torch.set_grad_enabled(differentiate):
-        cut = _Cut(layer, calls)
-        output = cut.run(model, images)
-        if calls is not None and cut.calls != calls:
-            cut = _Cut(layer, None)
-            output = cut.run(model, images)
-        leaf = cut.result(len(images))
+        cuts = _cuts(layer, finer, calls)
+        output = _run(model, images, cuts)
+        if calls is not None and cuts[0].calls != calls:
+            cuts = _cuts(layer, finer, None)
+            output = _run(model, images, cuts)
+        leaves = {cut.layer.label: cut.result(len(images)) for cut in cuts}
         logits = logits_of(output)
         scores, indices, out_of_range = target_scores(logits, targets, len(images))
-        gradients = _gradients(scores if differentiate else scores[:, :0], leaf, layer.label)
+        gradients = _gradients(scores if differentiate else scores[:, :0], leaves)
+    features = [Maps(leaf.detach(), g) for leaf, g in zip(leaves.values(), gradients, strict=True)]
     return Capture(
-        activations=leaf.detach(),
-        gradients=gradients,
+        activations=features[0].activations,
+        gradients=features[0].gradients,
+        finer=features[1] if finer else None,
         scores=scores.detach().float(),
         logits=logits.detach().float(),
         targets=indices,
         out_of_range=out_of_range,
-        calls=cut.calls,
+        calls=cuts[0].calls,
     )
 
 
-class _Cut:
-    """Replaces the output of a layer's last call by a copy that is a leaf of a new graph."""
+def _cuts(layer: TargetLayer, finer: TargetLayer | None, calls: int | None) -> list[_Cut]:
+    if finer is None:
+        return [_Cut(layer, calls)]
+    return [_Cut(layer, calls, attached=True), _Cut(finer, None)]
 
-    def __init__(self, layer: TargetLayer, calls: int | None) -> None:
+
+def _run(model: nn.Module, images: Tensor, cuts: Sequence[_Cut]) -> Any:
+    with contextlib.ExitStack() as stack:
+        for cut in cuts:
+            stack.enter_context(replaced_outputs(cut.layer, cut.cut))
+        # With frozen parameters there is no graph before the cut.
+        return model(images.detach())
+
+
+class _Cut:
+    """Replaces the output of a layer's last call by a copy that is a leaf of a new graph.
+
+    `attached`: the output stays part of the graph of an earlier cut, and is differentiated there.
+    """
+
+    def __init__(self, layer: TargetLayer, calls: int | None, attached: bool = False) -> None:
         self.layer = layer
         self.expected = calls
+        self.attached = attached
         self.calls = 0
         self.leaf: Tensor | None = None
-
-    def run(self, model: nn.Module, images: Tensor) -> Any:
-        with replaced_outputs(self.layer, self.cut):
-            # With frozen parameters there is no graph before the cut.
-            return model(images.detach())
 
     def cut(self, output: Any) -> Any:
         self.calls += 1
@@ -116,6 +143,9 @@ class _Cut:
                 f"got {describe(output)}; `cfcam layers` lists the layers that do"
             )
         with torch.enable_grad():
+            if self.attached:
+                self.leaf = output
+                return output.clone()
             detached = output.detach()
             self.leaf = (detached.clone() if detached.is_inference() else detached).requires_grad_()
             # A copy goes on: an in-place operation may follow, and must not change what was captured.
@@ -131,6 +161,11 @@ class _Cut:
             raise CaptureError(
                 f"target layer {self.layer.label!r} put out {len(self.leaf)} maps for {batch} images; "
                 "choose a layer that keeps the batch dimension"
+            )
+        if self.attached and not self.leaf.requires_grad:
+            raise CaptureError(
+                f"the finer layer does not come before layer {self.layer.label!r}; choose an earlier one, "
+                "`cfcam layers` lists them in their order"
             )
         return self.leaf
 
@@ -169,30 +204,32 @@ class _AfterFunction(TorchFunctionMode):
         return result
 
 
-def _gradients(scores: Tensor, leaf: Tensor, label: str) -> Tensor:
-    """(B,K,C,h,w) float32 gradients of scores (B,K) with respect to leaf (B,C,h,w)."""
-    scale = FLOAT16_SCALE if leaf.dtype == torch.float16 else 1.0
+def _gradients(scores: Tensor, leaves: dict[str, Tensor]) -> list[Tensor]:
+    """(B,K,C,h,w) float32 gradients of scores (B,K) for each of the leaves (B,C,h,w), named by their layers."""
+    scale = FLOAT16_SCALE if any(leaf.dtype == torch.float16 for leaf in leaves.values()) else 1.0
     columns = scores.unbind(1)
-    gradients = []
+    found: list[list[Tensor]] = [[] for _ in leaves]
     for k, column in enumerate(columns):
-        gradient = None
+        gradients: Sequence[Tensor | None] = [None] * len(leaves)
         if column.requires_grad:
-            (gradient,) = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 column,
-                leaf,
+                list(leaves.values()),
                 grad_outputs=torch.full_like(column, scale),
                 retain_graph=k + 1 < len(columns),
                 allow_unused=True,
             )
-        if gradient is None:
-            raise CaptureError(
-                f"the target score does not depend on layer {label!r} (no gradient reaches it); "
-                "choose a layer on the path from the image to the score, `cfcam layers` lists them"
-            )
-        gradients.append(gradient.float() / scale)
-    if not gradients:
-        return leaf.new_empty((len(leaf), 0, *leaf.shape[1:]), dtype=torch.float32)
-    return torch.stack(gradients, dim=1)
+        for label, gradient, listed in zip(leaves, gradients, found, strict=True):
+            if gradient is None:
+                raise CaptureError(
+                    f"the target score does not depend on layer {label!r} (no gradient reaches it); "
+                    "choose a layer on the path from the image to the score, `cfcam layers` lists them"
+                )
+            listed.append(gradient.float() / scale)
+    return [
+        torch.stack(listed, dim=1) if listed else leaf.new_zeros((len(leaf), 0, *leaf.shape[1:])).float()
+        for leaf, listed in zip(leaves.values(), found, strict=True)
+    ]
 
 
 def logits_of(output: Any) -> Tensor:

@@ -127,7 +127,9 @@ class CFCAM:
             )
         features = replace(features, config=self.config, engine=self.engine_name)
         if self.method.needs_finer and features.probe is not None and features.images is not None:
-            features = replace(features, probe=self._with_finer(features.probe, features.images))
+            finer = self._finer_layer(features.probe.layer, features.images)
+            if features.probe.finer is not finer:  # captured by another method
+                features = replace(features, probe=replace(features.probe, finer=finer), fine=None)
         result = _explain(features, self.method)
         return finished(result, features.single, self.on_invalid)
 
@@ -136,7 +138,8 @@ class CFCAM:
         with torch.inference_mode(False):
             if self._layer is None:
                 self._layer = choose_layer(self.model, images)
-            captured = capture(self.model, self._layer, images, targets, self._calls, differentiate)
+            finer = self._finer_layer(self._layer, images) if self.method.needs_finer else None
+            captured = capture(self.model, self._layer, images, targets, self._calls, differentiate, finer)
         self._calls = captured.calls
         functions = score_functions(targets, len(images))
         kind, indices = images.device.type, captured.targets
@@ -153,14 +156,15 @@ class CFCAM:
             scores=captured.scores,
             logits=captured.logits,
             out_of_range=captured.out_of_range,
-            probe=Probe(self.model, self._layer, captured.calls, autocast),
+            probe=Probe(self.model, self._layer, captured.calls, autocast, finer),
+            fine=captured.finer,
             single=indices is None or indices.ndim == 1,
         )
 
-    def _with_finer(self, probe: Probe, images: Tensor) -> Probe:
+    def _finer_layer(self, layer: TargetLayer, images: Tensor) -> TargetLayer:
         if self._finer is None:
-            self._finer = finer_layer(self.model, probe.layer, images)
-        return replace(probe, finer=self._finer)
+            self._finer = finer_layer(self.model, layer, images)
+        return self._finer
 
     @property
     def finer_layer_name(self) -> str | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cfcam_gpu.capture import (
     Capture,
+    Maps,
     ScoreFunction,
     Targets,
     capture,
@@ -131,6 +132,7 @@ class Features:
         logits: (B,classes) float32, or whatever the model puts out for callable targets.
         out_of_range: (B,) bool, targets that are no class of the model.
         probe: the model around the layer.
+        fine: what was captured of the layer `Probe.finer` in the same passes.
         single: whether one target an image was asked for, without an axis K.
     """
 
@@ -146,6 +148,7 @@ class Features:
     logits: Tensor | None = None
     out_of_range: Tensor | None = None
     probe: Probe | None = None
+    fine: Maps | None = None
     single: bool = True
 
     @property
@@ -176,7 +179,7 @@ class Features:
     def finer(self) -> Features:
         """The same images and targets at the layer `Probe.finer`."""
         images, probe = self.asked
-        found = probe.capture_finer(images, self._targets)
+        found = self.fine or probe.capture_finer(images, self._targets)
         return replace(self, activations=found.activations.float(), gradients=found.gradients)
 
     @property

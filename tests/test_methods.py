@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from cfcam_gpu import CFCAM, BackendError, CFCAMConfig, ConfigError, cli, explain_activations
+from cfcam_gpu import CFCAM, BackendError, CaptureError, CFCAMConfig, ConfigError, cli, explain_activations
 from cfcam_gpu import probe as probes
 from cfcam_gpu.dataset import open_results
 from cfcam_gpu.dataset.options import RunOptions
@@ -296,6 +296,25 @@ def test_the_finer_layer_scales_the_map_by_its_evidence(net, images):
     none = CFCAM(net, "conv:relu", CFCAMConfig(fine_share=0.0), method="cfcam-fine", finer_layer="stem")
     expected = F.interpolate(coarse[:, None], size=(32, 32), mode="bilinear")[:, 0]
     torch.testing.assert_close(none(images, 1).grid, expected, **CLOSE)
+
+
+def test_two_layers_take_one_forward_pass_and_agree_with_one_after_the_other(net, images):
+    """The first call looks for the finer layer as well; after it a call is one pass."""
+    targets = torch.tensor([[0, 2], [1, 0], [2, 1], [0, 1]])
+    with CFCAM(net, "conv:relu", method="cfcam-fine") as cam, CFCAM(net, "conv:relu") as other:
+        apart = cam.explain(other.features(images, targets))
+        runs: list[int] = []
+        handle = net.register_forward_hook(lambda *_: runs.append(1))
+        together = cam(images, targets)
+        handle.remove()
+    assert len(runs) == 1
+    torch.testing.assert_close(together.grid, apart.grid, **CLOSE)
+    assert together.grid.shape == (4, 2, 32, 32)
+
+
+def test_a_finer_layer_must_come_before(net, images):
+    with pytest.raises(CaptureError, match="the finer layer does not come before layer 'conv:relu'"):
+        CFCAM(net, "conv:relu", method="cfcam-fine", finer_layer="behind")(images)
 
 
 def test_a_finer_layer_that_is_not_finite_is_flagged(images):
