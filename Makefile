@@ -4,13 +4,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= cfcam-demo
+EVALUATION ?= cfcam-evaluation
 
-.PHONY: demo test lint format install bench gpu-check clean help
+.PHONY: demo evaluate test lint format install bench gpu-check clean help
 
 help:
 	@echo "make demo     explain real photos, write $(OUT)/contact_sheet.png"
 	@echo "make test     ruff, mypy and pytest"
-	@echo "make bench    every benchmark, some fifteen minutes, into bench/results/"
+	@echo "make evaluate methods compared on real photos, into bench/results/evaluation.json and $(EVALUATION)"
+	@echo "make bench    every benchmark of speed, most of an hour, into bench/results/"
 	@echo "make gpu-check  tests and benchmarks on an NVIDIA GPU, with PYTHON's own packages"
 	@echo "make install  .venv with the package and its dependencies only"
 	@echo "make lint     ruff and mypy;  make format: apply ruff's format"
@@ -18,6 +20,9 @@ help:
 
 demo: .venv/.demo
 	$(BIN)/cfcam demo --out $(OUT)
+
+evaluate: .venv/.evaluate
+	$(BIN)/python -m bench.evaluation --out $(EVALUATION)
 
 test: .venv/.dev lint
 	$(BIN)/python -m pytest
@@ -32,7 +37,7 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 
 bench: .venv/.bench
-	for name in throughput precision stages scaling memory discrimination; do \
+	for name in throughput precision stages scaling memory discrimination dataset decode store scale; do \
 		$(BIN)/python -m bench.$$name || exit 1; \
 	done
 
@@ -56,16 +61,20 @@ install: .venv/.package
 	$(BIN)/python -m pip install -q -e '.[demo]'
 	touch $@
 
+.venv/.evaluate: .venv/.python pyproject.toml
+	$(BIN)/python -m pip install -q -e '.[demo,evaluate]'
+	touch $@
+
 # The libraries that tests compare with ask for opencv-python, whose files would replace the headless build's.
 .venv/.dev: .venv/.python pyproject.toml
 	$(BIN)/python -m pip install -q -e '.[demo,dev]'
 	$(BIN)/python -m pip install -q --no-deps 'grad-cam>=1.5.7' 'torchcam>=0.5' 'quantus>=0.6'
-	touch $@ .venv/.demo
+	touch $@ .venv/.demo .venv/.evaluate
 
 .venv/.bench: .venv/.dev
-	$(BIN)/python -m pip install -q -e '.[demo,dev,peers]'
+	$(BIN)/python -m pip install -q 'captum>=0.7'
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis cfcam-demo
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis cfcam-demo cfcam-evaluation
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
