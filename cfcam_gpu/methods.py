@@ -44,22 +44,38 @@ def cfcam(features: Features) -> MethodMaps:
 
 
 def cfcam_fine(features: Features) -> MethodMaps:
-    """CF-CAM of the layer, times how much an earlier layer with larger maps speaks for the class in each place.
+    """CF-CAM of the layer, sharpened by CF-CAM (preset `spatial`) of an earlier layer with larger maps."""
+    coarse, (finer, bad) = cfcam(features), _finite(features.finer())
+    fine = cfcam(replace(finer, config=CFCAMConfig.preset("spatial"))).grid
+    grid = _sharpened(coarse.grid, fine.masked_fill(bad, torch.nan), features.config.fine_share)
+    return MethodMaps(grid, upsample_and_normalise(grid, features.size), coarse.clusters)
 
-    The map M of the layer says where the class is, that of the finer layer, m (preset `spatial`), where
-    exactly: M · (1 - s + s · sqrt(m / max m)) on the finer layer's grid, s the configuration's `fine_share`.
-    LayerCAM (Jiang et al. 2021) joins layers as well, by the larger value; here the map is zero where M is.
-    """
-    finer, coarse = features.finer(), cfcam(features)
-    a, g = finer.activations, finer.gradients
+
+def gradcam_fine(features: Features) -> Tensor:
+    """Grad-CAM of the layer, sharpened likewise by LayerCAM: what `cfcam-fine` is without clusters."""
+    finer, bad = _finite(features.finer())
+    fine = layercam(finer).masked_fill(bad, torch.nan)
+    return _sharpened(gradcam(features), fine, features.config.fine_share)
+
+
+def _finite(features: Features) -> tuple[Features, Tensor]:
+    """The features with zeros for images that hold NaN or Inf, and which these are, (B,1,1,1) bool."""
+    a, g = features.activations, features.gradients
     bad = ~(a.isfinite().flatten(1).all(1) & g.isfinite().flatten(1).all(1))[:, None, None, None]
     a, g = a.masked_fill(bad, 0).contiguous(), g.masked_fill(bad[:, None], 0).contiguous()
-    fine = cfcam(replace(finer, activations=a, gradients=g, config=CFCAMConfig.preset("spatial"))).grid
+    return replace(features, activations=a, gradients=g), bad
+
+
+def _sharpened(coarse: Tensor, fine: Tensor, share: float) -> Tensor:
+    """The map (B,K,h,w) M on the grid of m (B,K,h',w'): M · (1 - share + share · sqrt(m / max m)).
+
+    M says where the class is, m, of an earlier layer, where exactly. LayerCAM (Jiang et al. 2021) joins
+    layers as well, by the larger value; here the map is zero where M is.
+    """
     peak = fine.amax((2, 3), keepdim=True)
-    share = (fine / torch.where(peak > 0, peak, 1)).sqrt().masked_fill(bad, torch.nan)
-    grid = F.interpolate(coarse.grid, size=fine.shape[2:], mode="bilinear", align_corners=False)
-    grid = grid * (1 - features.config.fine_share * (1 - share))
-    return MethodMaps(grid, upsample_and_normalise(grid, features.size), coarse.clusters)
+    evidence = (fine / torch.where(peak > 0, peak, 1)).sqrt()
+    grid = F.interpolate(coarse, size=fine.shape[2:], mode="bilinear", align_corners=False)
+    return grid * (1 - share * (1 - evidence))
 
 
 @dataclass(frozen=True)
@@ -125,6 +141,10 @@ _ALL = (
     ),
     Method(
         "cfcam-fine", cfcam_fine, True, True, "cfcam, sharpened by an earlier layer with larger maps", "",
+        needs_finer=True,
+    ),
+    Method(
+        "gradcam-fine", gradcam_fine, True, True, "gradcam, sharpened likewise by layercam", "",
         needs_finer=True,
     ),
     Method("gradcam", gradcam, True, False, "mean gradients", "Selvaraju et al. 2017, arXiv 1610.02391"),

@@ -312,6 +312,17 @@ def test_two_layers_take_one_forward_pass_and_agree_with_one_after_the_other(net
     assert together.grid.shape == (4, 2, 32, 32)
 
 
+def test_gradcam_is_sharpened_by_layercam(net, images):
+    found = explain(net, "gradcam-fine", images, 1, finer_layer="stem").grid
+    coarse, fine = (
+        explain(net, "gradcam", images, 1).grid,
+        CFCAM(net, "stem", method="layercam")(images, 1).grid,
+    )
+    evidence = (fine / fine.amax((1, 2), keepdim=True)).sqrt()
+    expected = F.interpolate(coarse[:, None], size=(32, 32), mode="bilinear")[:, 0] * (0.6 + 0.4 * evidence)
+    torch.testing.assert_close(found, expected, **CLOSE)
+
+
 def test_a_finer_layer_must_come_before(net, images):
     with pytest.raises(CaptureError, match="the finer layer does not come before layer 'conv:relu'"):
         CFCAM(net, "conv:relu", method="cfcam-fine", finer_layer="behind")(images)
@@ -382,7 +393,7 @@ def test_every_method_explains_a_dataset(tmp_path, method):
     results = open_results(tmp_path / "out")
     assert results.run["fingerprint"]["method"] == method
     for row in results.rows():
-        assert row["grid"].shape == ((32, 32) if method == "cfcam-fine" else (8, 8))
+        assert row["grid"].shape == ((32, 32) if METHODS[method].needs_finer else (8, 8))
         assert row["blank"] == (row["heatmap_max"] == 0)
         assert (row["n_clusters"] is None) == (row["noise_fraction"] is None) == (method not in CLUSTERS)
 
