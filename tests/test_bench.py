@@ -33,7 +33,7 @@ from bench import (
 from bench.floors import Count, model_counts, stage_counts
 from bench.machine import threads
 from bench.published import published_steps
-from cfcam_gpu import CFCAM, CFCAMConfig
+from cfcam_gpu import CFCAM, PRESETS, CFCAMConfig
 from cfcam_gpu.clustering import Clusters
 from cfcam_gpu.demo import find_photos
 from cfcam_gpu.engines import ENGINES, resolve_engine
@@ -510,14 +510,14 @@ def test_every_engine_is_compared_or_named_with_the_reason(three_engines):
     assert found["failed"] == []
     assert found["engines"]["cuml"] == {"available": False, "reason": "needs an NVIDIA GPU"}
     cases = set(found["engines"]["torch"]) - {"available", "reason"}
-    assert len(cases) == 6
+    assert len(cases) == len(PRESETS) + 3  # and three of generated features
     assert cases == set(found["engines"]["numba"]) - {"available", "reason"}
 
 
 def test_an_engine_that_differs_fails_the_gpu_check_by_name(three_engines, wrong_engine):
     failed = gpu_check.equivalence(common.Setup(side=16))["failed"]
     wrong = resolve_engine("auto", torch.device("cpu"))
-    assert len(failed) == 6
+    assert len(failed) == len(PRESETS) + 3
     assert all(sentence.startswith(f"{wrong}, ") for sentence in failed)
 
 

@@ -185,6 +185,7 @@ def test_single_parameters_override_the_preset(work):
         "sigma-range": ("0.5", 0.5),
         "diameter": ("3", 3),
         "weighting": ("mean", "mean"),
+        "fine-share": ("0.5", 0.5),
     }
     arguments = [part for name, (text, _) in options.items() for part in (f"--{name}", text)]
     config = explain_json("good", "--preset", "upstream", *arguments)["config"]
