@@ -36,14 +36,18 @@ from cfcam_gpu.models import LoadedModel, load_model
 #: A question is asked when its class is among this many likeliest.
 LIKELIEST = 5
 
-#: Score-CAM would take 1,280 forward passes a map here: more time than all else together.
+#: Score-CAM would take 1,280 forward passes a map here, more time than all else together. The gradient is
+#: constant over the last layer's maps, where HiResCAM and XGrad-CAM are Grad-CAM, Smooth Grad-CAM++ nearly Grad-CAM++.
 METHODS = (
-    "gradcam", "gradcam++", "smoothgradcam++", "hirescam", "layercam", "xgradcam", "ablationcam", "eigencam",
-    "random", "cfcam", "cfcam:upstream", "cfcam-fine", "gradcam-fine",
+    "gradcam", "gradcam++", "layercam", "ablationcam", "eigencam", "random", "cfcam", "cfcam:upstream",
+    "cfcam-fine", "gradcam-fine",
 )  # fmt: skip
 #: Those that are fast enough to make a map again for every draw of noise.
-FAST = tuple(name for name in METHODS if name not in ("smoothgradcam++", "ablationcam"))
-EARLIER = ("gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "random", "cfcam", "cfcam:spatial")
+FAST = tuple(name for name in METHODS if name != "ablationcam")
+EARLIER = (
+    "gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "random", "cfcam", "cfcam:upstream",
+    "cfcam:spatial",
+)  # fmt: skip
 
 #: A row of a manifest.
 Row = dict[str, Any]
@@ -68,13 +72,11 @@ class Questions:
     recognised: int
 
 
+PHOTO_METRICS = (
+    "drop", "deletion", "insertion", "road", "localisation", "class_sensitivity", "randomisation", "edges",
+)  # fmt: skip
 PARTS = {
-    "photos": Part(
-        "photos",
-        None,
-        METHODS,
-        ("drop", "deletion", "insertion", "road", "localisation", "class_sensitivity"),
-    ),
+    "photos": Part("photos", None, METHODS, PHOTO_METRICS),
     "composites": Part("composites", None, FAST, ("localisation", "class_sensitivity", "input_noise")),
     "earlier": Part(
         "composites", "_blocks.9", EARLIER, ("localisation", "class_sensitivity", "gradient_noise")

@@ -224,6 +224,16 @@ def plain_numbers(value: Any) -> None:
     json.loads(json.dumps(value, allow_nan=False))
 
 
+@pytest.mark.parametrize(("difference", "found"), [(2e-6, None), (2e-3, "worse")])
+def test_rounding_is_no_verdict(difference: float, found: str | None):
+    """Grad-CAM and HiResCAM are one map where the gradient is constant, and one may be ahead on every image."""
+    added = {"gradcam": 0.0, "hirescam": difference}
+    rows = [row(i, method, 0, deletion_black_auc=0.4 + added[method]) for i in range(20) for method in added]
+    entry = summarise(as_table(rows), COLUMNS)["paired"]["hirescam"]["deletion_black_auc"]
+    assert entry["low"] > 0
+    assert entry["verdict"] == found
+
+
 def test_one_image_has_means_and_no_intervals_or_verdicts():
     found = summarise(as_table(made_rows(1)), COLUMNS)
     entry = found["methods"]["cfcam"]["deletion_black_auc"]

@@ -29,6 +29,9 @@ BLANK = {
     "curve": False,
 }
 
+#: Methods whose maps are the same but for float32 rounding differ by less than this, on every image to one side.
+ROUNDING = 1e-5
+
 #: Failed samples named for each kind of failure.
 EXAMPLES = 3
 
@@ -63,8 +66,8 @@ def summarise(
         `methods` (mean, low, high, n), `paired` (difference to the baseline, low, high, n, verdict) and
         `curves` (the same as lists over the curve's positions, intervals pointwise); `failures`, `cost`,
         `options` and the arguments. A verdict is `better`, `worse`, or `differs` for a column without a better
-        side, where the interval excludes 0 and there are enough images for that not to be chance (6
-        at 95 %: the sign test), else None. Missing values are left out of their column.
+        side, where the interval excludes 0, the difference is more than `ROUNDING` and there are enough
+        images for that not to be chance (6 at 95 %: the sign test), else None. Missing values are left out of their column.
 
     Raises:
         ConfigError: a level or number of resamples that cannot be.
@@ -184,7 +187,7 @@ def _differences(
 
 def _verdict(better: str, entry: Summary, level: float) -> str | None:
     low, high = entry["low"], entry["high"]
-    if low is None or high is None or low <= 0 <= high:
+    if low is None or high is None or low <= 0 <= high or abs(entry["difference"]) <= ROUNDING:
         return None
     # So few differences have one sign by chance more often than the level allows, and the bootstrap cannot see it.
     if 2.0 ** (1 - entry["n"]) > 1 - level:
