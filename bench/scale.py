@@ -97,7 +97,7 @@ def tables(results: Results) -> dict[str, str]:
 
 
 def _inputs(known: Inputs) -> str:
-    return _table(
+    return table(
         ("measured", "figure", "file", "key"),
         (
             (about, f"{known[name]:,g} {unit}", f"`results/{file}.json`", f"`{key}`")
@@ -111,7 +111,7 @@ def _storage(known: Inputs) -> str:
         "images to read": "jpeg", "plan": "plan_bytes", "rows, shards of 256": "row_256",
         "overlays, JPEG": "overlay", "overlays, PNG": "png", "overlays, WebP": "webp",
     }  # fmt: skip
-    return _table(
+    return table(
         ("what", "bytes an image", "ten million images"),
         ((what, f"{known[name]:,.0f}", _bytes(IMAGES * known[name])) for what, name in kinds.items()),
     )
@@ -132,7 +132,7 @@ def _rates(known: Inputs) -> str:
         "GPUs", "*images/s a GPU*", "images/s", "time", "reading", "rows", "cores a GPU, no overlays",
         "cores a GPU, JPEG overlays", "overlays",
     )  # fmt: skip
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def _shards(known: Inputs) -> str:
@@ -145,7 +145,7 @@ def _shards(known: Inputs) -> str:
             *(_time(size / rate) for rate in ASSUMED), f"{1000 * size / known[f'commit_{size}']:,.0f}",
         ))  # fmt: skip
     times = (f"one at *{rate:,} images/s*" for rate in ASSUMED)
-    return _table(("shard size", "shards", "file", "resuming", *times, "images/s one writer stores"), lines)
+    return table(("shard size", "shards", "file", "resuming", *times, "images/s one writer stores"), lines)
 
 
 def _writers(known: Inputs) -> str:
@@ -154,7 +154,7 @@ def _writers(known: Inputs) -> str:
         for rate in ASSUMED:
             need = [gpus * rate * _driver(known, size) / 1000 / size for size in SHARD_SIZES]
             lines.append((gpus, f"{rate:,}", *(f"{math.ceil(one):,}" for one in need)))
-    return _table(("GPUs", "*images/s a GPU*", *(f"shards of {size:,}" for size in SHARD_SIZES)), lines)
+    return table(("GPUs", "*images/s a GPU*", *(f"shards of {size:,}" for size in SHARD_SIZES)), lines)
 
 
 def _driver(known: Inputs, size: int) -> float:
@@ -174,7 +174,7 @@ def _start(known: Inputs) -> str:
         f"{known['list_bytes']:,.0f} bytes",
         _bytes(IMAGES * known["list_bytes"]),
     )
-    return _table(("once, in each process", "a sample", "ten million"), [*lines, memory])
+    return table(("once, in each process", "a sample", "ten million"), [*lines, memory])
 
 
 def _here(dataset: Mapping[str, Any]) -> str:
@@ -190,7 +190,7 @@ def _here(dataset: Mapping[str, Any]) -> str:
         for model, kinds in dataset["rates"].items()
         for overlays, rate in kinds.items()
     ]
-    return _table(("model", "overlays", "images/s", "ten million", "key in `results/dataset.json`"), lines)
+    return table(("model", "overlays", "images/s", "ten million", "key in `results/dataset.json`"), lines)
 
 
 def _cores(milliseconds: float) -> str:
@@ -212,7 +212,7 @@ def _time(seconds: float) -> str:
     return f"{seconds / 86_400:.3g} days"
 
 
-def _table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+def table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
 

@@ -67,7 +67,8 @@ def summarise(
         `curves` (the same as lists over the curve's positions, intervals pointwise); `failures`, `cost`,
         `options` and the arguments. A verdict is `better`, `worse`, or `differs` for a column without a better
         side, where the interval excludes 0, the difference is more than `ROUNDING` and there are enough
-        images for that not to be chance (6 at 95 %: the sign test), else None. Missing values are left out of their column.
+        images for that not to be chance (6 at 95 %: the sign test), else None. Missing values are left out
+        of their column.
 
     Raises:
         ConfigError: a level or number of resamples that cannot be.

@@ -1,0 +1,169 @@
+# ruff: noqa: RUF001 (the dash of tables)
+"""The README's tables, from the results that are committed.
+
+    python -m bench.readme [--check]
+
+Each table stands between `<!-- NAME -->` and `<!-- end -->`; numbers in the text around them are not touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.common import RESULTS
+from bench.scale import rewritten, table
+
+PAGE = Path(__file__).parents[1] / "README.md"
+
+#: Case of `throughput` -> heading of its row; then the ones beside the prepared explanation.
+CASES = {
+    "forward only": "forward only",
+    "forward only, compiled": "forward only, `torch.compile`",
+    "published steps": "published method's steps",
+    "pytorch-grad-cam": "pytorch-grad-cam's Grad-CAM",
+    "torch-cam": "torch-cam's Grad-CAM",
+    "captum": "captum's Grad-CAM",
+}
+PREPARED = {
+    "forward only, prepared": "*prepared*: forward only, prepared alike",
+    "published steps": "*prepared*: published method's steps",
+    "pytorch-grad-cam": "*prepared*: pytorch-grad-cam's Grad-CAM",
+}
+MODELS = {"torchvision:resnet50@none": "ResNet-50", "efficientnet-lite0": "EfficientNet-Lite0"}
+
+#: Columns of an evaluation's tables, by part: name -> heading.
+COLUMNS = {
+    "composites": {
+        "pointing": "pointing ↑",
+        "energy_inside": "energy inside ↑",
+        "iou_25": "IoU 25 ↑",
+        "iou_50": "IoU 50 ↑",
+        "similarity_second": "second class ↓",
+        "similarity_least": "least class ↓",
+        "input_noise_ssim": "input noise ↑",
+    },
+    "photos": {
+        "average_drop": "average drop ↓",
+        "increase": "increase ↑",
+        "deletion_black_auc": "deletion ↓",
+        "insertion_blur_auc": "insertion ↑",
+        "road_combined": "ROAD ↑",
+        "energy_inside": "energy inside ↑",
+        "iou_50": "IoU 50 ↑",
+        "randomisation_ssim": "randomised ↓",
+    },
+    "earlier": {
+        "pointing": "pointing ↑",
+        "energy_inside": "energy inside ↑",
+        "iou_25": "IoU 25 ↑",
+        "similarity_least": "least class ↓",
+        "gradient_noise_ssim": "gradient noise ↑",
+    },
+}
+MARKS = {"better": " ▲", "worse": " ▼", "differs": "", None: ""}
+
+
+def tables(results: dict[str, Any]) -> dict[str, str]:
+    """Name -> Markdown of every table."""
+    found = {
+        "throughput": _throughput(results["throughput"]["batches"]),
+        "dataset": _dataset(results["dataset"]["rates"]),
+        "discrimination": _discrimination(results["discrimination"]["presets"]),
+    }
+    parts = results["evaluation"]["parts"]
+    return found | {name: _evaluation(parts[name]["found"], columns) for name, columns in COLUMNS.items()}
+
+
+def _throughput(batches: dict[str, Any]) -> str:
+    head = ["time an image ÷ that of an explanation", "batch 1", "16", "64", "GPU"]
+    rows = [
+        [heading, *(_ratio(batch[over].get(case)) for batch in batches.values()), "not measured"]
+        for over, cases in (("over_explained", CASES), ("over_prepared", PREPARED))
+        for case, heading in cases.items()
+    ]
+    return table(head, rows)
+
+
+def _ratio(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f}" if value >= 10 else f"{value:.2f}"
+
+
+def _dataset(rates: dict[str, Any]) -> str:
+    head = ["2,000 JPEGs (40 damaged) through `cfcam explain`", "forward only, images/s"]
+    head += [f"{what}, overlays {kind}" for kind in ("off", "PNG") for what in ("images/s", "share")]
+    rows = [
+        [name, f"{rates[spec]['none']['forward_only']:.1f}"]
+        + [
+            text
+            for kind in ("none", "png")
+            for text in (f"{rates[spec][kind]['images_per_s']:.1f}", f"{rates[spec][kind]['of_forward']:.2f}")
+        ]
+        for spec, name in MODELS.items()
+    ]
+    return table(head, rows)
+
+
+def _discrimination(presets: dict[str, Any]) -> str:
+    shown = {"default": "`default`", "upstream": "`upstream` (published code)", "workflow": "`workflow`"}
+    lines = {
+        "correlation": ("correlation of the maps of the likeliest and the least likely class", "{:.4f}"),
+        "share": (
+            "share of the map on the asked-for half, {composite_maps} maps of two-object composites (chance 0.5)",
+            "{:.2f}",
+        ),
+        "blank": ("blank maps among those", "{:.0%}"),
+    }
+    about = presets["default"]
+    rows = [
+        [
+            heading.format(**about),
+            *("–" if presets[p][key] is None else form.format(presets[p][key]) for p in shown),
+        ]
+        for key, (heading, form) in lines.items()
+    ]
+    return table([f"EfficientNet-Lite0, {about['photos']} real photos", *shown.values()], rows)
+
+
+def _evaluation(found: dict[str, Any], columns: dict[str, str]) -> str:
+    rows = [
+        [f"`{method}`", *(_cell(found, method, column) for column in columns), _speed(found, method)]
+        for method in found["methods"]
+    ]
+    return table(["method", *columns.values(), "images/s"], rows)
+
+
+def _cell(found: dict[str, Any], method: str, column: str) -> str:
+    mean = found["methods"][method].get(column, {}).get("mean")
+    verdict = found["paired"].get(method, {}).get(column, {}).get("verdict")
+    return "–" if mean is None else f"{mean:.2f}{MARKS[verdict]}"
+
+
+def _speed(found: dict[str, Any], method: str) -> str:
+    return f"{found['cost'][method]:.0f}"
+
+
+def read_results(
+    names: Sequence[str] = ("throughput", "dataset", "discrimination", "evaluation"),
+) -> dict[str, Any]:
+    """The committed results by name."""
+    return {name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in names}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--check", action="store_true", help="only tell whether the README is up to date")
+    options = parser.parse_args()
+    before = PAGE.read_text(encoding="utf-8")
+    after = rewritten(before, tables(read_results()))
+    if options.check:
+        sys.exit(None if before == after else f"{PAGE} is out of date; run: python -m bench.readme")
+    PAGE.write_text(after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

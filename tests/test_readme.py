@@ -1,0 +1,25 @@
+# ruff: noqa: RUF001 (the dash of tables)
+"""The README's tables are those of the committed results."""
+
+from __future__ import annotations
+
+from bench import readme
+
+
+def test_the_tables_are_those_of_the_results():
+    page = readme.PAGE.read_text(encoding="utf-8")
+    assert readme.rewritten(page, readme.tables(readme.read_results())) == page
+
+
+def test_a_missing_figure_is_a_dash_and_a_verdict_a_mark():
+    found = {
+        "methods": {
+            "gradcam": {"pointing": {"mean": 0.5}},
+            "cfcam": {"pointing": {"mean": None}},
+            "x": {"pointing": {"mean": 0.754}},
+        },
+        "paired": {"x": {"pointing": {"verdict": "better"}}},
+        "cost": {"gradcam": 40.2, "cfcam": 38.0, "x": 1.4},
+    }
+    lines = readme._evaluation(found, {"pointing": "pointing ↑"}).splitlines()
+    assert lines[2:] == ["| `gradcam` | 0.50 | 40 |", "| `cfcam` | – | 38 |", "| `x` | 0.75 ▲ | 1 |"]
