@@ -164,6 +164,11 @@ class CFCAM:
     def _finer_layer(self, layer: TargetLayer, images: Tensor) -> TargetLayer:
         if self._finer is None:
             self._finer = finer_layer(self.model, layer, images)
+        if self._finer.label == layer.label:
+            raise CaptureError(
+                f"the finer layer is the explained layer {layer.label!r} itself; choose an earlier one, "
+                "`cfcam layers` lists them in their order"
+            )
         return self._finer
 
     @property

@@ -323,9 +323,16 @@ def test_gradcam_is_sharpened_by_layercam(net, images):
     torch.testing.assert_close(found, expected, **CLOSE)
 
 
-def test_a_finer_layer_must_come_before(net, images):
-    with pytest.raises(CaptureError, match="the finer layer does not come before layer 'conv:relu'"):
-        CFCAM(net, "conv:relu", method="cfcam-fine", finer_layer="behind")(images)
+@pytest.mark.parametrize(
+    ("finer", "message"),
+    [
+        ("behind", "the finer layer does not come before layer 'conv:relu'; choose an earlier one"),
+        ("conv:relu", "the finer layer is the explained layer 'conv:relu' itself; choose an earlier one"),
+    ],
+)
+def test_a_finer_layer_must_come_before(net, images, finer, message):
+    with pytest.raises(CaptureError, match=message):
+        CFCAM(net, "conv:relu", method="cfcam-fine", finer_layer=finer)(images)
 
 
 def test_a_finer_layer_that_is_not_finite_is_flagged(images):
