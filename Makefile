@@ -37,7 +37,7 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 
 bench: .venv/.bench
-	for name in throughput precision stages scaling memory discrimination dataset decode store scale; do \
+	for name in throughput precision stages scaling memory discrimination dataset store scale; do \
 		$(BIN)/python -m bench.$$name || exit 1; \
 	done
 
