@@ -54,6 +54,7 @@ COLUMNS = {
         "insertion_blur_auc": "insertion ↑",
         "road_combined": "ROAD ↑",
         "energy_inside": "energy inside ↑",
+        "iou_25": "IoU 25 ↑",
         "iou_50": "IoU 50 ↑",
         "randomisation_ssim": "randomised ↓",
     },
@@ -76,7 +77,10 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
         "discrimination": _discrimination(results["discrimination"]["presets"]),
     }
     parts = results["evaluation"]["parts"]
-    return found | {name: _evaluation(parts[name]["found"], columns) for name, columns in COLUMNS.items()}
+    return found | {
+        name: _evaluation(parts[name]["found"], columns, speed=name == "composites")
+        for name, columns in COLUMNS.items()
+    }
 
 
 def _throughput(batches: dict[str, Any]) -> str:
@@ -129,18 +133,24 @@ def _discrimination(presets: dict[str, Any]) -> str:
     return table([f"EfficientNet-Lite0, {about['photos']} real photos", *shown.values()], rows)
 
 
-def _evaluation(found: dict[str, Any], columns: dict[str, str]) -> str:
+def _evaluation(found: dict[str, Any], columns: dict[str, str], speed: bool = True) -> str:
     rows = [
-        [f"`{method}`", *(_cell(found, method, column) for column in columns), _speed(found, method)]
+        [f"`{method}`", *(_cell(found, method, column) for column in columns)]
+        + ([_speed(found, method)] if speed else [])
         for method in found["methods"]
     ]
-    return table(["method", *columns.values(), "images/s"], rows)
+    return table(["method", *columns.values(), *(["images/s"] if speed else [])], rows)
 
 
 def _cell(found: dict[str, Any], method: str, column: str) -> str:
-    mean = found["methods"][method].get(column, {}).get("mean")
+    """Mean and mark; how many images it is of, where other methods have more."""
+    entry = found["methods"][method].get(column, {})
+    if entry.get("mean") is None:
+        return "–"
     verdict = found["paired"].get(method, {}).get(column, {}).get("verdict")
-    return "–" if mean is None else f"{mean:.2f}{MARKS[verdict]}"
+    most = max(other.get(column, {}).get("n", 0) for other in found["methods"].values())
+    few = "" if entry["n"] == most else f" ({entry['n']})"
+    return f"{entry['mean']:.2f}{few}{MARKS[verdict]}"
 
 
 def _speed(found: dict[str, Any], method: str) -> str:

@@ -69,8 +69,8 @@ PARTS = {
 class Options:
     """Composites made, before the unrecognised ones are left out; steps of deletion and insertion."""
 
-    composites: int = 100
-    steps: int = 11
+    composites: int = 80
+    steps: int = 6
 
 
 def run(options: Options) -> dict[str, Any]:

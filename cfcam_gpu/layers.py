@@ -110,7 +110,7 @@ def finer_layer(model: nn.Module, layer: TargetLayer, images: Tensor) -> TargetL
         CaptureError: there is none.
     """
     calls = _trace(model, images[:1])
-    own = next((call for call in calls if call.name == layer.name), None)
+    own = next((call for call in calls if call.module is layer.module), None)
     if own is None:
         raise CaptureError(
             f"layer {layer.label!r} has no maps larger than 1x1; `cfcam layers` lists those that have"
@@ -120,7 +120,7 @@ def finer_layer(model: nn.Module, layer: TargetLayer, images: Tensor) -> TargetL
         for call in calls[: calls.index(own)]
         if call.shape[1] >= 2 * own.shape[1] and call.shape[2] >= 2 * own.shape[2]
     ]
-    rows = {call.name: call.shape[1] for call in calls if not f"{layer.name}.".startswith(f"{call.name}.")}
+    rows = {call.name: call.shape[1] for call in calls if not f"{own.name}.".startswith(f"{call.name}.")}
     ends = [
         call for call in finer if min(_rows_around(call.name, rows), default=call.shape[1]) >= call.shape[1]
     ]

@@ -88,6 +88,7 @@ class Method:
         needs_model: whether it runs the model again.
         about: one line for people; source: where it was published.
         needs_finer: whether it looks at an earlier layer as well.
+        per_channel: whether it runs the model, or its head, once for each channel.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Method:
     about: str
     source: str
     needs_finer: bool = False
+    per_channel: bool = False
 
     def __call__(self, features: Features) -> MethodMaps:
         """The maps of B images for K targets.
@@ -170,11 +172,11 @@ _ALL = (
     ),
     Method(
         "scorecam", scorecam, False, True, "scores of the image masked by each channel",
-        "Wang et al. 2020, arXiv 1910.01279",
+        "Wang et al. 2020, arXiv 1910.01279", per_channel=True,
     ),
     Method(
         "ablationcam", ablationcam, False, True, "drop of the score without each channel",
-        "Desai and Ramaswamy 2020, doi 10.1109/WACV45572.2020.9093360",
+        "Desai and Ramaswamy 2020, doi 10.1109/WACV45572.2020.9093360", per_channel=True,
     ),
     Method(
         "eigencam", eigencam, False, False, "first principal component, no class",

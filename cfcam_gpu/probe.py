@@ -25,7 +25,7 @@ from cfcam_gpu.layers import TargetLayer
 from cfcam_gpu.modelstate import explainable
 
 #: Changed inputs, or changed outputs of the layer, of this size go through the model at once. In bytes.
-CHUNK_BYTES = 16 * 2**20
+CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Probe:
         calls: how often the layer runs in a forward pass; the last one counts.
         autocast: dtype of the caller's autocast, which every pass runs under as well; None: none.
         finer: an earlier layer with larger maps, for methods that look at two.
+        check: called before every chunk; may raise to end what takes long.
     """
 
     model: nn.Module
@@ -45,6 +46,7 @@ class Probe:
     calls: int
     autocast: torch.dtype | None = None
     finer: TargetLayer | None = None
+    check: Callable[[], None] = lambda: None
 
     def logits(self, images: Tensor) -> Tensor:
         """(N,classes) float32 of images (N,3,H,W) in the model's dtype, without gradients."""
@@ -83,9 +85,11 @@ class Probe:
 
     def at_once(self, item: Tensor) -> int:
         """How many tensors like this one go through the model together."""
-        return max(1, CHUNK_BYTES // max(1, item.numel() * item.element_size()))
+        chunk = CHUNK_BYTES.get(item.device.type, CHUNK_BYTES["cuda"])
+        return max(1, chunk // max(1, item.numel() * item.element_size()))
 
     def _run(self, images: Tensor) -> Tensor:
+        self.check()
         return logits_of(self.model(images)).float()
 
     def _run_replaced(self, images: Tensor, activations: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from cfcam_gpu import cli
+from cfcam_gpu import cli, probe
 from cfcam_gpu.config import CFCAMConfig
-from cfcam_gpu.dataset import explain_dataset
+from cfcam_gpu.dataset import explain_dataset, open_results
 from cfcam_gpu.dataset.masks import MaskError, box_mask, read_mask
 from cfcam_gpu.dataset.observer import Interrupted, Observer
 from cfcam_gpu.dataset.plan import Plan
@@ -31,6 +31,7 @@ from cfcam_gpu.evaluation.evaluator import sample_seed
 from cfcam_gpu.evaluation.maps import BatchMaps, normaliser
 from cfcam_gpu.evaluation.store import EvaluationStore
 from cfcam_gpu.explainer import CFCAM
+from cfcam_gpu.methods import METHODS as METHOD_TABLE
 from cfcam_gpu.metrics.options import MetricOptions
 from cfcam_gpu.preprocess import Preprocess
 from launcher import Launcher, is_alive, wait_until
@@ -306,6 +307,7 @@ def test_methods_take_turns_and_the_median_counts(monkeypatch):
             calls.append(name)
             now[0] += 50.0 if calls == ["slow"] else durations[name]
 
+        run.method = METHOD_TABLE["gradcam"]
         return run
 
     images = torch.zeros(4, 3, 8, 8)
@@ -510,9 +512,14 @@ def test_explanations_and_evaluations_do_not_share_a_folder(pictures, tmp_path):
     with pytest.raises(StoreError, match="holds a run of cfcam explain; choose another output folder"):
         measure(pictures, tmp_path / "maps")
     measure(pictures, tmp_path / "measured")
-    with pytest.raises(StoreError, match="choose another output folder"):
-        explain_dataset([str(pictures)], tmp_path / "measured", make_loaded(), **settings)
+    for overwrite in (False, True):
+        with pytest.raises(StoreError, match=r"holds an evaluation, .*; choose another output folder"):
+            explain_dataset(
+                [str(pictures)], tmp_path / "measured", make_loaded(), overwrite=overwrite, **settings
+            )
     assert len(table(tmp_path / "measured")) == 10
+    with pytest.raises(StoreError, match=r"holds an evaluation, .* needs the folder of a cfcam explain run"):
+        open_results(tmp_path / "measured")
 
 
 def test_overwriting_removes_what_the_evaluation_made_and_nothing_else(pictures, tmp_path):
@@ -637,3 +644,25 @@ def test_a_killed_evaluation_goes_on_and_ends_the_same(work, launcher):
         assert "samples were done before" in ended.err
         assert table(out).equals(table(work / "whole"))
         assert not list(out.rglob("*.part"))
+
+
+def test_a_slow_method_can_be_ended_in_the_middle(pictures, tmp_path, monkeypatch):
+    """Score-CAM runs the model once for each channel: the signal is looked for between these passes."""
+    monkeypatch.setitem(probe.CHUNK_BYTES, "cpu", 1)
+    passes: list[int] = []
+    loaded = make_loaded()
+    loaded.model.register_forward_hook(lambda *_: passes.append(1))
+
+    class Impatient(Observer):
+        def tick(self) -> None:
+            if len(passes) > 12:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(pictures, tmp_path / "out", model=loaded, methods=("scorecam",), observer=Impatient())
+    assert len(passes) < 40
+
+
+def test_a_baseline_must_be_among_the_methods(pictures, tmp_path):
+    with pytest.raises(ConfigError, match="the baseline 'gradcma' is none of the methods: cfcam, gradcam"):
+        measure(pictures, tmp_path / "out", baseline="gradcma")

@@ -18,7 +18,7 @@ from scipy import stats
 from cfcam_gpu.errors import ConfigError, StoreError
 from cfcam_gpu.evaluation.bootstrap import bootstrap
 from cfcam_gpu.evaluation.summary import summarise
-from cfcam_gpu.evaluation.tables import markdown_table, number, title
+from cfcam_gpu.evaluation.tables import markdown_table, number, same_for_every_class, title
 from evaluation_tables import COLUMNS, as_table, failure, made_rows, row
 
 METHODS = ("gradcam", "cfcam", "random")
@@ -369,3 +369,11 @@ def test_arrow_types_that_a_table_may_have():
         )
     assert summarise(other, COLUMNS)["curves"] == summarise(table, COLUMNS)["curves"]
     assert summarise(other, COLUMNS)["methods"] == summarise(table, COLUMNS)["methods"]
+
+
+@pytest.mark.parametrize(("similarity", "said"), [(0.5, []), (1.0, ["cfcam"])])
+def test_a_map_that_is_the_same_for_every_class_is_named(similarity: float, said: list[str]):
+    """Its stability under noise must not be taken for a merit."""
+    entry = {"similarity_least": {"mean": similarity}}
+    found = {"methods": {"gradcam": {"similarity_least": {"mean": None}}, "cfcam": entry}}
+    assert [sentence.split()[0] for sentence in same_for_every_class(found)] == said

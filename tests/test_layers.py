@@ -150,3 +150,13 @@ def test_no_finer_layer_is_an_error():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(CaptureError, match=r"no layer before '1' has maps of twice its resolution \(6x6\)"):
         CFCAM(model, "1", method="cfcam-fine")(torch.rand(1, 3, 8, 8))
+
+
+def test_the_finer_layer_before_an_alias():
+    """A module that the model holds under two names is the same layer under both."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    model.add_module("alias", model[2])
+    model.forward = lambda images: nn.Sequential.forward(nn.Sequential(*list(model)[:5]), images)
+    assert finer_layer(model, find_layer(model, "alias"), torch.rand(1, 3, 18, 18)).name == "0"

@@ -176,7 +176,7 @@ def test_reduced_precision(net, images, method):
 @pytest.mark.parametrize("method", sorted(set(METHODS) - ALONE))
 def test_chunks_change_nothing(net, images, method, monkeypatch):
     expected = explain(net, method, images).grid
-    monkeypatch.setattr(probes, "CHUNK_BYTES", 3 * 32 * 32 * 4 * 5)
+    monkeypatch.setitem(probes.CHUNK_BYTES, "cpu", 3 * 32 * 32 * 4 * 5)
     torch.testing.assert_close(explain(net, method, images).grid, expected, **CLOSE)
 
 

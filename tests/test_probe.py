@@ -105,7 +105,7 @@ def test_the_layer_after_a_function():
 def test_chunks_change_nothing(monkeypatch, chunk):
     net, probe, _, activations = make(plain)
     images = torch.randn(5, 3, 8, 9)
-    monkeypatch.setattr(probes, "CHUNK_BYTES", chunk)
+    monkeypatch.setitem(probes.CHUNK_BYTES, "cpu", chunk)
     torch.testing.assert_close(probe.logits(images), net(images).detach())
     assert len(probe.logits_of_activations(images[:1], activations)) == 7
 

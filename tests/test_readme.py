@@ -14,12 +14,12 @@ def test_the_tables_are_those_of_the_results():
 def test_a_missing_figure_is_a_dash_and_a_verdict_a_mark():
     found = {
         "methods": {
-            "gradcam": {"pointing": {"mean": 0.5}},
+            "gradcam": {"pointing": {"mean": 0.5, "n": 9}},
             "cfcam": {"pointing": {"mean": None}},
-            "x": {"pointing": {"mean": 0.754}},
+            "x": {"pointing": {"mean": 0.754, "n": 7}},
         },
         "paired": {"x": {"pointing": {"verdict": "better"}}},
         "cost": {"gradcam": 40.2, "cfcam": 38.0, "x": 1.4},
     }
     lines = readme._evaluation(found, {"pointing": "pointing ↑"}).splitlines()
-    assert lines[2:] == ["| `gradcam` | 0.50 | 40 |", "| `cfcam` | – | 38 |", "| `x` | 0.75 ▲ | 1 |"]
+    assert lines[2:] == ["| `gradcam` | 0.50 | 40 |", "| `cfcam` | – | 38 |", "| `x` | 0.75 (7) ▲ | 1 |"]

@@ -24,6 +24,7 @@ from cfcam_gpu.evaluation.tables import (
     interval,
     legend,
     number,
+    same_for_every_class,
     scalars,
     title,
     verdict,
@@ -51,6 +52,7 @@ def evaluate_command(
     std: o.Std = None,
     target: o.Target = "predicted",
     layer: o.Layer = None,
+    finer_layer: o.FinerLayer = None,
     methods: Annotated[
         str,
         o.option(o.METHOD, f"all, or of these, or cfcam:PRESET: {', '.join(METHODS)}.", "NAME,NAME"),
@@ -147,6 +149,8 @@ def _print(summary: EvaluationSummary, options: EvaluationOptions) -> None:
         methods = dict.fromkeys(summary.found["methods"], "right")
         print_table({"metric": "left", **methods}, _rows(summary.found))
         typer.echo(f"{legend(summary.found)} {BEST} best, where that is clear.")
+        for sentence in same_for_every_class(summary.found):
+            typer.echo(sentence)
     before = f" ({run.before} of them before)" if run.before else ""
     typer.echo(
         f"evaluated {len(options.cams())} methods on {run.tally.ok} of {run.total} images{before} in "

@@ -34,9 +34,7 @@ def explain_command(
     std: o.Std = None,
     target: o.Target = "predicted",
     layer: o.Layer = None,
-    finer_layer: Annotated[
-        str | None, o.option(o.METHOD, "Earlier layer of cfcam-fine; automatic unless given.", "NAME")
-    ] = None,
+    finer_layer: o.FinerLayer = None,
     method: Annotated[
         str, o.option(o.METHOD, f"One of {', '.join(METHODS)}, or cfcam:PRESET.", "NAME")
     ] = "cfcam",

@@ -44,6 +44,9 @@ Mean = Annotated[str | None, option(MODEL, "Normalisation: mean of R,G,B in 0..1
 Std = Annotated[str | None, option(MODEL, "Normalisation: deviation of R,G,B.", "R,G,B")]
 Target = Annotated[str, option(METHOD, "Class to explain: predicted, an index or a name.", "CLASS")]
 Layer = Annotated[str | None, option(METHOD, "Target layer; automatic unless given.", "NAME")]
+FinerLayer = Annotated[
+    str | None, option(METHOD, "Earlier layer of cfcam-fine; automatic unless given.", "NAME")
+]
 Preset = Annotated[str, option(METHOD, f"One of {', '.join(PRESETS)}.", "NAME")]
 Engine = Annotated[str, option(RUN, f"auto, {', '.join(ENGINES)}.", "NAME")]
 Device = Annotated[str, option(RUN, "auto, cpu, cuda or cuda:N.", "NAME")]

@@ -28,6 +28,9 @@ def open_results(out: str | Path) -> Results:
     """
     store = Store(Path(out))
     run = store.run()
+    file, what = store.other
+    if run is None and (store.out / file).exists():
+        raise StoreError(f"{out} holds {what}; this needs the folder of a cfcam explain run")
     if run is None:
         raise StoreError(
             f"{out} holds no results: there is no run.json; `cfcam explain … --out {out}` makes them"

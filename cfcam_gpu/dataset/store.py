@@ -55,10 +55,12 @@ def schema(grid: tuple[int, int]) -> pa.Schema:
 class Store:
     """The files of an output folder; whoever writes holds a claim on it (`locks`).
 
-    `with_masks`: whether the rows depend on the samples' masks.
+    `with_masks`: whether the rows depend on the samples' masks. `other`: the file by which results of another
+    kind are known, and what they are; they do not share a folder.
     """
 
     with_masks = False
+    other = ("evaluation.json", "an evaluation, whose page is report.html")
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -69,7 +71,10 @@ class Store:
         self.locks = self.hidden / "locks"
 
     def make(self) -> None:
-        """Makes the folder. Raises InputError."""
+        """Makes the folder. Raises InputError, and StoreError where something else has its results in it."""
+        file, what = self.other
+        if (self.out / file).exists():
+            raise StoreError(f"{self.out} holds {what}; choose another output folder")
         try:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -19,24 +19,32 @@ FEWEST, MOST = 5, 50
 ENOUGH, TOO_LONG = 2.0, 20.0
 
 
-def images_per_second(cams: Mapping[str, CFCAM], images: Tensor, targets: Tensor) -> dict[str, float]:
+def images_per_second(
+    cams: Mapping[str, CFCAM], images: Tensor, targets: Tensor, check: Callable[[], None] = lambda: None
+) -> dict[str, float]:
     """Images per second of each method: the model's pass, the gradients it needs and the map; median of the turns.
 
     The methods take turns, so that what else the machine does meets all of them. They must have run
-    on such a batch before: the first time is slower.
+    on such a batch before: the first time is slower. Methods that run the model once for each channel are
+    measured on one image.
+
+    Args:
+        check: called before every method; may raise.
     """
+    counts = {label: 1 if cam.method.per_channel else len(images) for label, cam in cams.items()}
     seconds: dict[str, list[float]] = {label: [] for label in cams}
     start = time.perf_counter()
     for turn in range(MOST):
         for label, cam in cams.items():
+            check()
             _wait(images.device)
             before = time.perf_counter()
-            cam(images, targets)
+            cam(images[: counts[label]], targets[: counts[label]])
             _wait(images.device)
             seconds[label].append(time.perf_counter() - before)
         if time.perf_counter() - start > (ENOUGH if turn + 1 >= FEWEST else TOO_LONG):
             break
-    return {label: len(images) / statistics.median(times) for label, times in seconds.items()}
+    return {label: counts[label] / statistics.median(times) for label, times in seconds.items()}
 
 
 def _wait(device: torch.device) -> None:

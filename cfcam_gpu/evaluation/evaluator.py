@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,8 @@ class Evaluator(Explainer):
     def _batch(self, items: Sequence[Item], targets: list[int] | None) -> list[Row]:
         pixels = torch.from_numpy(np.stack([view.pixels for view, _ in items])).to(self.device)
         features = self.cam.features(self.loaded.preprocess.normalise(pixels), targets)
+        assert features.probe is not None
+        features = replace(features, probe=replace(features.probe, check=self.check))
         explained = {label: self._explained(cam, features) for label, cam in self.cams.items()}
         problems = _problems(explained, len(items))
         if any(problems):
@@ -125,7 +128,7 @@ class Evaluator(Explainer):
         if self.on_cost is not None:
             assert features.images is not None
             assert features.targets is not None
-            self.on_cost(images_per_second(self.cams, features.images, features.targets[:, 0]))
+            self.on_cost(images_per_second(self.cams, features.images, features.targets[:, 0], self.check))
             self.on_cost = None
 
     def _cases(

@@ -60,7 +60,9 @@ class EvaluationOptions(RunOptions):
                 "intervals need at least 1 resample and a level between 0 and 1, "
                 f"got {self.resamples} and {self.level}"
             )
-        self.cams()
+        given = self.cams()
+        if self.baseline not in given and self.baseline != "gradcam":
+            raise ConfigError(f"the baseline {self.baseline!r} is none of the methods: {', '.join(given)}")
         self.measured(masked=True)
 
     def _refuse_unused(self) -> None:

@@ -26,6 +26,7 @@ from cfcam_gpu.evaluation.tables import (
     interval,
     legend,
     number,
+    same_for_every_class,
     scalars,
     title,
     verdict,
@@ -155,6 +156,7 @@ def _notes(summary: Summary) -> Iterator[str]:
     for method, entries in summary["methods"].items():
         if not any(entry["n"] for entry in entries.values()):
             yield f"{method} explained no image, so there is nothing to say about it."
+    yield from same_for_every_class(summary)
     if not summary["paired"]:
         yield "There is no baseline among the methods, or nothing beside it, so no differences are shown."
 

@@ -48,6 +48,7 @@ class EvaluationStore(Store):
     """The files of an evaluation; `columns`: of the metrics that are measured."""
 
     with_masks = True
+    other = ("run.json", "a run of cfcam explain")
 
     def __init__(self, out: Path, columns: Sequence[Column]) -> None:
         super().__init__(out)
@@ -56,14 +57,6 @@ class EvaluationStore(Store):
         self.cost_folder = out / "cost"
         self.metrics_file = out / "metrics.parquet"
         self.summary_file = out / "summary.json"
-
-    def make(self) -> None:
-        """Makes the folder. Raises InputError, and StoreError where `cfcam explain` has written."""
-        if (self.out / "run.json").exists():
-            raise StoreError(
-                f"{self.out} holds a run of cfcam explain; choose another output folder for the evaluation"
-            )
-        super().make()
 
     def rows(self, shard: int, columns: Sequence[str] | None = None) -> list[Row]:
         """One row per sample; what belongs to a method stands under `methods`."""

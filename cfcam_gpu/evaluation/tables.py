@@ -13,6 +13,9 @@ Summary = Mapping[str, Any]
 ARROWS = {"higher": "↑", "lower": "↓", "": ""}
 DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", "": "neither side is better"}
 
+#: Correlation of the maps of two classes from which they are called the same.
+SAME = 0.99
+
 #: Verdicts of the paired differences, for the eye and in words before the baseline's name.
 MARKS = {"better": "▲", "worse": "▼", "differs": "◆", None: ""}
 VERDICTS = {"better": "better than", "worse": "worse than", "differs": "different from"}
@@ -82,6 +85,19 @@ def markdown_table(summary: Summary, columns: Sequence[str] | None = None, *, in
     ]
     lines = [heads, ["---", *("---:" for _ in wanted)], *rows]
     return "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines) + f"\n\n{legend(summary)}\n"
+
+
+def same_for_every_class(summary: Summary) -> list[str]:
+    """A sentence for each method whose maps, as `class_sensitivity` found, do not depend on the class."""
+    found = []
+    for method, entries in summary["methods"].items():
+        mean = entries.get("similarity_least", {}).get("mean")
+        if mean is not None and mean >= SAME:
+            found.append(
+                f"{method} shows the same map for every class (correlation {mean:.2f} between the likeliest and "
+                "the least likely): that it holds still under noise is no merit."
+            )
+    return found
 
 
 def legend(summary: Summary) -> str:

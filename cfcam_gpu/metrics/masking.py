@@ -53,6 +53,10 @@ def black(images: Tensor) -> Tensor:
 
 
 def blurred(images: Tensor) -> Tensor:
-    """The images under RISE's blur; the border repeats its pixels where RISE's code pads with zeros."""
+    """The images under a Gaussian of RISE's size and sigma.
+
+    RISE's own code makes its kernel by blurring a point inside the window, which gives a nearly even one, and
+    pads the border with zeros; here the kernel is the Gaussian itself and the border repeats its pixels.
+    """
     size, sigma = BLUR
     return gaussian_blur2d(images, (size, size), (sigma, sigma), border_type="replicate")
