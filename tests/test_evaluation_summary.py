@@ -18,7 +18,7 @@ from scipy import stats
 from cfcam_gpu.errors import ConfigError, StoreError
 from cfcam_gpu.evaluation.bootstrap import bootstrap
 from cfcam_gpu.evaluation.summary import summarise
-from cfcam_gpu.evaluation.tables import markdown_table, number, same_for_every_class, title
+from cfcam_gpu.evaluation.tables import legend, number, same_for_every_class, scalars, title
 from evaluation_tables import COLUMNS, as_table, failure, made_rows, row
 
 METHODS = ("gradcam", "cfcam", "random")
@@ -253,7 +253,6 @@ def test_nothing_explained(rows: list[dict[str, Any]]):
     assert all(entry == nothing for entries in found["methods"].values() for entry in entries.values())
     assert found["curves"]["cfcam"]["deletion_black_curve"]["mean"] == []
     plain_numbers(found)
-    assert "| cfcam |" in markdown_table(found)
 
 
 def test_a_column_without_any_value_and_one_that_the_table_lacks():
@@ -273,13 +272,12 @@ def test_a_method_that_failed_everywhere_is_listed_without_numbers():
     assert found["methods"]["random"]["average_drop"]["n"] == 0
     assert found["paired"]["random"]["average_drop"]["difference"] is None
     assert found["paired"]["cfcam"]["average_drop"]["n"] == 6
-    assert "| random | – |" in markdown_table(found)
 
 
 def test_without_the_baseline_nothing_is_compared():
     found = summarise(as_table(made_rows(5, ("cfcam", "random"))), COLUMNS)
     assert (found["baseline"], found["paired"]) == (None, {})
-    assert "▲" not in markdown_table(found)
+    assert "▲" not in legend(found)
 
 
 # Mistakes
@@ -315,29 +313,14 @@ def test_impossible_arguments(arguments: dict[str, Any], message: str):
 # As text
 
 
-def test_markdown_has_means_intervals_and_marks(summary: dict[str, Any]):
-    text = markdown_table(summary, ["deletion_black_auc", "insertion_black_auc"])
-    head, line, *rows = text.splitlines()
-    assert head == "| method | deletion black AUC ↓ | insertion black AUC ↑ |"
-    assert line == "| --- | ---: | ---: |"
-    entry = summary["methods"]["cfcam"]["deletion_black_auc"]
-    assert f"| cfcam | {entry['mean']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}] ▲ |" in rows[1]
-    assert rows[1].endswith("▼ |")
-    assert rows[0].startswith("| gradcam |")
-    assert "▲" not in rows[0]
-    assert "60 images with 95% bootstrap intervals" in rows[-1]
-    assert "[" not in markdown_table(summary, ["average_drop"], intervals=False).split("\n\n")[0]
-
-
-def test_markdown_names_the_columns_when_one_is_unknown(summary: dict[str, Any]):
+def test_an_unknown_column_is_refused_with_the_choices(summary: dict[str, Any]):
     with pytest.raises(ConfigError, match="unknown column 'auc'; choose from: blank, deletion_black_auc"):
-        markdown_table(summary, ["auc"])
+        scalars(summary, ["auc"])
 
 
-def test_names_do_not_break_the_markdown_table():
-    found = summarise(as_table(made_rows(2, ("gradcam", "a|b<c"))), COLUMNS)
-    lines = markdown_table(found, ["blank"]).splitlines()
-    assert lines[3].startswith(r"| a\|b&lt;c |")
+def test_the_legend_says_of_how_many_images(summary: dict[str, Any]):
+    assert "60 images with 95% bootstrap intervals" in legend(summary)
+    assert "better" in legend(summary)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from cfcam_gpu.dataset.fingerprint import about
 from cfcam_gpu.dataset.local import LocalShards, Model, opened
 from cfcam_gpu.dataset.locks import setup
@@ -20,10 +22,12 @@ from cfcam_gpu.dataset.run import Summary, carry_out, samples_of
 from cfcam_gpu.dataset.uris import Sample
 from cfcam_gpu.device import resolve_device
 from cfcam_gpu.errors import InputError, ModelError
+from cfcam_gpu.evaluation.drawing import shown
 from cfcam_gpu.evaluation.evaluator import Evaluator
+from cfcam_gpu.evaluation.gallery import choose
 from cfcam_gpu.evaluation.options import EvaluationOptions, columns_of
 from cfcam_gpu.evaluation.page import write_page
-from cfcam_gpu.evaluation.plots import check_plots, write_plots
+from cfcam_gpu.evaluation.plots import IMAGES, check_plots, write_plots
 from cfcam_gpu.evaluation.store import EvaluationStore
 from cfcam_gpu.evaluation.summary import summarise
 from cfcam_gpu.metrics.case import Metric
@@ -140,8 +144,14 @@ def _summed_up(
         store.remove_plots()
         plots: Sequence[Path] = ()
         if options.plots and _can_draw(observer):
-            plots = write_plots(found, store.table(_PICTURED), store.out, preprocess.view)
+            plots = write_plots(found, _pictured(store, found), store.out, preprocess.view)
         return EvaluationSummary(run, found, plots, write_page(store.out))
+
+
+def _pictured(store: EvaluationStore, found: dict[str, Any]) -> pa.Table:
+    """The rows, with their maps, of the few images that are shown; the maps of all might not fit in memory."""
+    chosen = choose(store.table(("sample_id", "status", "method")), shown(found), IMAGES)
+    return store.table(_PICTURED, chosen["sample_id"].unique().to_pylist())
 
 
 def _can_draw(observer: Observer) -> bool:

@@ -95,12 +95,17 @@ class EvaluationStore(Store):
             raise self._unwritable(self.metrics_file, error) from error
         self.sync(self.out)
 
-    def table(self, names: Sequence[str] | None = None) -> pa.Table:
-        """Columns of metrics.parquet; None: all but the maps. Raises StoreError."""
+    def table(self, names: Sequence[str] | None = None, samples: Sequence[str] | None = None) -> pa.Table:
+        """Columns of metrics.parquet; None: all but the maps. Only the rows of `samples`, where given.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        filters = None if samples is None else [("sample_id", "in", samples)]
         try:
             everything = pq.read_schema(self.metrics_file).names
             wanted = [name for name in everything if name != "grid"] if names is None else list(names)
-            return pq.read_table(self.metrics_file, columns=wanted, partitioning=None)
+            return pq.read_table(self.metrics_file, columns=wanted, filters=filters, partitioning=None)
         except (OSError, pa.ArrowException) as error:
             raise StoreError(
                 f"{self.metrics_file} cannot be read ({str(error).splitlines()[0]}); remove it and run again"

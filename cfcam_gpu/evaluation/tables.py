@@ -68,25 +68,6 @@ def has_values(summary: Summary, column: str) -> bool:
     return any(entries[column]["n"] for entries in summary["methods"].values())
 
 
-def markdown_table(summary: Summary, columns: Sequence[str] | None = None, *, intervals: bool = True) -> str:
-    """Methods by columns: mean, interval and mark, with a line that explains them.
-
-    Args:
-        columns: names of columns; None: all that have values.
-        intervals: False leaves out the intervals of the means, for many columns.
-    """
-    wanted = scalars(summary, columns)
-    if columns is None:
-        wanted = [column for column in wanted if has_values(summary, column["name"])]
-    heads = ["method", *(f"{title(c['name'])} {ARROWS[c['better']]}".strip() for c in wanted)]
-    rows = [
-        [method, *(_cell(summary, method, c["name"], intervals) for c in wanted)]
-        for method in summary["methods"]
-    ]
-    lines = [heads, ["---", *("---:" for _ in wanted)], *rows]
-    return "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines) + f"\n\n{legend(summary)}\n"
-
-
 def same_for_every_class(summary: Summary) -> list[str]:
     """A sentence for each method whose maps, as `class_sensitivity` found, do not depend on the class."""
     found = []
@@ -113,17 +94,3 @@ def legend(summary: Summary) -> str:
             "of the paired difference excludes 0"
         )
     return "; ".join(parts) + "."
-
-
-def _cell(summary: Summary, method: str, column: str, intervals: bool) -> str:
-    entry = summary["methods"][method][column]
-    parts = [
-        number(entry["mean"]),
-        interval(entry) if intervals else "",
-        MARKS[verdict(summary, method, column)],
-    ]
-    return " ".join(part for part in parts if part)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
