@@ -666,3 +666,12 @@ def test_a_slow_method_can_be_ended_in_the_middle(pictures, tmp_path, monkeypatc
 def test_a_baseline_must_be_among_the_methods(pictures, tmp_path):
     with pytest.raises(ConfigError, match="the baseline 'gradcma' is none of the methods: cfcam, gradcam"):
         measure(pictures, tmp_path / "out", baseline="gradcma")
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_plots_of_an_evaluation_in_which_images_failed(tmp_path, good):
+    """With none that succeeded there is nothing to draw, and a page that says so."""
+    pictures = save(tmp_path / "in", bad=b"no image", **{f"good{i}": photo(i) for i in range(good)})
+    found = measure(pictures, tmp_path / "out", plots=True)
+    assert found.page == tmp_path / "out" / "report.html"
+    assert [path.name for path in found.plots] == (["bars.png", "grid.png"] if good else [])

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cfcam_gpu.dataset.files import whole_file
@@ -101,7 +102,7 @@ class EvaluationStore(Store):
         Raises:
             StoreError: the file cannot be read.
         """
-        filters = None if samples is None else [("sample_id", "in", samples)]
+        filters = None if samples is None else pc.field("sample_id").isin(pa.array(samples, pa.string()))
         try:
             everything = pq.read_schema(self.metrics_file).names
             wanted = [name for name in everything if name != "grid"] if names is None else list(names)
