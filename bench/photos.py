@@ -6,11 +6,9 @@ They are split into halves by object: what is tuned looks at `SEARCH` only, what
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from cfcam_gpu.dataset.decode import load_image
+from cfcam_gpu.demo import package_folder
 from cfcam_gpu.errors import InputError
 
 SEARCH, UNSEEN = "search", "unseen"
@@ -51,8 +50,8 @@ class Photo:
         Raises:
             InputError: the package or the photo in it is missing.
         """
-        spec = importlib.util.find_spec(self.package)
-        path = Path(spec.origin).parent / self.path if spec and spec.origin else None
+        folder = package_folder(self.package)
+        path = folder / self.path if folder else None
         if path is None or not path.is_file():
             raise InputError(
                 f"the photo {self.path} comes with the package {self.package}, which is not installed or "

@@ -8,15 +8,13 @@ Each table stands between `<!-- NAME -->` and `<!-- end -->`; numbers in the tex
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.common import RESULTS
-from bench.scale import rewritten, table
+from bench.pages import rewrite, table
 
 PAGE = Path(__file__).parents[1] / "README.md"
 
@@ -164,16 +162,5 @@ def read_results(
     return {name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in names}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--check", action="store_true", help="only tell whether the README is up to date")
-    options = parser.parse_args()
-    before = PAGE.read_text(encoding="utf-8")
-    after = rewritten(before, tables(read_results()))
-    if options.check:
-        sys.exit(None if before == after else f"{PAGE} is out of date; run: python -m bench.readme")
-    PAGE.write_text(after, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    rewrite(PAGE, tables(read_results()), "bench.readme", __doc__)

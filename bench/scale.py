@@ -7,16 +7,14 @@ Every figure is a measured one of a results file, named with its key, or an assu
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import re
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.common import RESULTS
+from bench.pages import rewrite, table
 
 PAGE = Path(__file__).parent / "scale.md"
 IMAGES, GPUS = 10_000_000, (8, 64, 512)
@@ -212,31 +210,5 @@ def _time(seconds: float) -> str:
     return f"{seconds / 86_400:.3g} days"
 
 
-def table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
-
-
-def rewritten(page: str, found: Mapping[str, str]) -> str:
-    """The page with its tables replaced. Raises ValueError: it lacks the place of one."""
-    for name, table in found.items():
-        place = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
-        if not place.search(page):
-            raise ValueError(f"the page has no place for the table {name!r}")
-        page = place.sub(lambda _, table=table: f"\n{table}\n\n", page, count=1)  # type: ignore[misc]
-    return page
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--check", action="store_true", help="only tell whether the page is up to date")
-    options = parser.parse_args()
-    before = PAGE.read_text(encoding="utf-8")
-    after = rewritten(before, tables(read_results()))
-    if options.check:
-        sys.exit(None if before == after else f"{PAGE} is out of date; run: python -m bench.scale")
-    PAGE.write_text(after, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    rewrite(PAGE, tables(read_results()), "bench.scale", __doc__)

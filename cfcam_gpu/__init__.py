@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cfcam_gpu.lazy import lazy
 
 if TYPE_CHECKING:
     from cfcam_gpu.config import PRESETS, CFCAMConfig
@@ -41,18 +42,8 @@ __all__ = [
     "explain_activations",
 ]
 
-_HOME = {"CFCAM": "explainer", "Explanation": "explainer", "explain_activations": "explainer"}
+_HOME = dict.fromkeys(__all__, "errors")
+_HOME |= {"CFCAM": "explainer", "Explanation": "explainer", "explain_activations": "explainer"}
 _HOME |= {"CFCAMConfig": "config", "PRESETS": "config"}
 
-
-def __getattr__(name: str) -> Any:
-    """The public names, imported when first used: processes that only decode images do without PyTorch."""
-    if name not in __all__:
-        raise AttributeError(f"module 'cfcam_gpu' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"cfcam_gpu.{_HOME.get(name, 'errors')}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, globals(), _HOME)

@@ -50,7 +50,13 @@ def find_photos() -> tuple[list[Sample], list[str]]:
     """
     found, missing = [], []
     for name, (package, inside) in PHOTOS.items():
-        path = _package_folder(package) / inside
+        folder = package_folder(package)
+        if folder is None:
+            raise ModelError(
+                f"the demo's photos come with the package {package}, which is not installed; "
+                "run: pip install 'cfcam-gpu[demo]'"
+            )
+        path = folder / inside
         if path.is_file():
             found.append(Sample(inside, path_uri(str(path)), name=name))
         else:
@@ -58,14 +64,10 @@ def find_photos() -> tuple[list[Sample], list[str]]:
     return found, missing
 
 
-def _package_folder(package: str) -> Path:
+def package_folder(package: str) -> Path | None:
+    """Where an installed package lies, without importing it; None: it is not installed."""
     spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise ModelError(
-            f"the demo's photos come with the package {package}, which is not installed; "
-            "run: pip install 'cfcam-gpu[demo]'"
-        )
-    return Path(spec.origin).parent
+    return Path(spec.origin).parent if spec and spec.origin else None
 
 
 def is_demo(out: Path) -> bool:

@@ -238,9 +238,7 @@ def _explain(features: Features, method: Method) -> Explanation:
         a, g = features.activations.float(), features.gradients.float()
         bad_a = ~a.isfinite().flatten(1).all(1)
         bad_g = ~g.isfinite().flatten(1).all(1) & method.uses_gradients
-        bad = (bad_a | bad_g)[:, None, None, None]
-        a = a.masked_fill(bad, 0).contiguous()
-        maps = method(replace(features, activations=a, gradients=g.masked_fill(bad[:, None], 0).contiguous()))
+        maps = method(replace(features, activations=a, gradients=g).without(bad_a | bad_g))
         problems = [(1, bad_a), (2, bad_g), (5, ~maps.grid.isfinite().flatten(1).all(1))]
         if features.out_of_range is not None:
             problems.append((3, features.out_of_range))

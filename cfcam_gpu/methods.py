@@ -24,7 +24,7 @@ from cfcam_gpu.gradient_methods import (
     xgradcam,
 )
 from cfcam_gpu.probe import Features
-from cfcam_gpu.weighting import upsample_and_normalise
+from cfcam_gpu.weighting import over_maximum, upsample_and_normalise
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,8 @@ def gradcam_fine(features: Features) -> Tensor:
 def _finite(features: Features) -> tuple[Features, Tensor]:
     """The features with zeros for images that hold NaN or Inf, and which these are, (B,1,1,1) bool."""
     a, g = features.activations, features.gradients
-    bad = ~(a.isfinite().flatten(1).all(1) & g.isfinite().flatten(1).all(1))[:, None, None, None]
-    a, g = a.masked_fill(bad, 0).contiguous(), g.masked_fill(bad[:, None], 0).contiguous()
-    return replace(features, activations=a, gradients=g), bad
+    bad = ~(a.isfinite().flatten(1).all(1) & g.isfinite().flatten(1).all(1))
+    return features.without(bad), bad[:, None, None, None]
 
 
 def _sharpened(coarse: Tensor, fine: Tensor, share: float) -> Tensor:
@@ -72,8 +71,7 @@ def _sharpened(coarse: Tensor, fine: Tensor, share: float) -> Tensor:
     M says where the class is, m, of an earlier layer, where exactly. LayerCAM (Jiang et al. 2021) joins
     layers as well, by the larger value; here the map is zero where M is.
     """
-    peak = fine.amax((2, 3), keepdim=True)
-    evidence = (fine / torch.where(peak > 0, peak, 1)).sqrt()
+    evidence = over_maximum(fine).sqrt()
     grid = F.interpolate(coarse, size=fine.shape[2:], mode="bilinear", align_corners=False)
     return grid * (1 - share * (1 - evidence))
 

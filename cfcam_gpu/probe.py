@@ -180,6 +180,12 @@ class Features:
         _, probe = self.asked
         return probe.capture(images, self._targets).gradients
 
+    def without(self, bad: Tensor) -> Features:
+        """With zeros for the images in `bad`, (B,) bool; contiguous, as engines take them."""
+        a = self.activations.masked_fill(bad[:, None, None, None], 0).contiguous()
+        g = self.gradients.masked_fill(bad[:, None, None, None, None], 0).contiguous()
+        return replace(self, activations=a, gradients=g)
+
     def finer(self) -> Features:
         """The same images and targets at the layer `Probe.finer`."""
         images, probe = self.asked

@@ -137,6 +137,10 @@ def _filtered_where(mask: Tensor, maps: Tensor, config: CFCAMConfig) -> Tensor:
 
 def upsample_and_normalise(grid: Tensor, size: tuple[int, int]) -> Tensor:
     """Heatmaps (B,K,H,W) float32 in [0,1]: bilinear to `size`, divided by their maximum; blank: zeros."""
-    heatmap = F.interpolate(grid, size=size, mode="bilinear", align_corners=False)
-    peak = heatmap.amax((2, 3), keepdim=True)
-    return heatmap / torch.where(peak > 0, peak, 1)
+    return over_maximum(F.interpolate(grid, size=size, mode="bilinear", align_corners=False))
+
+
+def over_maximum(maps: Tensor) -> Tensor:
+    """Maps (B,K,h,w), not negative, divided by their maxima; blank ones stay zeros."""
+    peak = maps.amax((2, 3), keepdim=True)
+    return maps / torch.where(peak > 0, peak, 1)

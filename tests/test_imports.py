@@ -13,7 +13,7 @@ PACKAGE = Path(cfcam_gpu.__file__).parent
 
 #: Each layer imports only from those before it.
 ORDER = (
-    ("errors",),
+    ("errors", "lazy"),
     ("config", "dataset.uris", "dataset.files", "dataset.dicom"),
     ("precision", "modelstate", "explanation"),
     ("layers", "clustering", "filtering", "overlay"),

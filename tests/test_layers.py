@@ -27,16 +27,20 @@ CHOICES = {
 }
 
 
-@pytest.mark.parametrize("spec", CHOICES)
-def test_choice_on_known_architectures(spec):
+def untrained(spec: str) -> nn.Module:
+    """A known architecture with random weights, the same every time; the images drawn next as well."""
     library, _, name = spec.partition(":")
     torch.manual_seed(0)
     if library == "timm":
-        model = timm.create_model(name, pretrained=False)
-    else:
-        model = torchvision.models.get_model(name, weights=None)
-    images = torch.randn(1, 3, 64 if "vgg" not in name else 96, 64)
-    layer = choose_layer(model.eval(), images)
+        return timm.create_model(name, pretrained=False).eval()
+    return torchvision.models.get_model(name, weights=None).eval()
+
+
+@pytest.mark.parametrize("spec", CHOICES)
+def test_choice_on_known_architectures(spec):
+    model = untrained(spec)
+    images = torch.randn(1, 3, 64 if "vgg" not in spec else 96, 64)
+    layer = choose_layer(model, images)
     assert layer.label == CHOICES[spec]
     assert capture(model, layer, images, 1).activations.shape[2:] != (1, 1)
 
@@ -126,14 +130,9 @@ FINER = {
 
 @pytest.mark.parametrize("spec", FINER)
 def test_the_finer_layer_ends_the_stage_before(spec):
-    library, _, name = spec.partition(":")
-    torch.manual_seed(0)
-    if library == "timm":
-        model = timm.create_model(name, pretrained=False)
-    else:
-        model = torchvision.models.get_model(name, weights=None)
+    model = untrained(spec)
     images = torch.randn(1, 3, 96, 64)
-    layer = choose_layer(model.eval(), images)
+    layer = choose_layer(model, images)
     finer = finer_layer(model, layer, images)
     assert finer.label == FINER[spec]
     small, large = (capture(model, one, images, 1).activations.shape[2:] for one in (layer, finer))

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from bench import readme
+from bench import pages, readme
 
 
 def test_the_tables_are_those_of_the_results():
     page = readme.PAGE.read_text(encoding="utf-8")
-    assert readme.rewritten(page, readme.tables(readme.read_results())) == page
+    assert pages.rewritten(page, readme.tables(readme.read_results())) == page
 
 
 def test_a_missing_figure_is_a_dash_and_a_verdict_a_mark():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import scale
+from bench import pages, scale
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def lines(table: str) -> list[list[str]]:
 
 def test_the_page_is_that_of_the_results():
     page = scale.PAGE.read_text(encoding="utf-8")
-    assert scale.rewritten(page, scale.tables(scale.read_results())) == page
+    assert pages.rewritten(page, scale.tables(scale.read_results())) == page
 
 
 def test_every_input_names_its_file_and_key(results):
@@ -77,4 +77,4 @@ def test_a_missing_result_names_the_command_that_makes_it(tmp_path: Path):
 
 def test_a_page_without_a_table_is_an_error(results):
     with pytest.raises(ValueError, match="no place for the table 'inputs'"):
-        scale.rewritten("# Nothing", scale.tables(results))
+        pages.rewritten("# Nothing", scale.tables(results))

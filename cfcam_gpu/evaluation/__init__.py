@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cfcam_gpu.lazy import lazy
 
 if TYPE_CHECKING:
     from cfcam_gpu.evaluation.options import EvaluationOptions
@@ -13,15 +14,4 @@ __all__ = ["EvaluationOptions", "EvaluationSummary", "evaluate"]
 
 _HOME = {"EvaluationOptions": "options", "EvaluationSummary": "run", "evaluate": "run"}
 
-
-def __getattr__(name: str) -> Any:
-    """The public names, imported when first used."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'cfcam_gpu.evaluation' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"cfcam_gpu.evaluation.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, globals(), _HOME)
