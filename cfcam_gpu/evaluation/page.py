@@ -33,7 +33,7 @@ from cfcam_gpu.evaluation.tables import (
 )
 from cfcam_gpu.methods import METHODS
 from cfcam_gpu.metrics.table import METRICS
-from cfcam_gpu.report.html import facts, page, run_sections, template
+from cfcam_gpu.report.html import SHARED, explained, facts, page, run_sections
 
 #: Below this many images percentile intervals are too narrow.
 FEW = 30
@@ -110,14 +110,12 @@ def render(name: str, summary: Summary, run: dict[str, Any], plots: Path) -> str
     cost = (
         [Head("cost", "images/s", "↑", "Images per second, measured in this run")] if summary["cost"] else []
     )
-    fingerprint = run.get("fingerprint") or {}
-    script = template("cfcam_gpu.report", "theme.js") + template("cfcam_gpu.evaluation", "sorting.js")
     return page(
-        template("cfcam_gpu.evaluation", "evaluation.html"),
-        style=template("cfcam_gpu.report", "base.css") + template("cfcam_gpu.evaluation", "evaluation.css"),
-        script=f'(() => {{\n"use strict";\n{script}}})();\n',
+        "cfcam_gpu.evaluation",
+        "evaluation",
+        [(SHARED, "theme.js"), ("cfcam_gpu.evaluation", "sorting.js")],
         title=name,
-        model=" · ".join(f"{key} {fingerprint[key]}" for key in ("model", "layer") if fingerprint.get(key)),
+        model=explained(run),
         stats=list(_stats(summary)),
         notes=list(_notes(summary)),
         legend=legend(summary),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
+
+#: The package whose templates the others build on.
+SHARED = "cfcam_gpu.report"
 
 #: Entries of a list in the metadata that are written out.
 LISTED = 20
@@ -22,24 +25,44 @@ def template(package: str, name: str) -> str:
 
 
 def page(
-    text: str, *, style: str, script: str, images: str = "data:", scripts: str = "", **values: Any
+    package: str,
+    name: str,
+    scripts: Sequence[tuple[str, str]],
+    *,
+    images: str = "data:",
+    sources: str = "",
+    **values: Any,
 ) -> str:
-    """The template `text` filled in; everything that is not `Markup` is escaped.
+    """The template NAME.html of a package filled in; everything that is not `Markup` is escaped.
 
-    The template puts `policy` into its head, `style` and `script` where they belong. Only these can
-    run, and only `images` and `scripts` (sources of a content security policy) be asked for.
+    It extends `base.html`, its style follows `base.css`. Only these and the scripts (package and file
+    of each) can run, and only `images` and `sources` (of a content security policy) be asked for.
     """
+    templates = {"base.html": template(SHARED, "base.html"), name: template(package, f"{name}.html")}
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=DictLoader(templates),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    style = template(SHARED, "base.css") + template(package, f"{name}.css")
+    text = "".join(template(*script) for script in scripts)
+    script = f'(() => {{\n"use strict";\n{text}}})();\n'
     policy = (
         f"default-src 'none'; img-src {images}; style-src {_hash(style)}; "
-        f"script-src {_hash(script)} {scripts}".rstrip()
+        f"script-src {_hash(script)} {sources}".rstrip()
         + "; base-uri 'none'; form-action 'none'"
     )
-    return environment.from_string(text).render(
+    return environment.get_template(name).render(
         policy=policy, style=Markup(style), script=Markup(script), **values
     )
+
+
+def explained(run: Mapping[str, Any]) -> str:
+    """Model and layer of a run, as far as it says them."""
+    known = run.get("fingerprint") or {}
+    return " · ".join(f"{name} {known[name]}" for name in ("model", "layer") if known.get(name))
 
 
 def _hash(text: str) -> str:

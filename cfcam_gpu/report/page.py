@@ -8,13 +8,11 @@ from typing import Any
 from markupsafe import Markup
 
 from cfcam_gpu.report.files import Files
-from cfcam_gpu.report.html import facts, page, run_sections, template
+from cfcam_gpu.report.html import SHARED, explained, facts, page, run_sections
 from cfcam_gpu.report.survey import BLANK, ERROR, OK, Survey
 
 #: Joined in this order into the page's one script.
 SCRIPTS = ("data.js", "heatmap.js", "state.js", "cards.js", "detail.js", "theme.js", "page.js")
-
-PACKAGE = "cfcam_gpu.report"
 
 
 def render(
@@ -29,31 +27,23 @@ def render(
 
     `index_json` and the files' inline blocks must come from `payload.to_json`.
     """
-    scripts = "\n".join(template(PACKAGE, name) for name in SCRIPTS)
     return page(
-        template(PACKAGE, "report.html"),
-        style=template(PACKAGE, "base.css") + template(PACKAGE, "report.css"),
-        script=f'(() => {{\n"use strict";\n{scripts}}})();\n',
+        SHARED,
+        "report",
+        [(SHARED, name) for name in SCRIPTS],
         # Pictures and data may lie in files beside the page.
         images="data: file: 'self'",
-        scripts="file: 'self'",
+        sources="file: 'self'",
         title=title,
         index=Markup(index_json),
         blocks=[Markup(text) for text in files.inline],
-        model=" · ".join(_model(run)),
+        model=explained(run),
         stats=list(_stats(survey)),
         judged=survey.judged > 0,
         notes=notes,
         failures=[(*kind, count) for kind, count in survey.failures.most_common()],
         facts=list(facts(run_sections(run))),
     )
-
-
-def _model(run: dict[str, Any]) -> Iterator[str]:
-    known = run.get("fingerprint") or {}
-    for name in ("model", "layer"):
-        if known.get(name):
-            yield f"{name} {known[name]}"
 
 
 def _stats(survey: Survey) -> Iterator[tuple[str, str]]:
