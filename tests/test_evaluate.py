@@ -52,7 +52,7 @@ def make():
 FAST = ("--metrics", "drop,class_sensitivity", "--no-plots")
 TINY = (
     "--model",
-    "py:tinynet:make",
+    "py:evalnet:make",
     "--size",
     "32",
     "--device",
@@ -123,7 +123,7 @@ def command(*arguments: str) -> Ended:
 def work(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder of commands: a model, and five pictures in `in/`."""
     folder = pictures.parent
-    (folder / "tinynet.py").write_text(FACTORY)
+    (folder / "evalnet.py").write_text(FACTORY)
     monkeypatch.chdir(folder)
     return folder
 
