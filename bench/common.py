@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 
 from cfcam_gpu import CFCAMError
-from cfcam_gpu.prepare import PRECISIONS, prepared
+from cfcam_gpu.models.prepare import PRECISIONS, prepared
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (

@@ -28,8 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.common import ratio, save, summary
-from cfcam_gpu.dataset.decode import load_image
-from cfcam_gpu.preprocess import SEED_PREPROCESS
+from cfcam_gpu.images.decode import load_image
+from cfcam_gpu.images.preprocess import SEED_PREPROCESS
 
 SIZES = ((500, 375), (1024, 768), (2048, 1536))
 SETTINGS: dict[str, dict[str, Any]] = {"jpg": {"quality": 90}, "png": {}}

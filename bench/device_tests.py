@@ -1,6 +1,6 @@
 """A pytest plugin for the GPU check: only the tests that use the GPU and need nothing of the demo.
 
-    python -m pytest -p bench.device_tests tests/test_equivalence.py …
+    python -m pytest -p bench.device_tests tests/engines/test_equivalence.py …
 
 What is left out is counted as deselected: tests of the packaged model and its photos where these are
 not installed, and what runs on the CPU, which `make test` covers.

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from cfcam_gpu import CFCAMConfig, Explanation, explain_activations
 from cfcam_gpu.capture import capture
+from cfcam_gpu.capture.layers import choose_layer, find_layer
+from cfcam_gpu.cfcam.reference import is_dominant, pairwise_distances
 from cfcam_gpu.config import EPS_SLACK
-from cfcam_gpu.layers import choose_layer, find_layer
-from cfcam_gpu.reference import is_dominant, pairwise_distances
 
 #: Heatmap and grid (of its maximum), any engine against the reference: float32 sums over 2,048 channels.
 MAP_TOLERANCE = 1e-4

@@ -16,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cfcam_gpu import CFCAMConfig
 from cfcam_gpu.capture import capture
-from cfcam_gpu.clustering import Clusters
+from cfcam_gpu.capture.layers import TargetLayer
+from cfcam_gpu.cfcam.clustering import Clusters
 from cfcam_gpu.config import DOMINANT
-from cfcam_gpu.layers import TargetLayer
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,15 @@ from bench.equivalence import compare, required
 from bench.memory import growth
 from cfcam_gpu import CFCAM, PRESETS, CFCAMConfig, Explanation, explain_activations
 from cfcam_gpu.capture import capture
+from cfcam_gpu.capture.layers import find_layer
 from cfcam_gpu.engines import ENGINES
-from cfcam_gpu.layers import find_layer
 
-TESTS = ("test_kernels.py", "test_golden.py", "test_hard_inputs.py", "test_equivalence.py")
+TESTS = (
+    "kernels/test_kernels.py",
+    "cfcam/test_golden.py",
+    "engines/test_hard_inputs.py",
+    "engines/test_equivalence.py",
+)
 ROOT = Path(__file__).parent.parent
 
 #: Engines that must not wait for the device, and can be captured in a CUDA graph.

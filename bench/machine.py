@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bench.common import synchronize
-from cfcam_gpu.precision import full_float32
+from cfcam_gpu._utils.precision import full_float32
 
 #: Side of the matrices that are multiplied, by device type, and bytes of the copy, which no cache holds.
 MATRIX = {"cpu": 2048, "cuda": 8192}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bench.common import installed
 from cfcam_gpu.capture import capture
-from cfcam_gpu.layers import find_layer
+from cfcam_gpu.capture.layers import find_layer
 
 #: Largest difference from plain Grad-CAM, both scaled to [0,1]: float32 sums and another library's bilinear resize.
 TOLERANCE = 1e-3

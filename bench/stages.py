@@ -34,8 +34,10 @@ from bench.equivalence import check_engine
 from bench.floors import Count, model_counts, stage_counts
 from bench.machine import peaks
 from cfcam_gpu import CFCAM, CFCAMConfig
+from cfcam_gpu._utils.precision import full_float32
 from cfcam_gpu.capture import capture
-from cfcam_gpu.clustering import (
+from cfcam_gpu.capture.layers import TargetLayer, find_layer
+from cfcam_gpu.cfcam.clustering import (
     CHUNK_BYTES,
     Clusters,
     Scan,
@@ -45,12 +47,10 @@ from cfcam_gpu.clustering import (
     min_samples,
     pairwise_distances,
 )
+from cfcam_gpu.cfcam.weighting import activation_map, channel_weights, upsample_and_normalise
 from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK, NOISE
 from cfcam_gpu.engines import resolve_engine
-from cfcam_gpu.layers import TargetLayer, find_layer
-from cfcam_gpu.precision import full_float32
-from cfcam_gpu.prepare import PRECISIONS
-from cfcam_gpu.weighting import activation_map, channel_weights, upsample_and_normalise
+from cfcam_gpu.models.prepare import PRECISIONS
 
 #: What a scan of the channels does, in order.
 SCAN_STAGES = ("distances", "percentile", "neighbours", "search")
@@ -88,7 +88,7 @@ class Clock:
 
 def numba_scan(clock: Clock) -> Scan:
     """The compiled scan, image by image in the engine's threads; a stage's time is the threads' mean."""
-    from cfcam_gpu import compiled
+    from cfcam_gpu.engines import numba_engine as compiled
 
     def scan(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[Tensor, Tensor, Tensor]:
         x, counts = features.contiguous().numpy(), valid.sum(1).tolist()
@@ -168,7 +168,7 @@ def triton_scan(clock: Clock) -> Scan:
 
 def triton_weights(gradients: Tensor, clusters: Clusters, config: CFCAMConfig) -> Tensor:
     """The weights as the Triton engine takes them."""
-    from cfcam_gpu.triton_engine import pool_triton
+    from cfcam_gpu.engines.triton_engine import pool_triton
 
     return channel_weights(gradients, clusters, config, pool_triton)
 

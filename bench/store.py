@@ -26,11 +26,11 @@ from PIL import Image
 
 from bench.common import print_table, save
 from bench.dataset import SIZE, generate
-from cfcam_gpu.dataset.samples import find_samples
-from cfcam_gpu.dataset.store import Row, Store
-from cfcam_gpu.dataset.uris import Sample
-from cfcam_gpu.dataset.worker import PICTURES, Style, read_view, write_overlay
-from cfcam_gpu.preprocess import SEED_PREPROCESS
+from cfcam_gpu.dataset.execution.worker import PICTURES, Style, read_view, write_overlay
+from cfcam_gpu.dataset.sources.find import find_samples
+from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.store.store import Row, Store
+from cfcam_gpu.images.preprocess import SEED_PREPROCESS
 
 GRID = (7, 7)
 SHARD_SIZES = (256, 1024, 4096)

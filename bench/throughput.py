@@ -38,7 +38,7 @@ from bench.peers import Explain, checked_peers
 from bench.published import published_steps
 from cfcam_gpu import CFCAM, CFCAMConfig
 from cfcam_gpu.engines import ENGINES, resolve_engine
-from cfcam_gpu.prepare import prepared
+from cfcam_gpu.models.prepare import prepared
 
 #: Engines timed by name beside `auto`, by device type.
 TIMED = {"cpu": ("numba", "torch"), "cuda": ("triton", "torch")}

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cfcam_gpu._utils.precision import full_float32
 from cfcam_gpu.capture import Targets, capture, describe, score_functions
+from cfcam_gpu.capture.layers import TargetLayer, choose_layer, find_layer, finer_layer
+from cfcam_gpu.capture.model_runner import Features, Probe
+from cfcam_gpu.capture.model_state import unwrapped
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.errors import CaptureError, ConfigError
 from cfcam_gpu.explanation import Explanation, finished, first_problem, without_invalid
-from cfcam_gpu.layers import TargetLayer, choose_layer, find_layer, finer_layer
 from cfcam_gpu.methods import Method, find_method
-from cfcam_gpu.modelstate import unwrapped
-from cfcam_gpu.precision import full_float32
-from cfcam_gpu.probe import Features, Probe
 
 
 class CFCAM:

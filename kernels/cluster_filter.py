@@ -1,6 +1,6 @@
 """Pooled weight of each cluster: the mean of its filtered mean gradient map, without storing the maps.
 
-Torch reference: `cfcam_gpu.weighting.cluster_means`, `cfcam_gpu.filtering.filter_maps` and their
+Torch reference: `cfcam_gpu.cfcam.weighting.cluster_means`, `cfcam_gpu.cfcam.filtering.filter_maps` and their
 mean in `weighting.channel_weights`.
 
 Mathematics. m = mean of the members' maps, summed over blocks of channels in order. Each cell

@@ -1,6 +1,6 @@
 """DBSCAN's clusters from bit rows of the neighbourhood, in scikit-learn's order.
 
-Torch reference: `cfcam_gpu.clustering.dbscan` and `connected_components`.
+Torch reference: `cfcam_gpu.cfcam.clustering.dbscan` and `connected_components`.
 
 Mathematics. A channel with at least `minimum` neighbours is core. The lowest free core channel
 starts a cluster, and a breadth-first search over core channels grows it: the OR of the rows of the

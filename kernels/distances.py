@@ -1,6 +1,6 @@
 """Exact percentile of the pairwise distances of each image's channels, without storing the distances.
 
-Torch reference: `cfcam_gpu.clustering.pairwise_distances` and `distance_percentile`.
+Torch reference: `cfcam_gpu.cfcam.clustering.pairwise_distances` and `distance_percentile`.
 
 Mathematics. d²(i,j) = Σ_k (x_ik - x_jk)² in float32, k ascending, one fused multiply-add a term, so
 that every kernel that computes a pair gets the same bits whatever its tile. Non-negative floats

@@ -1,6 +1,6 @@
 """Which channels lie within eps of each other, one bit a pair, and how many.
 
-Torch reference: `cfcam_gpu.clustering.pairwise_distances` and the comparison in `dbscan`.
+Torch reference: `cfcam_gpu.cfcam.clustering.pairwise_distances` and the comparison in `dbscan`.
 
 Mathematics. Channels i and j are neighbours when √d² ≤ t, both in float32, with the d² of
 `distances.squared_distances` and t = eps·(1 + slack) rounded to float32. The kernel compares

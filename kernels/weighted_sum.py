@@ -1,6 +1,6 @@
 """The grid: activations summed over the channels with weights, then ReLU, in one pass.
 
-Torch reference: `cfcam_gpu.weighting.activation_map`.
+Torch reference: `cfcam_gpu.cfcam.weighting.activation_map`.
 
 Mathematics. grid = max(0, Σ_c w_c A_c), in float32 over blocks of channels in order; NaN stays NaN.
 

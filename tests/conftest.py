@@ -18,7 +18,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 from cfcam_gpu.capture import capture
-from cfcam_gpu.layers import find_layer
+from cfcam_gpu.capture.layers import find_layer
 from cfcam_gpu.models import LoadedModel, load_model
 
 #: The head (global average pooling follows), and two earlier layers where the filters act.

@@ -7,16 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from cfcam_gpu import (
-    PRESETS,
-    BackendError,
-    CFCAMConfig,
-    ConfigError,
-    explain_activations,
-    filtering,
-    reference,
-    weighting,
-)
+from cfcam_gpu import PRESETS, BackendError, CFCAMConfig, ConfigError, explain_activations
+from cfcam_gpu.cfcam import filtering, reference, weighting
 from cfcam_gpu.config import FILTERS, WEIGHTINGS
 
 BAD = {

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from cfcam_gpu.capture.layers import NONLINEARITIES, TargetLayer
+from cfcam_gpu.capture.model_state import explainable
 from cfcam_gpu.errors import CaptureError, TargetError
-from cfcam_gpu.layers import NONLINEARITIES, TargetLayer
-from cfcam_gpu.modelstate import explainable
 
 ScoreFunction = Callable[[Tensor], Tensor]
 Targets = (

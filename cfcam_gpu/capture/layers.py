@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from cfcam_gpu.capture.model_state import explainable
 from cfcam_gpu.errors import CaptureError
-from cfcam_gpu.modelstate import explainable
 
 #: Functions of torch that are nonlinearities, in place or not, and their name in a layer's label.
 NONLINEARITIES = {

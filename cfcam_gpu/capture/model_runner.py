@@ -19,10 +19,10 @@ from cfcam_gpu.capture import (
     logits_of,
     replaced_outputs,
 )
+from cfcam_gpu.capture.layers import TargetLayer
+from cfcam_gpu.capture.model_state import explainable
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.errors import CaptureError
-from cfcam_gpu.layers import TargetLayer
-from cfcam_gpu.modelstate import explainable
 
 #: Changed inputs, or changed outputs of the layer, of this size go through the model at once. In bytes.
 CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}

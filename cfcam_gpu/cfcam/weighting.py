@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cfcam_gpu.clustering import Clusters
+from cfcam_gpu.cfcam.clustering import Clusters
+from cfcam_gpu.cfcam.filtering import filter_maps
 from cfcam_gpu.config import DOMINANT, NOISE, CFCAMConfig
-from cfcam_gpu.filtering import filter_maps
 
 #: Weight (B,K,slots) of each cluster: (gradients (B,K,C,h,w), clusters, config) -> the mean of its
 #: filtered mean gradient map, zeros for clusters an image does not have.

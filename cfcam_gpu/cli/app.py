@@ -9,9 +9,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import cfcam_gpu
-from cfcam_gpu.dataset.observer import Tally
+from cfcam_gpu.cli.printing import say
+from cfcam_gpu.dataset.execution.observer import Tally
 from cfcam_gpu.errors import CFCAMError, ConfigError, TooManyErrors
-from cfcam_gpu.printing import say
 
 FAILED, USAGE, SKIPPED, TOO_MANY_ERRORS = 1, 2, 3, 4
 

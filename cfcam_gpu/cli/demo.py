@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from cfcam_gpu.dataset.files import write_whole
-from cfcam_gpu.dataset.results import Results
-from cfcam_gpu.dataset.samples import open_image
-from cfcam_gpu.dataset.store import Row, Store
-from cfcam_gpu.dataset.uris import Sample, path_uri
-from cfcam_gpu.dataset.worker import encode
+from cfcam_gpu.dataset.execution.worker import encode
+from cfcam_gpu.dataset.sources.find import open_image
+from cfcam_gpu.dataset.sources.sample import Sample, path_uri
+from cfcam_gpu.dataset.store.atomic_files import write_whole
+from cfcam_gpu.dataset.store.results import Results
+from cfcam_gpu.dataset.store.store import Row, Store
 from cfcam_gpu.errors import InputError, ModelError
 from cfcam_gpu.explainer import CFCAM
+from cfcam_gpu.images.contact_sheet import Entry, Strip, contact_sheet
+from cfcam_gpu.images.overlay import colorize, overlay
 from cfcam_gpu.models import LoadedModel
-from cfcam_gpu.overlay import colorize, overlay
-from cfcam_gpu.sheet import Entry, Strip, contact_sheet
 
 MODEL = "efficientnet-lite0"
 

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 
 import cfcam_gpu
-from cfcam_gpu import demo as demo_job
+from cfcam_gpu.cli import demo as demo_job
 from cfcam_gpu.cli import options as o
 from cfcam_gpu.cli.app import finish
+from cfcam_gpu.cli.printing import Follower, print_json, print_table, printable
 from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.evaluation.options import DEFAULT_METRICS, EvaluationOptions
 from cfcam_gpu.evaluation.run import EvaluationSummary, evaluate
@@ -31,8 +32,7 @@ from cfcam_gpu.evaluation.tables import (
 )
 from cfcam_gpu.methods import METHODS
 from cfcam_gpu.metrics.options import MetricOptions
-from cfcam_gpu.metrics.table import METRICS
-from cfcam_gpu.printing import Follower, print_json, print_table, printable
+from cfcam_gpu.metrics.registry import METRICS
 
 #: Marks the best method of a line.
 BEST = "★"

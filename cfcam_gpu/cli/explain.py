@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import cfcam_gpu
-from cfcam_gpu import demo as demo_job
+from cfcam_gpu.cli import demo as demo_job
 from cfcam_gpu.cli import options as o
 from cfcam_gpu.cli.app import finish
+from cfcam_gpu.cli.printing import Follower, Outcome, print_json, say
 from cfcam_gpu.cli.results import make_report
 from cfcam_gpu.config import FILTERS, WEIGHTINGS, CFCAMConfig
 from cfcam_gpu.dataset.options import DISTRIBUTED, OVERLAYS, RunOptions
-from cfcam_gpu.dataset.results import Results, open_results
 from cfcam_gpu.dataset.run import Summary, explain_dataset
+from cfcam_gpu.dataset.store.results import Results, open_results
 from cfcam_gpu.errors import ConfigError
+from cfcam_gpu.images.overlay import COLORMAPS
 from cfcam_gpu.methods import METHODS, parse_method
-from cfcam_gpu.overlay import COLORMAPS
-from cfcam_gpu.printing import Follower, Outcome, print_json, say
 
 
 def explain_command(

@@ -8,13 +8,13 @@ from typing import Annotated
 import torch
 import typer
 
-from cfcam_gpu import doctor as doctor_job
+from cfcam_gpu._utils.device import model_errors
+from cfcam_gpu.capture.layers import list_layers
+from cfcam_gpu.cli import doctor as doctor_job
 from cfcam_gpu.cli import options as o
 from cfcam_gpu.cli.app import FAILED
-from cfcam_gpu.device import model_errors
-from cfcam_gpu.layers import list_layers
+from cfcam_gpu.cli.printing import print_json, print_table
 from cfcam_gpu.models import load_model
-from cfcam_gpu.printing import print_json, print_table
 
 
 def layers(

@@ -11,13 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
+from cfcam_gpu.cli.printing import say
 from cfcam_gpu.config import PRESETS
 from cfcam_gpu.dataset.options import RunOptions, default_workers, share
 from cfcam_gpu.engines import ENGINES
 from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.models import LoadedModel, load_model
-from cfcam_gpu.prepare import PRECISIONS
-from cfcam_gpu.printing import say
+from cfcam_gpu.models.prepare import PRECISIONS
 
 #: Panels of a command's help.
 MODEL, METHOD, RUN, OUTPUT = "Model", "Method", "Run", "Output"

@@ -18,11 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from cfcam_gpu.dataset.observer import Observer, Tally
-from cfcam_gpu.dataset.results import Results
+from cfcam_gpu.dataset.execution.observer import Observer, Tally
 from cfcam_gpu.dataset.run import Summary
-from cfcam_gpu.dataset.store import FIELDS, Row
-from cfcam_gpu.dataset.uris import split_uri
+from cfcam_gpu.dataset.sources.sample import split_uri
+from cfcam_gpu.dataset.store.results import Results
+from cfcam_gpu.dataset.store.store import FIELDS, Row
 from cfcam_gpu.methods import METHODS
 
 #: With more rows than this only the blank ones are listed.

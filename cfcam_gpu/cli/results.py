@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
-from cfcam_gpu import demo as demo_job
+from cfcam_gpu.cli import demo as demo_job
 from cfcam_gpu.cli import options as o
 from cfcam_gpu.cli.app import finish
-from cfcam_gpu.dataset.export import FORMATS, export
-from cfcam_gpu.dataset.results import open_results
+from cfcam_gpu.cli.printing import Follower, Outcome, picture_progress, print_json, say
 from cfcam_gpu.dataset.run import explain_dataset
+from cfcam_gpu.dataset.store.export import FORMATS, export
+from cfcam_gpu.dataset.store.results import open_results
+from cfcam_gpu.images.overlay import COLORMAPS
 from cfcam_gpu.models import load_model
-from cfcam_gpu.overlay import COLORMAPS
-from cfcam_gpu.printing import Follower, Outcome, picture_progress, print_json, say
 from cfcam_gpu.report.build import write_report
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cfcam_gpu.lazy import lazy
+from cfcam_gpu._utils.lazy import lazy
 
 if TYPE_CHECKING:
-    from cfcam_gpu.dataset.results import Results, open_results
     from cfcam_gpu.dataset.run import explain_dataset
+    from cfcam_gpu.dataset.store.results import Results, open_results
 
 __all__ = ["Results", "explain_dataset", "open_results"]
 
-_HOME = {"Results": "results", "open_results": "results", "explain_dataset": "run"}
+_HOME = {"Results": "store.results", "open_results": "store.results", "explain_dataset": "run"}
 
 __getattr__, __dir__ = lazy(__name__, globals(), _HOME)

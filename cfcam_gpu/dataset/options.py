@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.errors import ConfigError
+from cfcam_gpu.images.overlay import check_style
 from cfcam_gpu.methods import Method, find_method
-from cfcam_gpu.overlay import check_style
 
 SHARD_SIZE = 256
 
@@ -46,7 +46,7 @@ class RunOptions:
         target: class explained where a sample asks for none, an index or a name; None: the predicted one.
         engine: `auto` or a key of `cfcam_gpu.engines.ENGINES`.
         device: auto, cpu, cuda or cuda:N.
-        precision, channels_last, fold_batchnorm: see `cfcam_gpu.prepare.prepared`.
+        precision, channels_last, fold_batchnorm: see `cfcam_gpu.models.prepare.prepared`.
         batch_size: images per forward pass.
         workers: processes that decode images and write pictures; 0: none, all in this process.
         sample_timeout: seconds that a worker may spend on one image.

@@ -15,18 +15,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cfcam_gpu.dataset.distributed import ray_shards
-from cfcam_gpu.dataset.local import Follow, Model, Shards, local_shards
-from cfcam_gpu.dataset.locks import claim, setup
-from cfcam_gpu.dataset.observer import Interrupted, Observer, Tally, watched_signals
-from cfcam_gpu.dataset.opening import open_plan
+from cfcam_gpu.dataset.execution.local import Follow, Model, Shards, local_shards
+from cfcam_gpu.dataset.execution.observer import Interrupted, Observer, Tally, watched_signals
+from cfcam_gpu.dataset.execution.pipeline import Pictures, Work
+from cfcam_gpu.dataset.execution.ray_driver import ray_shards
+from cfcam_gpu.dataset.execution.worker import Style
 from cfcam_gpu.dataset.options import RunOptions
-from cfcam_gpu.dataset.pipeline import Pictures, Work
-from cfcam_gpu.dataset.plan import Plan
-from cfcam_gpu.dataset.samples import find_samples
-from cfcam_gpu.dataset.store import Row, Store
-from cfcam_gpu.dataset.uris import Sample
-from cfcam_gpu.dataset.worker import Style
+from cfcam_gpu.dataset.sources.find import find_samples
+from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.store.locks import claim, setup
+from cfcam_gpu.dataset.store.plan import Plan
+from cfcam_gpu.dataset.store.resume import open_plan
+from cfcam_gpu.dataset.store.store import Row, Store
 from cfcam_gpu.errors import TooManyErrors
 
 

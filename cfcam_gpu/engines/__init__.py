@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cfcam_gpu.clustering import Clusters, Scan, cluster_channels, scan_in_chunks
+from cfcam_gpu.cfcam.clustering import Clusters, Scan, cluster_channels, scan_in_chunks
+from cfcam_gpu.cfcam.weighting import class_map, upsample_and_normalise
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.errors import BackendError
-from cfcam_gpu.weighting import class_map, upsample_and_normalise
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def run_torch(
 
 def run_numba(activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig) -> Maps:
     """The batched path with the scan of the channels compiled for the CPU."""
-    from cfcam_gpu.compiled import scan_compiled
+    from cfcam_gpu.engines.numba_engine import scan_compiled
 
     return run_torch(activations, gradients, size, config, scan_compiled)
 
@@ -68,20 +68,20 @@ def _numba_available(device: str) -> tuple[bool, str]:
 
 def run_triton(activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig) -> Maps:
     """Every stage in the Triton kernels of `cfcam_gpu.kernels`; no distance is stored."""
-    from cfcam_gpu import triton_engine
+    from cfcam_gpu.engines import triton_engine
 
     return Maps(*triton_engine.run_triton(activations, gradients, size, config))
 
 
 def _triton_available(device: str) -> tuple[bool, str]:
-    from cfcam_gpu import triton_engine
+    from cfcam_gpu.engines import triton_engine
 
     return triton_engine.available(device)
 
 
 def run_cuml(activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig) -> Maps:
     """The batched path with cuML's DBSCAN, image by image."""
-    from cfcam_gpu.cuml_scan import scan_cuml
+    from cfcam_gpu.engines.cuml_engine import scan_cuml
 
     return run_torch(activations, gradients, size, config, scan_cuml)
 
@@ -108,7 +108,7 @@ def importable(module: str, remedy: str) -> tuple[bool, str]:
 
 def run_reference(activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig) -> Maps:
     """The reference, one image and one target at a time, on the CPU."""
-    from cfcam_gpu.reference import ReferenceResult, cfcam_reference
+    from cfcam_gpu.cfcam.reference import ReferenceResult, cfcam_reference
 
     a, g = activations.cpu().numpy(), gradients.cpu().numpy()
     results = [

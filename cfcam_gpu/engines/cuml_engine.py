@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cfcam_gpu.clustering import distance_percentile, pairwise_distances
+from cfcam_gpu.cfcam.clustering import distance_percentile, pairwise_distances
 from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK, NOISE, CFCAMConfig
 
 

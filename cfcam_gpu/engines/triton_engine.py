@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cfcam_gpu import weighting
-from cfcam_gpu.clustering import Clusters, cluster_channels, min_samples
+from cfcam_gpu.cfcam import weighting
+from cfcam_gpu.cfcam.clustering import Clusters, cluster_channels, min_samples
+from cfcam_gpu.cfcam.weighting import class_map, upsample_and_normalise
 from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK, CFCAMConfig
-from cfcam_gpu.weighting import class_map, upsample_and_normalise
 
 
 def available(device_type: str) -> tuple[bool, str]:

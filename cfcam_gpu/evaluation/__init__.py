@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cfcam_gpu.lazy import lazy
+from cfcam_gpu._utils.lazy import lazy
 
 if TYPE_CHECKING:
     from cfcam_gpu.evaluation.options import EvaluationOptions

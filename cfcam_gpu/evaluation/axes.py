@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cfcam_gpu.metrics.table import METRICS
+from cfcam_gpu.metrics.registry import METRICS
 
 Options = dict[str, Any]
 

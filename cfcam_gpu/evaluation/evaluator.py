@@ -13,18 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cfcam_gpu.dataset.explaining import Explainer, error_columns
-from cfcam_gpu.dataset.store import Row
-from cfcam_gpu.dataset.uris import Sample
-from cfcam_gpu.dataset.worker import View
+from cfcam_gpu.capture.model_runner import Features
+from cfcam_gpu.dataset.execution.batch_explainer import Explainer, error_columns
+from cfcam_gpu.dataset.execution.worker import View
+from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.store.store import Row
 from cfcam_gpu.evaluation.cost import images_per_second
 from cfcam_gpu.evaluation.maps import BatchMaps, normaliser
 from cfcam_gpu.evaluation.options import EvaluationOptions
 from cfcam_gpu.explainer import CFCAM
 from cfcam_gpu.explanation import Explanation
 from cfcam_gpu.methods import METHODS
-from cfcam_gpu.metrics.case import Case, Column, Metric
-from cfcam_gpu.probe import Features
+from cfcam_gpu.metrics.base import Case, Column, Metric
 
 log = logging.getLogger("cfcam_gpu")
 

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from cfcam_gpu.dataset.samples import open_image
-from cfcam_gpu.dataset.store import Row, as_rows
+from cfcam_gpu.dataset.sources.find import open_image
+from cfcam_gpu.dataset.store.store import Row, as_rows
 from cfcam_gpu.errors import ImageError
-from cfcam_gpu.overlay import overlay, upsample_grid
+from cfcam_gpu.images.overlay import overlay, upsample_grid
 
 Pixels = npt.NDArray[np.uint8]
 

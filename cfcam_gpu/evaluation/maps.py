@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from cfcam_gpu.capture.model_runner import Features
 from cfcam_gpu.explainer import CFCAM
-from cfcam_gpu.preprocess import Preprocess
-from cfcam_gpu.probe import Features
+from cfcam_gpu.images.preprocess import Preprocess
 
 
 def normaliser(preprocess: Preprocess) -> Callable[[Tensor], Tensor]:

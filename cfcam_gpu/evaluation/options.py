@@ -13,9 +13,9 @@ from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.methods import METHODS, Method, find_method, parse_method
-from cfcam_gpu.metrics.case import Column, Metric
+from cfcam_gpu.metrics.base import Column, Metric
 from cfcam_gpu.metrics.options import MetricOptions
-from cfcam_gpu.metrics.table import METRICS
+from cfcam_gpu.metrics.registry import METRICS
 
 #: What is measured unless metrics are named; those that need masks where there are any.
 DEFAULT_METRICS = ("drop", "deletion", "insertion", "gradient_noise", "class_sensitivity", "localisation")

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from cfcam_gpu.dataset.files import reason, write_whole
+from cfcam_gpu.dataset.store.atomic_files import reason, write_whole
 from cfcam_gpu.errors import InputError
 from cfcam_gpu.evaluation.axes import metric_of
 from cfcam_gpu.evaluation.tables import (
@@ -31,9 +31,9 @@ from cfcam_gpu.evaluation.tables import (
     title,
     verdict,
 )
+from cfcam_gpu.html.render import SHARED, explained, facts, page, run_sections
 from cfcam_gpu.methods import METHODS
-from cfcam_gpu.metrics.table import METRICS
-from cfcam_gpu.report.html import SHARED, explained, facts, page, run_sections
+from cfcam_gpu.metrics.registry import METRICS
 
 #: Below this many images percentile intervals are too narrow.
 FEW = 30

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from cfcam_gpu.dataset.files import reason, write_whole
+from cfcam_gpu.dataset.store.atomic_files import reason, write_whole
 from cfcam_gpu.errors import InputError, ModelError
 from cfcam_gpu.evaluation.drawing import draw_bars, draw_curves, draw_grid, shown
 from cfcam_gpu.evaluation.gallery import gallery

@@ -13,14 +13,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from cfcam_gpu.dataset.fingerprint import about
-from cfcam_gpu.dataset.local import LocalShards, Model, opened
-from cfcam_gpu.dataset.locks import setup
-from cfcam_gpu.dataset.masks import check_masks, with_masks
-from cfcam_gpu.dataset.observer import Observer
+from cfcam_gpu._utils.device import resolve_device
+from cfcam_gpu.dataset.execution.local import LocalShards, Model, opened
+from cfcam_gpu.dataset.execution.observer import Observer
 from cfcam_gpu.dataset.run import Summary, carry_out, samples_of
-from cfcam_gpu.dataset.uris import Sample
-from cfcam_gpu.device import resolve_device
+from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.store.fingerprint import about
+from cfcam_gpu.dataset.store.locks import setup
 from cfcam_gpu.errors import InputError, ModelError
 from cfcam_gpu.evaluation.drawing import shown
 from cfcam_gpu.evaluation.evaluator import Evaluator
@@ -30,8 +29,9 @@ from cfcam_gpu.evaluation.page import write_page
 from cfcam_gpu.evaluation.plots import IMAGES, check_plots, write_plots
 from cfcam_gpu.evaluation.store import EvaluationStore
 from cfcam_gpu.evaluation.summary import summarise
-from cfcam_gpu.metrics.case import Metric
-from cfcam_gpu.preprocess import Preprocess
+from cfcam_gpu.images.masks import check_masks, with_masks
+from cfcam_gpu.images.preprocess import Preprocess
+from cfcam_gpu.metrics.base import Metric
 
 #: Columns that the pictures of some images need.
 _PICTURED = ("sample_id", "uri", "status", "method", "target_name", "target_prob", "blank", "grid")

@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cfcam_gpu.dataset.files import whole_file
-from cfcam_gpu.dataset.plan import Plan
-from cfcam_gpu.dataset.store import Row, Store, as_rows, table_of
+from cfcam_gpu.dataset.store.atomic_files import whole_file
+from cfcam_gpu.dataset.store.plan import Plan
+from cfcam_gpu.dataset.store.store import Row, Store, as_rows, table_of
 from cfcam_gpu.errors import StoreError
-from cfcam_gpu.metrics.case import Column
+from cfcam_gpu.metrics.base import Column
 
 #: Columns of an image, the same in the rows of all its methods; all but the first three may be null.
 _IMAGE = {

@@ -16,7 +16,7 @@ from cfcam_gpu.errors import ConfigError, StoreError
 from cfcam_gpu.evaluation.bootstrap import Floats, Intervals, bootstrap
 
 if TYPE_CHECKING:
-    from cfcam_gpu.metrics.case import Column
+    from cfcam_gpu.metrics.base import Column
     from cfcam_gpu.metrics.options import MetricOptions
 
 Summary = dict[str, Any]

@@ -13,7 +13,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 #: The package whose templates the others build on.
-SHARED = "cfcam_gpu.report"
+SHARED = "cfcam_gpu.html"
 
 #: Entries of a list in the metadata that are written out.
 LISTED = 20

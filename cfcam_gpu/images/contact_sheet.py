@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from cfcam_gpu.errors import ConfigError
-from cfcam_gpu.overlay import colorize
+from cfcam_gpu.images.overlay import colorize
 
 WIDTH = 1440
 MARGIN = 44

@@ -18,8 +18,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from cfcam_gpu.dataset.dicom import is_dicom, load_dicom
 from cfcam_gpu.errors import ImageError
+from cfcam_gpu.images.dicom import is_dicom, load_dicom
 
 #: Pillow's own default limit: a 256 MiB image of 24 bits a pixel.
 MAX_PIXELS = 89_478_485

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cfcam_gpu.dataset.uris import Sample, path_uri, split_uri
+from cfcam_gpu.dataset.sources.sample import Sample, path_uri, split_uri
 from cfcam_gpu.errors import ImageError, InputError
-from cfcam_gpu.preprocess import Preprocess
+from cfcam_gpu.images.preprocess import Preprocess
 
 _BOX = "box:"
 

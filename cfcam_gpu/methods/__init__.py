@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cfcam_gpu.clustering import Clusters
+from cfcam_gpu.capture.model_runner import Features
+from cfcam_gpu.cfcam.clustering import Clusters
+from cfcam_gpu.cfcam.weighting import over_maximum, upsample_and_normalise
 from cfcam_gpu.config import PRESETS, CFCAMConfig
 from cfcam_gpu.engines import ENGINES, resolve_engine
 from cfcam_gpu.errors import ConfigError
-from cfcam_gpu.gradient_free_methods import ablationcam, eigencam, random, scorecam
-from cfcam_gpu.gradient_methods import (
+from cfcam_gpu.methods.gradient import (
     gradcam,
     gradcam_plus_plus,
     hirescam,
@@ -23,8 +24,7 @@ from cfcam_gpu.gradient_methods import (
     smoothgradcam_plus_plus,
     xgradcam,
 )
-from cfcam_gpu.probe import Features
-from cfcam_gpu.weighting import over_maximum, upsample_and_normalise
+from cfcam_gpu.methods.gradient_free import ablationcam, eigencam, random, scorecam
 
 
 @dataclass(frozen=True)

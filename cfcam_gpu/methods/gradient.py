@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from cfcam_gpu.probe import Features
-from cfcam_gpu.weighting import activation_map
+from cfcam_gpu.capture.model_runner import Features
+from cfcam_gpu.cfcam.weighting import activation_map
 
 #: Smooth Grad-CAM++: noisy copies of the image, and the noise's deviation in the model's input units
 #: (torch-cam's defaults).

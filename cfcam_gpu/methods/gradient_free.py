@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cfcam_gpu.probe import Features
-from cfcam_gpu.weighting import activation_map
+from cfcam_gpu.capture.model_runner import Features
+from cfcam_gpu.cfcam.weighting import activation_map
 
 
 def scorecam(features: Features) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cfcam_gpu.metrics.case import Case, Column, Metric
+from cfcam_gpu.metrics.base import Case, Column, Metric
 from cfcam_gpu.metrics.options import MetricOptions
 
 #: Thresholds that have a column of their own, so that a column's name means the same in all results.

@@ -6,7 +6,7 @@ import torch
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
-from cfcam_gpu.metrics.case import Case
+from cfcam_gpu.metrics.base import Case
 
 #: Window in pixels and standard deviation of the blurred baseline (RISE, Petsiuk et al. 2018, its code).
 BLUR = (11, 5.0)

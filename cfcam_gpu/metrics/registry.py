@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cfcam_gpu.metrics import faithfulness, localisation, road, robustness, sanity, sensitivity
-from cfcam_gpu.metrics.case import Metric
+from cfcam_gpu.metrics import class_sensitivity, faithfulness, localisation, road, robustness, sanity
+from cfcam_gpu.metrics.base import Metric
 
 #: Name of a metric, as in `--metrics`, to the metric.
 METRICS: dict[str, Metric] = {
@@ -16,7 +16,7 @@ METRICS: dict[str, Metric] = {
         road.ROAD,
         robustness.GRADIENT_NOISE,
         robustness.INPUT_NOISE,
-        sensitivity.CLASS_SENSITIVITY,
+        class_sensitivity.CLASS_SENSITIVITY,
         localisation.LOCALISATION,
         sanity.RANDOMISATION,
         sanity.EDGES,

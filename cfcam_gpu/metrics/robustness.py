@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from cfcam_gpu.metrics.case import Case, Column, Metric, normal
+from cfcam_gpu.metrics.base import Case, Column, Metric, normal
 from cfcam_gpu.metrics.options import MetricOptions
 from cfcam_gpu.metrics.similarity import squared_error, ssim
 

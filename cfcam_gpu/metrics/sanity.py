@@ -14,11 +14,11 @@ from kornia.color import rgb_to_grayscale
 from kornia.filters import spatial_gradient
 from torch import Tensor, nn
 
+from cfcam_gpu.capture.model_state import explainable
 from cfcam_gpu.errors import ModelError
-from cfcam_gpu.metrics.case import Case, Column, Metric
+from cfcam_gpu.metrics.base import Case, Column, Metric
 from cfcam_gpu.metrics.options import MetricOptions
 from cfcam_gpu.metrics.similarity import correlation, is_constant, ssim
-from cfcam_gpu.modelstate import explainable
 
 #: The edge map is compared at 1/1, 1/2, … 1/32 of the image's resolution.
 EDGE_SCALES = (1, 2, 4, 8, 16, 32)

@@ -31,8 +31,8 @@ import torch
 from torch import Tensor, nn
 
 from cfcam_gpu.errors import ModelError, TargetError
-from cfcam_gpu.preprocess import SEED_PREPROCESS, Preprocess, overridden
-from cfcam_gpu.weights import listed, load_state_dict, one_line, read_state_dict
+from cfcam_gpu.images.preprocess import SEED_PREPROCESS, Preprocess, overridden
+from cfcam_gpu.models.weights import listed, load_state_dict, one_line, read_state_dict
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum

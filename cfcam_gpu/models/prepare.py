@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 
+from cfcam_gpu.capture.model_state import explainable
 from cfcam_gpu.errors import ConfigError
-from cfcam_gpu.modelstate import explainable
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

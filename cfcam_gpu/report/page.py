@@ -7,12 +7,15 @@ from typing import Any
 
 from markupsafe import Markup
 
+from cfcam_gpu.html.render import SHARED, explained, facts, page, run_sections
 from cfcam_gpu.report.files import Files
-from cfcam_gpu.report.html import SHARED, explained, facts, page, run_sections
 from cfcam_gpu.report.survey import BLANK, ERROR, OK, Survey
 
 #: Joined in this order into the page's one script.
 SCRIPTS = ("data.js", "heatmap.js", "state.js", "cards.js", "detail.js", "theme.js", "page.js")
+
+#: The package of the page's own templates.
+REPORT = "cfcam_gpu.report"
 
 
 def render(
@@ -28,9 +31,9 @@ def render(
     `index_json` and the files' inline blocks must come from `payload.to_json`.
     """
     return page(
-        SHARED,
+        REPORT,
         "report",
-        [(SHARED, name) for name in SCRIPTS],
+        [(SHARED if name == "theme.js" else REPORT, name) for name in SCRIPTS],
         # Pictures and data may lie in files beside the page.
         images="data: file: 'self'",
         sources="file: 'self'",

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cfcam_gpu.dataset.store import Row
-from cfcam_gpu.overlay import COLORMAPS, colorize
+from cfcam_gpu.dataset.store.store import Row
+from cfcam_gpu.images.overlay import COLORMAPS, colorize
 from cfcam_gpu.report.pictures import Picture
 from cfcam_gpu.report.survey import Judge, Survey
 

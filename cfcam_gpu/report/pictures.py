@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from cfcam_gpu.dataset.samples import open_image
-from cfcam_gpu.dataset.store import Row
+from cfcam_gpu.dataset.sources.find import open_image
+from cfcam_gpu.dataset.store.store import Row
 from cfcam_gpu.errors import ImageError
 
 QUALITY = 82

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from cfcam_gpu.dataset.results import Results
-from cfcam_gpu.dataset.store import Row, as_rows
+from cfcam_gpu.dataset.store.results import Results
+from cfcam_gpu.dataset.store.store import Row, as_rows
 from cfcam_gpu.report.survey import OK
 
 #: Row numbers in the whole run.

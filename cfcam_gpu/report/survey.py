@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cfcam_gpu.dataset.results import Results
-from cfcam_gpu.dataset.store import grids
+from cfcam_gpu.dataset.store.results import Results
+from cfcam_gpu.dataset.store.store import grids
 
 #: Kinds of rows. A blank one is explained too, with an all-zero map.
 OK, BLANK, ERROR = 0, 1, 2

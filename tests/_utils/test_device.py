@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cfcam_gpu.device import model_errors, resolve_device
+from cfcam_gpu._utils.device import model_errors, resolve_device
 from cfcam_gpu.errors import BackendError, CFCAMError, ConfigError, OutOfMemory
 
 

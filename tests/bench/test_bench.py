@@ -34,11 +34,11 @@ from bench.floors import Count, model_counts, stage_counts
 from bench.machine import threads
 from bench.published import published_steps
 from cfcam_gpu import CFCAM, PRESETS, CFCAMConfig
-from cfcam_gpu.clustering import Clusters
-from cfcam_gpu.demo import find_photos
+from cfcam_gpu.capture.layers import find_layer
+from cfcam_gpu.cfcam.clustering import Clusters
+from cfcam_gpu.cli.demo import find_photos
 from cfcam_gpu.engines import ENGINES, resolve_engine
-from cfcam_gpu.layers import find_layer
-from tolerances import MAP
+from tests.helpers.tolerances import MAP
 
 # Both are what the published code does.
 pytestmark = [
@@ -308,7 +308,7 @@ class Golden(nn.Module):
 
 @pytest.mark.parametrize("name", ["blobs4", "blobs6_nonsquare", "photo_coffee_block", "tiny"])
 def test_the_published_steps_give_the_published_codes_maps(name):
-    golden = np.load(Path(__file__).parent / "golden" / f"{name}.npz")
+    golden = np.load(Path(__file__).parents[1] / "golden" / f"{name}.npz")
     model = Golden(golden["A"], golden["G"])
     heatmap = published_steps(model, model.layer4, torch.zeros(1, 3, *golden["cam"].shape))
     np.testing.assert_allclose(heatmap, golden["cam"], rtol=0, atol=MAP)

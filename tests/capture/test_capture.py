@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cfcam_gpu import CFCAM, CaptureError, CFCAMConfig, TargetError
 from cfcam_gpu.capture import capture
-from cfcam_gpu.layers import find_layer
+from cfcam_gpu.capture.layers import find_layer
 
 
 class Net(nn.Module):

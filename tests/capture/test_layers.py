@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cfcam_gpu import CFCAM, CaptureError
 from cfcam_gpu.capture import capture
-from cfcam_gpu.layers import choose_layer, find_layer, finer_layer, list_layers
+from cfcam_gpu.capture.layers import choose_layer, find_layer, finer_layer, list_layers
 
 CHOICES = {
     "torchvision:resnet18": "layer4",

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cfcam_gpu import probe as probes
-from cfcam_gpu.layers import find_layer
-from cfcam_gpu.probe import Probe
+from cfcam_gpu.capture import model_runner as probes
+from cfcam_gpu.capture.layers import find_layer
+from cfcam_gpu.capture.model_runner import Probe
 
 
 class Net(nn.Module):

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.cluster import DBSCAN
 
-from cfcam_gpu import CFCAMConfig, clustering
+from cfcam_gpu import CFCAMConfig
+from cfcam_gpu.cfcam import clustering
 from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK
-from features import blobs
+from tests.helpers.features import blobs
 
 SELECTORS = [clustering.select_by_partition, clustering.select_by_bisection]
 

@@ -9,10 +9,11 @@ import torch
 from kornia.filters import bilateral_blur
 from scipy.ndimage import gaussian_filter
 
-from cfcam_gpu import CFCAMConfig, reference
+from cfcam_gpu import CFCAMConfig
+from cfcam_gpu.cfcam import reference
+from cfcam_gpu.cfcam.filtering import CHUNK_BYTES, filter_maps
 from cfcam_gpu.config import FILTERS
-from cfcam_gpu.filtering import CHUNK_BYTES, filter_maps
-from tolerances import FILTER
+from tests.helpers.tolerances import FILTER
 
 SHAPES = [(1, 1), (1, 6), (6, 1), (2, 2), (5, 9), (7, 7), (14, 14), (28, 20)]
 SCALES = [1e-9, 1e-3, 0.3, 50.0]
@@ -82,7 +83,7 @@ def test_chunks_do_not_change_the_result(monkeypatch):
     given, config = maps((7, 7), 0.3), CFCAMConfig()
     whole = filter_maps(given, config)
     assert given.numel() * 169 * 4 < CHUNK_BYTES
-    monkeypatch.setattr("cfcam_gpu.filtering.CHUNK_BYTES", 1)
+    monkeypatch.setattr("cfcam_gpu.cfcam.filtering.CHUNK_BYTES", 1)
     torch.testing.assert_close(filter_maps(given, config), whole, rtol=1e-6, atol=1e-7)
     assert filter_maps(given[:0], config).shape == (0, 7, 7)
 

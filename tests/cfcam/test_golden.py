@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from cfcam_gpu import CFCAMConfig
-from features import FAST, REFERENCE
-from tolerances import EPS, MAP
+from tests.helpers.features import FAST, REFERENCE
+from tests.helpers.tolerances import EPS, MAP
 
-GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.npz"))
+GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*.npz"))
 
 
 def test_golden_files_cover_both_gradient_strengths():

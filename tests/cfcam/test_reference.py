@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from sklearn.cluster import DBSCAN
 
-from cfcam_gpu import CFCAMConfig, reference
+from cfcam_gpu import CFCAMConfig
+from cfcam_gpu.cfcam import reference
 from cfcam_gpu.config import EPS_SLACK
-from features import blobs
+from tests.helpers.features import blobs
 
 
 @pytest.mark.parametrize("percentile", [5, 25])

@@ -21,7 +21,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import cfcam_gpu
-from cfcam_gpu import cli, demo, doctor
+from cfcam_gpu import cli
+from cfcam_gpu.cli import demo, doctor
 from cfcam_gpu.config import PRESETS, CFCAMConfig
 from cfcam_gpu.engines import resolve_engine
 

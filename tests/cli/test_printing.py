@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cfcam_gpu import cli, printing
+from cfcam_gpu import cli
+from cfcam_gpu.cli import printing
+from cfcam_gpu.cli.printing import Follower, Outcome, place
 from cfcam_gpu.dataset import open_results
-from cfcam_gpu.dataset.observer import Tally
-from cfcam_gpu.printing import Follower, Outcome, place
-from smallnet import photo, run, save
+from cfcam_gpu.dataset.execution.observer import Tally
+from tests.helpers.smallnet import photo, run, save
 
 
 @pytest.fixture

@@ -18,17 +18,17 @@ from torch import nn
 
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.dataset import open_results
-from cfcam_gpu.dataset import pipeline as pipelines
-from cfcam_gpu.dataset.explaining import Explainer
-from cfcam_gpu.dataset.fingerprint import differences, weights_hash
-from cfcam_gpu.dataset.observer import Observer, Tally
+from cfcam_gpu.dataset.execution import pipeline as pipelines
+from cfcam_gpu.dataset.execution.batch_explainer import Explainer
+from cfcam_gpu.dataset.execution.observer import Observer, Tally
+from cfcam_gpu.dataset.execution.pool import Inline
 from cfcam_gpu.dataset.options import RunOptions, share
-from cfcam_gpu.dataset.pool import Inline
-from cfcam_gpu.dataset.uris import Sample
+from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.store.fingerprint import differences, weights_hash
 from cfcam_gpu.errors import CFCAMError, ConfigError, InputError, StoreError, TargetError, TooManyErrors
 from cfcam_gpu.explainer import CFCAM
-from cfcam_gpu.overlay import colorize, fit_heatmap, overlay
-from smallnet import PLAIN, POISON, make_loaded, photo, run, save
+from cfcam_gpu.images.overlay import colorize, fit_heatmap, overlay
+from tests.helpers.smallnet import PLAIN, POISON, make_loaded, photo, run, save
 
 CROPPED = dataclasses.replace(PLAIN, resize=40)
 
@@ -172,7 +172,7 @@ def test_a_picture_that_cannot_be_written_is_an_error_row_and_the_others_go_on(t
 
 
 def test_many_pictures_lie_in_folders_of_bounded_size(tmp_path, monkeypatch):
-    monkeypatch.setattr("cfcam_gpu.dataset.opening.MOST_IN_ONE_FOLDER", 4)
+    monkeypatch.setattr("cfcam_gpu.dataset.store.resume.MOST_IN_ONE_FOLDER", 4)
     folder = save(tmp_path / "in", **{f"p{i}": photo(i) for i in range(5)})
     run(folder, tmp_path / "out", shard_size=2)
     found = [row["overlay"] for row in rows(tmp_path / "out")]

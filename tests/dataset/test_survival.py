@@ -17,9 +17,9 @@ import pyarrow as pa
 import pytest
 
 from cfcam_gpu.dataset import open_results
-from cfcam_gpu.dataset.store import Store
-from launcher import Launcher, Process, is_alive, wait_until
-from smallnet import photo
+from cfcam_gpu.dataset.store.store import Store
+from tests.helpers.launcher import Launcher, Process, is_alive, wait_until
+from tests.helpers.smallnet import photo
 
 FACTORY = """
 import torch

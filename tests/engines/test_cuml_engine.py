@@ -14,9 +14,10 @@ import pytest
 import torch
 from sklearn import cluster
 
-from cfcam_gpu import BackendError, CFCAMConfig, clustering, explain_activations
-from cfcam_gpu.cuml_scan import renumbered, scan_cuml
-from features import blobs
+from cfcam_gpu import BackendError, CFCAMConfig, explain_activations
+from cfcam_gpu.cfcam import clustering
+from cfcam_gpu.engines.cuml_engine import renumbered, scan_cuml
+from tests.helpers.features import blobs
 
 
 class StandInDBSCAN:

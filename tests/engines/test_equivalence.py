@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from cfcam_gpu import PRESETS, CFCAMConfig
 from cfcam_gpu.config import FILTERS
-from conftest import REAL_LAYERS
-from features import FAST, assert_equivalent, blobs, part
-from tolerances import MAP
+from tests.conftest import REAL_LAYERS
+from tests.helpers.features import FAST, assert_equivalent, blobs, part
+from tests.helpers.tolerances import MAP
 
 pytestmark = pytest.mark.parametrize("run", FAST, ids=str)
 

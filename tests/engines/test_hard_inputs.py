@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cfcam_gpu import CFCAM, PRESETS, CFCAMConfig, ConfigError, InvalidImagesError, explain_activations
 from cfcam_gpu.config import EPS_FLOOR, FILTERS
-from features import FAST, REFERENCE, assert_equivalent, blobs, part
+from tests.helpers.features import FAST, REFERENCE, assert_equivalent, blobs, part
 
 
 def rand(*shape: int) -> Tensor:

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cfcam_gpu import CFCAMConfig, clustering, compiled
-from features import blobs
+from cfcam_gpu import CFCAMConfig
+from cfcam_gpu.cfcam import clustering
+from cfcam_gpu.engines import numba_engine as compiled
+from tests.helpers.features import blobs
 
 
 @settings(max_examples=100, deadline=None)

@@ -17,13 +17,13 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from cfcam_gpu import cli, probe
+from cfcam_gpu import cli
+from cfcam_gpu.capture import model_runner as probe
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.dataset import explain_dataset, open_results
-from cfcam_gpu.dataset.masks import MaskError, box_mask, read_mask
-from cfcam_gpu.dataset.observer import Interrupted, Observer
-from cfcam_gpu.dataset.plan import Plan
-from cfcam_gpu.dataset.store import as_rows
+from cfcam_gpu.dataset.execution.observer import Interrupted, Observer
+from cfcam_gpu.dataset.store.plan import Plan
+from cfcam_gpu.dataset.store.store import as_rows
 from cfcam_gpu.errors import ConfigError, InputError, ModelError, StoreError
 from cfcam_gpu.evaluation import cost, evaluate
 from cfcam_gpu.evaluation import run as evaluation_run
@@ -31,11 +31,12 @@ from cfcam_gpu.evaluation.evaluator import sample_seed
 from cfcam_gpu.evaluation.maps import BatchMaps, normaliser
 from cfcam_gpu.evaluation.store import EvaluationStore
 from cfcam_gpu.explainer import CFCAM
+from cfcam_gpu.images.masks import MaskError, box_mask, read_mask
+from cfcam_gpu.images.preprocess import Preprocess
 from cfcam_gpu.methods import METHODS as METHOD_TABLE
 from cfcam_gpu.metrics.options import MetricOptions
-from cfcam_gpu.preprocess import Preprocess
-from launcher import Launcher, is_alive, wait_until
-from smallnet import PLAIN, POISON, make_loaded, photo, save
+from tests.helpers.launcher import Launcher, is_alive, wait_until
+from tests.helpers.smallnet import PLAIN, POISON, make_loaded, photo, save
 
 OK, FAILED, USAGE, SKIPPED = 0, 1, 2, 3
 METHODS = ("cfcam", "gradcam")

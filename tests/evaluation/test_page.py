@@ -21,10 +21,10 @@ from cfcam_gpu.evaluation.gallery import gallery
 from cfcam_gpu.evaluation.page import write_page
 from cfcam_gpu.evaluation.plots import write_plots
 from cfcam_gpu.evaluation.summary import summarise
+from cfcam_gpu.images.overlay import overlay, upsample_grid
+from cfcam_gpu.images.preprocess import Preprocess
 from cfcam_gpu.metrics.options import MetricOptions
-from cfcam_gpu.overlay import overlay, upsample_grid
-from cfcam_gpu.preprocess import Preprocess
-from evaluation_tables import COLUMNS, as_table, failure, made_rows, row
+from tests.helpers.evaluation_tables import COLUMNS, as_table, failure, made_rows, row
 
 pytest.importorskip("matplotlib", reason="needs matplotlib: pip install -e '.[plots]'")
 

@@ -19,7 +19,7 @@ from cfcam_gpu.errors import ConfigError, StoreError
 from cfcam_gpu.evaluation.bootstrap import bootstrap
 from cfcam_gpu.evaluation.summary import summarise
 from cfcam_gpu.evaluation.tables import legend, number, same_for_every_class, scalars, title
-from evaluation_tables import COLUMNS, as_table, failure, made_rows, row
+from tests.helpers.evaluation_tables import COLUMNS, as_table, failure, made_rows, row
 
 METHODS = ("gradcam", "cfcam", "random")
 

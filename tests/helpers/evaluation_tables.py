@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cfcam_gpu.metrics.case import Column
+from cfcam_gpu.metrics.base import Column
 
 GRID = (7, 7)
 

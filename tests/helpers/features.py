@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from cfcam_gpu import CFCAMConfig, Explanation, explain_activations
+from cfcam_gpu.cfcam.reference import is_dominant, pairwise_distances
 from cfcam_gpu.config import EPS_SLACK
 from cfcam_gpu.engines import ENGINES
-from cfcam_gpu.reference import is_dominant, pairwise_distances
-from tolerances import CANCELLED, MAP, TIE
+from tests.helpers.tolerances import CANCELLED, MAP, TIE
 
 
 def blobs(batch: int, channels: int, h: int, w: int, clusters: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cfcam_gpu.metrics.case import Case
-from metric_cases import TinyMaps, part, tiny_case
+from cfcam_gpu.metrics.base import Case
+from tests.helpers.metric_cases import TinyMaps, part, tiny_case
 
 
 class Recorder:

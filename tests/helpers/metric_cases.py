@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cfcam_gpu.metrics.case import Case
+from cfcam_gpu.metrics.base import Case
 
 
 class RegionNet(nn.Module):

@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from cfcam_gpu.errors import ConfigError
-from cfcam_gpu.overlay import colorize
-from cfcam_gpu.sheet import (
+from cfcam_gpu.images.contact_sheet import (
     COLUMN,
     ENTRY,
     GAP,
@@ -21,6 +20,7 @@ from cfcam_gpu.sheet import (
     Strip,
     contact_sheet,
 )
+from cfcam_gpu.images.overlay import colorize
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 160, 60), (40, 60, 210)
 

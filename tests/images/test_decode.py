@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
-from cfcam_gpu.dataset.decode import MAX_PIXELS, load_image, load_image_bytes
 from cfcam_gpu.errors import ImageError
+from cfcam_gpu.images.decode import MAX_PIXELS, load_image, load_image_bytes
 
 GRAY = np.array([[0, 100, 255], [10, 20, 30]], np.uint8)
 WIDE = np.array([[0, 32768, 65535], [257, 2570, 65000]], np.uint16)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cfcam_gpu.dataset.decode import load_image, load_image_bytes
 from cfcam_gpu.errors import ImageError
+from cfcam_gpu.images.decode import load_image, load_image_bytes
 
 pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
@@ -299,7 +299,7 @@ def test_without_the_extra_the_reason_names_it(tmp_path: Path) -> None:
 import sys
 sys.modules["pydicom"] = None
 from pathlib import Path
-from cfcam_gpu.dataset.decode import load_image
+from cfcam_gpu.images.decode import load_image
 try:
     load_image(Path({str(tmp_path / "x.dcm")!r}))
 except ValueError as error:

@@ -19,10 +19,12 @@ from cfcam_gpu.kernels import cluster_filter, components, distances, neighbours,
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cfcam_gpu import PRESETS, CFCAMConfig, clustering, filtering, triton_engine, weighting
+from cfcam_gpu import PRESETS, CFCAMConfig
+from cfcam_gpu.cfcam import clustering, filtering, weighting
 from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK
-from features import assert_equivalent, blobs
-from tolerances import FILTER, TIE
+from cfcam_gpu.engines import triton_engine
+from tests.helpers.features import assert_equivalent, blobs
+from tests.helpers.tolerances import FILTER, TIE
 
 #: float32 sums over some hundred channels in another order, relative to the largest value.
 SUM = 1e-5

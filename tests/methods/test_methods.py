@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from cfcam_gpu import CFCAM, BackendError, CaptureError, CFCAMConfig, ConfigError, cli, explain_activations
-from cfcam_gpu import probe as probes
+from cfcam_gpu.capture import model_runner as probes
 from cfcam_gpu.dataset import open_results
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.errors import StoreError
 from cfcam_gpu.explainer import Explanation
 from cfcam_gpu.methods import METHODS, parse_method
-from smallnet import Net, photo, run, save
+from tests.helpers.smallnet import Net, photo, run, save
 
 #: float32 rounding of sums over 24 channels.
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -432,7 +432,9 @@ def tiny(tmp_path, monkeypatch) -> tuple[str, ...]:
     """Arguments that name a small model and two photos."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "methodnet.py").write_text("from smallnet import Net\n\n\ndef make():\n    return Net()\n")
+    (tmp_path / "methodnet.py").write_text(
+        "from tests.helpers.smallnet import Net\n\n\ndef make():\n    return Net()\n"
+    )
     save(tmp_path / "in", a=photo(1), b=photo(2))
     return "in", "--model", "py:methodnet:make", "--size", "32", "--device", "cpu", "--workers", "0"
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cfcam_gpu import CFCAM, gradient_methods
-from cfcam_gpu.gradient_methods import SMOOTH_SAMPLES, noises
+from cfcam_gpu import CFCAM
+from cfcam_gpu.methods import gradient as gradient_methods
+from cfcam_gpu.methods.gradient import SMOOTH_SAMPLES, noises
 
 pytest.importorskip("pytorch_grad_cam", reason="a development dependency")
 

@@ -15,13 +15,13 @@ from scipy.sparse import coo_array, diags_array
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
-import metric_cases
 from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.metrics import faithfulness, imputation, masking, road
-from cfcam_gpu.metrics.case import Case, normal
+from cfcam_gpu.metrics.base import Case, normal
 from cfcam_gpu.metrics.options import MetricOptions
-from cfcam_gpu.metrics.table import METRICS
-from metric_cases import TinyNet, part, pictures, region_case
+from cfcam_gpu.metrics.registry import METRICS
+from tests.helpers import metric_cases
+from tests.helpers.metric_cases import TinyNet, part, pictures, region_case
 
 NAMES = ("drop", "drop_published", "deletion", "insertion", "road")
 OPTIONS = MetricOptions(steps=11)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from cfcam_gpu.metrics.localisation import localisation
 from cfcam_gpu.metrics.options import MetricOptions
-from cfcam_gpu.metrics.table import METRICS
-from metric_cases import part, region_case
+from cfcam_gpu.metrics.registry import METRICS
+from tests.helpers.metric_cases import part, region_case
 
 OPTIONS = MetricOptions()
 

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cfcam_gpu import CFCAM, CFCAMConfig, explain_activations
-from cfcam_gpu.metrics.case import Case
+from cfcam_gpu.metrics.base import Case
+from cfcam_gpu.metrics.class_sensitivity import class_sensitivity
 from cfcam_gpu.metrics.options import MetricOptions
+from cfcam_gpu.metrics.registry import METRICS
 from cfcam_gpu.metrics.robustness import gradient_noise, input_noise
-from cfcam_gpu.metrics.sensitivity import class_sensitivity
 from cfcam_gpu.metrics.similarity import correlation, ssim
-from cfcam_gpu.metrics.table import METRICS
-from fixed_maps import Fixed, Recorder, correlation_or_nan, seen_case
-from metric_cases import part, tiny_case
+from tests.helpers.fixed_maps import Fixed, Recorder, correlation_or_nan, seen_case
+from tests.helpers.metric_cases import part, tiny_case
 
 OPTIONS = MetricOptions(noise_draws=2)
 SHORT = MetricOptions(noise_levels=(2.0,), input_noise_levels=(0.1,), noise_draws=1)

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from cfcam_gpu.errors import ModelError
 from cfcam_gpu.metrics.options import MetricOptions
+from cfcam_gpu.metrics.registry import METRICS
 from cfcam_gpu.metrics.sanity import at_scale, cascade, edges, layers_from_the_head, randomisation, sobel
 from cfcam_gpu.metrics.similarity import ssim
-from cfcam_gpu.metrics.table import METRICS
-from fixed_maps import Fixed, correlation_or_nan, seen_case
-from metric_cases import TinyMaps, TinyNet, part, pictures, tiny_case
+from tests.helpers.fixed_maps import Fixed, correlation_or_nan, seen_case
+from tests.helpers.metric_cases import TinyMaps, TinyNet, part, pictures, tiny_case
 
 OPTIONS = MetricOptions()
 SHORT = MetricOptions(stages=2)

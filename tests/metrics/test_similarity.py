@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cfcam_gpu.metrics.similarity import correlation, squared_error, ssim
-from metric_cases import pictures
+from tests.helpers.metric_cases import pictures
 
 
 @pytest.mark.parametrize("size", [(11, 11), (24, 31), (64, 40)])

@@ -27,9 +27,9 @@ from torch import nn
 
 from cfcam_gpu import models
 from cfcam_gpu.errors import ImageError, ModelError, TargetError
+from cfcam_gpu.images.preprocess import SEED_PREPROCESS, Preprocess
 from cfcam_gpu.models import LoadedModel, load_model
-from cfcam_gpu.preprocess import SEED_PREPROCESS, Preprocess
-from cfcam_gpu.weights import load_state_dict
+from cfcam_gpu.models.weights import load_state_dict
 
 RESNET = "torchvision:resnet18"
 SAVE = "save them with torch.save(model.state_dict(), FILE)"

@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from cfcam_gpu import CFCAM, ConfigError
-from cfcam_gpu.prepare import prepared
+from cfcam_gpu.models.prepare import prepared
 
 
 def with_statistics(model: nn.Module) -> nn.Module:

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cfcam_gpu.dataset.results import open_results
+from cfcam_gpu.dataset.store.results import open_results
+from cfcam_gpu.images.overlay import colorize
 from cfcam_gpu.models import LoadedModel
-from cfcam_gpu.overlay import colorize
 from cfcam_gpu.report import write_report
-from test_report import HOSTILE_LABEL, HOSTILE_NAME, demo_rows, failed_row, made_row, write_store
+from tests.report.test_report import HOSTILE_LABEL, HOSTILE_NAME, demo_rows, failed_row, made_row, write_store
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'")
 

@@ -21,9 +21,9 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from cfcam_gpu.config import CFCAMConfig
-from cfcam_gpu.dataset.results import open_results
-from cfcam_gpu.dataset.store import Store
-from cfcam_gpu.dataset.uris import Sample
+from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.store.results import open_results
+from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import ConfigError, InputError, StoreError
 from cfcam_gpu.explainer import CFCAM
 from cfcam_gpu.models import LoadedModel

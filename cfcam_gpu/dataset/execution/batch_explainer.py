@@ -10,10 +10,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from cfcam_gpu.dataset.store import Row
-from cfcam_gpu.dataset.uris import Sample
-from cfcam_gpu.dataset.worker import View
-from cfcam_gpu.device import model_errors
+from cfcam_gpu._utils.device import model_errors
+from cfcam_gpu.dataset.execution.worker import View
+from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.store.store import Row
 from cfcam_gpu.errors import OutOfMemory, TargetError
 from cfcam_gpu.explainer import CFCAM, Explanation
 from cfcam_gpu.models import LoadedModel

@@ -9,18 +9,18 @@ from typing import Any, Protocol
 
 import torch
 
-from cfcam_gpu.dataset.explaining import Explainer
-from cfcam_gpu.dataset.fingerprint import about, weights_hash
-from cfcam_gpu.dataset.observer import Observer
+from cfcam_gpu._utils.device import model_errors, resolve_device
+from cfcam_gpu.dataset.execution.batch_explainer import Explainer
+from cfcam_gpu.dataset.execution.observer import Observer
+from cfcam_gpu.dataset.execution.pipeline import Pictures, Pipeline, Work
+from cfcam_gpu.dataset.execution.pool import Pool, make_pool
 from cfcam_gpu.dataset.options import RunOptions
-from cfcam_gpu.dataset.pipeline import Pictures, Pipeline, Work
-from cfcam_gpu.dataset.pool import Pool, make_pool
-from cfcam_gpu.dataset.store import Row
-from cfcam_gpu.device import model_errors, resolve_device
+from cfcam_gpu.dataset.store.fingerprint import about, weights_hash
+from cfcam_gpu.dataset.store.store import Row
 from cfcam_gpu.explainer import CFCAM
 from cfcam_gpu.methods import find_method
 from cfcam_gpu.models import LoadedModel, load_model
-from cfcam_gpu.prepare import prepared
+from cfcam_gpu.models.prepare import prepared
 
 #: A specification, what `load_model` gives, or a function that gives it.
 Model = str | LoadedModel | Callable[[], LoadedModel]

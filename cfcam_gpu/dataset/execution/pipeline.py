@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cfcam_gpu.dataset.explaining import Explainer
-from cfcam_gpu.dataset.files import NO_SPACE
-from cfcam_gpu.dataset.pool import Pool
-from cfcam_gpu.dataset.store import Row
-from cfcam_gpu.dataset.uris import Sample
-from cfcam_gpu.dataset.worker import PICTURES, Failure, Style, View
+from cfcam_gpu.dataset.execution.batch_explainer import Explainer
+from cfcam_gpu.dataset.execution.pool import Pool
+from cfcam_gpu.dataset.execution.worker import PICTURES, Failure, Style, View
+from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.store.atomic_files import NO_SPACE
+from cfcam_gpu.dataset.store.store import Row
 from cfcam_gpu.errors import StoreError
 
 

@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
-from cfcam_gpu.dataset.worker import READY, Failure, perform
+from cfcam_gpu.dataset.execution.worker import READY, Failure, perform
 from cfcam_gpu.errors import BackendError
 
 #: Seconds a process may take to start, and starts in a row that may fail.
@@ -26,7 +26,7 @@ START_LIMIT, START_ATTEMPTS = 120.0, 3
 #: A fresh interpreter, so that neither the caller's main module nor PyTorch is imported again.
 _START = (
     "import json, sys; descriptor, parent, path = json.loads(sys.argv[1]); sys.path[:] = path; "
-    "from cfcam_gpu.dataset.worker import main; main(descriptor, parent)"
+    "from cfcam_gpu.dataset.execution.worker import main; main(descriptor, parent)"
 )
 
 

@@ -15,16 +15,16 @@ from typing import Any
 
 import torch
 
-from cfcam_gpu.dataset.explaining import Explainer
-from cfcam_gpu.dataset.fingerprint import about
-from cfcam_gpu.dataset.local import make_pipeline, opened
+from cfcam_gpu._utils.device import resolve_device
+from cfcam_gpu.dataset.execution.batch_explainer import Explainer
+from cfcam_gpu.dataset.execution.local import make_pipeline, opened
+from cfcam_gpu.dataset.execution.pipeline import Pictures, Work
+from cfcam_gpu.dataset.execution.pool import Pool, make_pool
+from cfcam_gpu.dataset.execution.worker import View
 from cfcam_gpu.dataset.options import RunOptions
-from cfcam_gpu.dataset.pipeline import Pictures, Work
-from cfcam_gpu.dataset.pool import Pool, make_pool
-from cfcam_gpu.dataset.store import Row
-from cfcam_gpu.dataset.uris import Sample
-from cfcam_gpu.dataset.worker import View
-from cfcam_gpu.device import resolve_device
+from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.store.fingerprint import about
+from cfcam_gpu.dataset.store.store import Row
 from cfcam_gpu.errors import StoreError
 from cfcam_gpu.models import LoadedModel
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, redirect_stdout
 from types import ModuleType
 from typing import Any
 
-from cfcam_gpu.dataset.observer import Interrupted
+from cfcam_gpu.dataset.execution.observer import Interrupted
 from cfcam_gpu.errors import BackendError
 
 #: Seconds that a cluster has to answer.

@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from cfcam_gpu.dataset.actor import AT_ONCE, ShardActor, Task
-from cfcam_gpu.dataset.cluster import joined, layout
-from cfcam_gpu.dataset.fingerprint import differences
-from cfcam_gpu.dataset.local import Finished, Follow, Model
-from cfcam_gpu.dataset.observer import Interrupted, Observer, watched_signals
+from cfcam_gpu.dataset.execution.local import Finished, Follow, Model
+from cfcam_gpu.dataset.execution.observer import Interrupted, Observer, watched_signals
+from cfcam_gpu.dataset.execution.pipeline import Pictures, Work
+from cfcam_gpu.dataset.execution.ray_actor import AT_ONCE, ShardActor, Task
+from cfcam_gpu.dataset.execution.ray_cluster import joined, layout
 from cfcam_gpu.dataset.options import RunOptions
-from cfcam_gpu.dataset.pipeline import Pictures, Work
-from cfcam_gpu.dataset.store import Row
+from cfcam_gpu.dataset.store.fingerprint import differences
+from cfcam_gpu.dataset.store.store import Row
 from cfcam_gpu.errors import BackendError, CFCAMError, ConfigError
 from cfcam_gpu.models import LoadedModel
 

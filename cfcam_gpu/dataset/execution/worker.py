@@ -15,12 +15,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cfcam_gpu.dataset.files import reason, write_whole
-from cfcam_gpu.dataset.masks import MaskError, read_mask
-from cfcam_gpu.dataset.samples import open_image
+from cfcam_gpu.dataset.sources.find import open_image
+from cfcam_gpu.dataset.store.atomic_files import reason, write_whole
 from cfcam_gpu.errors import ImageError
-from cfcam_gpu.overlay import fit_heatmap, overlay, upsample_grid
-from cfcam_gpu.preprocess import Preprocess
+from cfcam_gpu.images.masks import MaskError, read_mask
+from cfcam_gpu.images.overlay import fit_heatmap, overlay, upsample_grid
+from cfcam_gpu.images.preprocess import Preprocess
 
 #: Kind of picture -> its extension, and OpenCV's parameters.
 PICTURES: dict[str, tuple[str, list[int]]] = {

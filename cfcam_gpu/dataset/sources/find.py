@@ -10,13 +10,21 @@ from pathlib import Path, PurePath
 
 from PIL import Image
 
-from cfcam_gpu.dataset.decode import MAX_PIXELS, load_image, load_image_bytes
-from cfcam_gpu.dataset.huggingface import dataset_samples, is_saved_dataset, read_cell
-from cfcam_gpu.dataset.manifests import MANIFESTS, manifest_samples
-from cfcam_gpu.dataset.sources import Found, expand_input, names_of, unique_names
-from cfcam_gpu.dataset.tars import is_compressed, read_member, refuse_compressed, tar_samples
-from cfcam_gpu.dataset.uris import Sample, clean_text, image_stem, make_uri, path_uri, safe_name, split_uri
+from cfcam_gpu.dataset.sources.folders import Found, expand_input, names_of, unique_names
+from cfcam_gpu.dataset.sources.huggingface import dataset_samples, is_saved_dataset, read_cell
+from cfcam_gpu.dataset.sources.manifests import MANIFESTS, manifest_samples
+from cfcam_gpu.dataset.sources.sample import (
+    Sample,
+    clean_text,
+    image_stem,
+    make_uri,
+    path_uri,
+    safe_name,
+    split_uri,
+)
+from cfcam_gpu.dataset.sources.webdataset import is_compressed, read_member, refuse_compressed, tar_samples
 from cfcam_gpu.errors import ImageError, InputError
+from cfcam_gpu.images.decode import MAX_PIXELS, load_image, load_image_bytes
 
 __all__ = ["Sample", "find_samples", "open_image"]
 

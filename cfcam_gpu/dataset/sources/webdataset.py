@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from cfcam_gpu.dataset.uris import IMAGE_SUFFIXES, Sample, clean_text, make_uri
+from cfcam_gpu.dataset.sources.sample import IMAGE_SUFFIXES, Sample, clean_text, make_uri
 from cfcam_gpu.errors import ImageError, InputError
 
 log = logging.getLogger("cfcam_gpu")

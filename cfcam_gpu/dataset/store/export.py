@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from cfcam_gpu.dataset.files import reason, whole_file, write_whole
-from cfcam_gpu.dataset.results import Results
-from cfcam_gpu.dataset.store import Row, grids
-from cfcam_gpu.dataset.uris import split_uri
-from cfcam_gpu.dataset.worker import encode
+from cfcam_gpu.dataset.execution.worker import encode
+from cfcam_gpu.dataset.sources.sample import split_uri
+from cfcam_gpu.dataset.store.atomic_files import reason, whole_file, write_whole
+from cfcam_gpu.dataset.store.results import Results
+from cfcam_gpu.dataset.store.store import Row, grids
 from cfcam_gpu.errors import ConfigError, InputError, ModelError
-from cfcam_gpu.overlay import check_style, colorize, upsample_grid
+from cfcam_gpu.images.overlay import check_style, colorize, upsample_grid
 
 #: Columns that become arrays beside the heatmaps, their types, and what stands for null.
 _ARRAYS: dict[str, tuple[Any, Any]] = {

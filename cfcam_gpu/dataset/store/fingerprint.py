@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import cfcam_gpu
-from cfcam_gpu.dataset.explaining import Explainer
+from cfcam_gpu.dataset.execution.batch_explainer import Explainer
 from cfcam_gpu.dataset.options import SHARD_SIZE, RunOptions
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from cfcam_gpu.dataset.files import reason
+from cfcam_gpu.dataset.store.atomic_files import reason
 from cfcam_gpu.errors import StoreError
 
 

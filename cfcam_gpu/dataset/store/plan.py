@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cfcam_gpu.dataset.files import sync_folder, whole_file
-from cfcam_gpu.dataset.uris import Sample
+from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.store.atomic_files import sync_folder, whole_file
 from cfcam_gpu.errors import StoreError
 
 _FIELDS = ("sample_id", "uri", "label", "target", "name", "mask")

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cfcam_gpu.dataset.plan import Plan
-from cfcam_gpu.dataset.store import FIELDS, Row, Store, as_rows, grids, schema
+from cfcam_gpu.dataset.store.plan import Plan
+from cfcam_gpu.dataset.store.store import FIELDS, Row, Store, as_rows, grids, schema
 from cfcam_gpu.errors import ConfigError, InputError, ModelError, StoreError
-from cfcam_gpu.overlay import fit_heatmap, upsample_grid
+from cfcam_gpu.images.overlay import fit_heatmap, upsample_grid
 
 if TYPE_CHECKING:
     import pandas

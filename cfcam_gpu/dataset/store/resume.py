@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from cfcam_gpu.dataset.fingerprint import EARLIER, differences
-from cfcam_gpu.dataset.locks import Claim
-from cfcam_gpu.dataset.observer import Observer, counted
+from cfcam_gpu.dataset.execution.observer import Observer, counted
+from cfcam_gpu.dataset.execution.pipeline import overlay_name
+from cfcam_gpu.dataset.execution.worker import PICTURES
 from cfcam_gpu.dataset.options import RunOptions
-from cfcam_gpu.dataset.pipeline import overlay_name
-from cfcam_gpu.dataset.plan import Plan
-from cfcam_gpu.dataset.sources import unique_names
-from cfcam_gpu.dataset.store import Store
-from cfcam_gpu.dataset.uris import Sample
-from cfcam_gpu.dataset.worker import PICTURES
+from cfcam_gpu.dataset.sources.folders import unique_names
+from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.store.fingerprint import EARLIER, differences
+from cfcam_gpu.dataset.store.locks import Claim
+from cfcam_gpu.dataset.store.plan import Plan
+from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import StoreError
 
 #: Above this many samples the pictures lie in one folder per shard.

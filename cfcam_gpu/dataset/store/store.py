@@ -20,9 +20,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cfcam_gpu.dataset.files import reason, remove_page_folders, sync_folder, write_whole
-from cfcam_gpu.dataset.plan import Plan, write_plan
-from cfcam_gpu.dataset.uris import Sample
+from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.store.atomic_files import reason, remove_page_folders, sync_folder, write_whole
+from cfcam_gpu.dataset.store.plan import Plan, write_plan
 from cfcam_gpu.errors import InputError, StoreError
 
 FORMAT = 1

@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 import cfcam_gpu
-from cfcam_gpu.dataset import pool as pools
-from cfcam_gpu.dataset.pool import Inline, Processes
-from cfcam_gpu.dataset.worker import Failure, Style, View
+from cfcam_gpu.dataset.execution import pool as pools
+from cfcam_gpu.dataset.execution.pool import Inline, Processes
+from cfcam_gpu.dataset.execution.worker import Failure, Style, View
 from cfcam_gpu.errors import BackendError
-from cfcam_gpu.overlay import fit_heatmap, overlay, upsample_grid
-from smallnet import PLAIN, photo, save
+from cfcam_gpu.images.overlay import fit_heatmap, overlay, upsample_grid
+from tests.helpers.smallnet import PLAIN, photo, save
 
 WAIT = 60
 
@@ -129,7 +129,7 @@ def test_a_worker_stopped_halfway_through_its_answer_holds_up_nobody_for_long(ma
         pools,
         "_START",
         "import json, os, signal, struct, sys; descriptor, parent, path = json.loads(sys.argv[1]); sys.path[:] = path\n"
-        "from cfcam_gpu.dataset import worker\n"
+        "from cfcam_gpu.dataset.execution import worker\n"
         "from multiprocessing.connection import Connection\n"
         "def half(*task):\n"
         f"    os.unlink({str(tmp_path / 'once')!r})\n"
@@ -173,8 +173,8 @@ def test_workers_end_with_their_parent_also_in_the_middle_of_a_task(tmp_path, tr
     folder = save(tmp_path / "in", a=photo(1), hang=photo(2))
     code = f"""
 import time
-from cfcam_gpu.dataset.pool import Processes
-from cfcam_gpu.preprocess import SEED_PREPROCESS
+from cfcam_gpu.dataset.execution.pool import Processes
+from cfcam_gpu.images.preprocess import SEED_PREPROCESS
 pool = Processes(2, 600)
 pool.submit("view", {str(folder / "hang.png")!r}, SEED_PREPROCESS)
 for _ in range(9):

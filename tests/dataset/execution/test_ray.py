@@ -21,14 +21,14 @@ import torch
 from PIL import Image
 
 from cfcam_gpu.dataset import open_results
-from cfcam_gpu.dataset.cluster import _OwnOutput, joined, layout
-from cfcam_gpu.dataset.distributed import RayShards
-from cfcam_gpu.dataset.observer import Interrupted, Observer
-from cfcam_gpu.dataset.store import Store
+from cfcam_gpu.dataset.execution.observer import Interrupted, Observer
+from cfcam_gpu.dataset.execution.ray_cluster import _OwnOutput, joined, layout
+from cfcam_gpu.dataset.execution.ray_driver import RayShards
+from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import BackendError, ConfigError, ModelError, TooManyErrors
 from cfcam_gpu.models import LoadedModel
-from launcher import Ended, Launcher, is_alive, wait_until
-from smallnet import POISON, make_loaded, photo, run, save
+from tests.helpers.launcher import Ended, Launcher, is_alive, wait_until
+from tests.helpers.smallnet import POISON, make_loaded, photo, run, save
 
 COUNT = 40
 SETTINGS = {"shard_size": 4, "batch_size": 3, "workers": 1, "max_errors": 5, "engine": "torch"}

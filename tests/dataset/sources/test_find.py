@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cfcam_gpu.dataset.samples import Sample, find_samples, open_image
+from cfcam_gpu.dataset.sources.find import Sample, find_samples, open_image
 from cfcam_gpu.errors import ImageError, InputError
 
 
@@ -176,7 +176,7 @@ def test_finding_and_opening_need_neither_pytorch_nor_another_heavy_library(
     shard = _tar(tmp_path / "s.tar", "0.png")
     code = f"""
 import sys
-from cfcam_gpu.dataset.samples import find_samples, open_image
+from cfcam_gpu.dataset.sources.find import find_samples, open_image
 samples = find_samples([{str(photos / "b.png")!r}, {str(shard)!r}])
 assert [open_image(sample.uri).mode for sample in samples] == ["RGB", "RGB"]
 heavy = {{"torch", "cv2", "pyarrow", "pandas", "pydicom", "datasets"}} & set(sys.modules)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfcam_gpu.dataset import sources
-from cfcam_gpu.dataset.samples import Sample, find_samples
-from cfcam_gpu.dataset.sources import names_of, unique_names
+from cfcam_gpu.dataset.sources import folders as sources
+from cfcam_gpu.dataset.sources.find import Sample, find_samples
+from cfcam_gpu.dataset.sources.folders import names_of, unique_names
 from cfcam_gpu.errors import InputError
 
 

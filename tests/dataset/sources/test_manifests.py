@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cfcam_gpu.dataset.manifests import manifest_samples
-from cfcam_gpu.dataset.samples import Sample, find_samples, open_image
+from cfcam_gpu.dataset.sources.find import Sample, find_samples, open_image
+from cfcam_gpu.dataset.sources.manifests import manifest_samples
 from cfcam_gpu.errors import ImageError, InputError
 
 

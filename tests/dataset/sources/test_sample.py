@@ -10,7 +10,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cfcam_gpu.dataset.uris import SCHEMES, clean_text, image_stem, make_uri, path_uri, safe_name, split_uri
+from cfcam_gpu.dataset.sources.sample import (
+    SCHEMES,
+    clean_text,
+    image_stem,
+    make_uri,
+    path_uri,
+    safe_name,
+    split_uri,
+)
 
 #: What file systems, archives and people come up with, bytes that are no UTF-8 included.
 _TEXT = st.one_of(

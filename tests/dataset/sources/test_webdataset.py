@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cfcam_gpu.dataset.samples import Sample, find_samples, open_image
-from cfcam_gpu.dataset.tars import MAX_IMAGE_BYTES, tar_samples
-from cfcam_gpu.dataset.uris import make_uri, split_uri
+from cfcam_gpu.dataset.sources.find import Sample, find_samples, open_image
+from cfcam_gpu.dataset.sources.sample import make_uri, split_uri
+from cfcam_gpu.dataset.sources.webdataset import MAX_IMAGE_BYTES, tar_samples
 from cfcam_gpu.errors import ImageError, InputError
 
 

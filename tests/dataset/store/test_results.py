@@ -15,15 +15,15 @@ import torch
 from PIL import Image
 
 import cfcam_gpu
+from cfcam_gpu.cfcam.weighting import upsample_and_normalise
 from cfcam_gpu.dataset import Results, open_results
-from cfcam_gpu.dataset.export import FORMATS, export
-from cfcam_gpu.dataset.store import FIELDS
-from cfcam_gpu.dataset.uris import Sample
+from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.store.export import FORMATS, export
+from cfcam_gpu.dataset.store.store import FIELDS
 from cfcam_gpu.errors import ConfigError, InputError, ModelError, StoreError
-from cfcam_gpu.overlay import colorize, fit_heatmap, upsample_grid
-from cfcam_gpu.preprocess import Preprocess
-from cfcam_gpu.weighting import upsample_and_normalise
-from smallnet import make_loaded, photo, run, save
+from cfcam_gpu.images.overlay import colorize, fit_heatmap, upsample_grid
+from cfcam_gpu.images.preprocess import Preprocess
+from tests.helpers.smallnet import make_loaded, photo, run, save
 
 CROPPED = Preprocess((32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), resize=40)
 NAMES = ["a", "bad", "c", "sub/d", "e"]

@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cfcam_gpu.dataset import files, locks
-from cfcam_gpu.dataset.files import whole_file, write_whole
-from cfcam_gpu.dataset.plan import Plan, write_plan
-from cfcam_gpu.dataset.store import FIELDS, Store, as_rows, as_table, schema
-from cfcam_gpu.dataset.uris import Sample
+from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.store import atomic_files as files
+from cfcam_gpu.dataset.store import locks
+from cfcam_gpu.dataset.store.atomic_files import whole_file, write_whole
+from cfcam_gpu.dataset.store.plan import Plan, write_plan
+from cfcam_gpu.dataset.store.store import FIELDS, Store, as_rows, as_table, schema
 from cfcam_gpu.errors import InputError, StoreError
 
 GRID = (2, 3)
@@ -175,7 +176,7 @@ def samples(start: int, stop: int) -> list[Sample]:
 
 @pytest.mark.parametrize("group", [2, 7, 100])
 def test_the_plan_gives_each_shard_its_samples_through_all_segments(tmp_path, monkeypatch, group):
-    monkeypatch.setattr("cfcam_gpu.dataset.plan._GROUP", group)
+    monkeypatch.setattr("cfcam_gpu.dataset.store.plan._GROUP", group)
     path = tmp_path / "plan.parquet"
     first = write_plan(path, samples(0, 10), [10], 4)
     assert (first.shards, len(first)) == (3, 10)

@@ -1,0 +1,1 @@
+"""The published method, step by step: clustering, filtering, weighting; and its plain reference."""

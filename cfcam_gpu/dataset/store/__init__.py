@@ -1,0 +1,1 @@
+"""The output folder of a run: plan, parts, locks, fingerprint, results, export."""

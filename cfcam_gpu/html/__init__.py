@@ -1,0 +1,1 @@
+"""What both HTML pages share: the base template, style and rendering."""
