@@ -38,18 +38,18 @@ INPUTS: dict[str, tuple[str, str, str, str]] = {
     "read_plan": ("store", "plan.read_us", "µs of a core", "comparing a sample with a stored plan"),
     "plan_bytes": ("store", "plan.bytes_per_sample", "bytes", "a sample in the plan"),
 }  # fmt: skip
-SHARD_SIZES = (256, 1024, 4096)
-for _size in SHARD_SIZES:
+PART_SIZES = (256, 1024, 4096)
+for _size in PART_SIZES:
     INPUTS |= {
-        f"row_{_size}": ("store", f"shard_sizes.{_size}.bytes_per_row", "bytes", f"a row, {_size} a shard"),
-        f"commit_{_size}": ("store", f"shard_sizes.{_size}.commit.ms", "ms", f"storing a shard of {_size}"),
+        f"row_{_size}": ("store", f"part_sizes.{_size}.bytes_per_row", "bytes", f"a row, {_size} a part"),
+        f"commit_{_size}": ("store", f"part_sizes.{_size}.commit.ms", "ms", f"storing a part of {_size}"),
         f"send_{_size}": (
             "store",
-            f"shard_sizes.{_size}.send.cpu_ms",
+            f"part_sizes.{_size}.send.cpu_ms",
             "ms of a core",
             "its rows to another process",
         ),
-        f"scan_{_size}": ("store", f"shard_sizes.{_size}.scan.cpu_ms", "ms of a core", "reading its status"),
+        f"scan_{_size}": ("store", f"part_sizes.{_size}.scan.cpu_ms", "ms of a core", "reading its status"),
     }
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -87,7 +87,7 @@ def tables(results: Results) -> dict[str, str]:
         "inputs": _inputs(known),
         "storage": _storage(known),
         "rates": _rates(known),
-        "shards": _shards(known),
+        "parts": _parts(known),
         "writers": _writers(known),
         "start": _start(known),
         "here": _here(results["dataset"]),
@@ -106,7 +106,7 @@ def _inputs(known: Inputs) -> str:
 
 def _storage(known: Inputs) -> str:
     kinds = {
-        "images to read": "jpeg", "plan": "plan_bytes", "rows, shards of 256": "row_256",
+        "images to read": "jpeg", "plan": "plan_bytes", "rows, parts of 256": "row_256",
         "overlays, JPEG": "overlay", "overlays, PNG": "png", "overlays, WebP": "webp",
     }  # fmt: skip
     return table(
@@ -133,9 +133,9 @@ def _rates(known: Inputs) -> str:
     return table(head, lines)
 
 
-def _shards(known: Inputs) -> str:
+def _parts(known: Inputs) -> str:
     lines = []
-    for size in SHARD_SIZES:
+    for size in PART_SIZES:
         count = math.ceil(IMAGES / size)
         scan = count * known[f"scan_{size}"] / 1000
         lines.append((
@@ -143,20 +143,20 @@ def _shards(known: Inputs) -> str:
             *(_time(size / rate) for rate in ASSUMED), f"{1000 * size / known[f'commit_{size}']:,.0f}",
         ))  # fmt: skip
     times = (f"one at *{rate:,} images/s*" for rate in ASSUMED)
-    return table(("shard size", "shards", "file", "resuming", *times, "images/s one writer stores"), lines)
+    return table(("part size", "parts", "file", "resuming", *times, "images/s one writer stores"), lines)
 
 
 def _writers(known: Inputs) -> str:
     lines = []
     for gpus in GPUS:
         for rate in ASSUMED:
-            need = [gpus * rate * _driver(known, size) / 1000 / size for size in SHARD_SIZES]
+            need = [gpus * rate * _driver(known, size) / 1000 / size for size in PART_SIZES]
             lines.append((gpus, f"{rate:,}", *(f"{math.ceil(one):,}" for one in need)))
-    return table(("GPUs", "*images/s a GPU*", *(f"shards of {size:,}" for size in SHARD_SIZES)), lines)
+    return table(("GPUs", "*images/s a GPU*", *(f"parts of {size:,}" for size in PART_SIZES)), lines)
 
 
 def _driver(known: Inputs, size: int) -> float:
-    """Milliseconds that a Ray driver needs for a shard: taking its rows, and storing them."""
+    """Milliseconds that a Ray driver needs for a part: taking its rows, and storing them."""
     return known[f"send_{size}"] + known[f"commit_{size}"]
 
 

@@ -1,6 +1,6 @@
 """What do rows, pictures, commits and a resumed run cost? The inputs of the arithmetic in scale.md.
 
-    python -m bench.store [--shards 1000]
+    python -m bench.store [--parts 1000]
 
 Rows of a 7×7 map with random values, which do not compress, and ids and paths as a dataset has them; pictures
 of 500×375 pixels that compress as photos do. Bytes are of the files. `cpu_ms` is the process's own time, `ms`
@@ -33,7 +33,7 @@ from cfcam_gpu.dataset.store.store import Row, Store
 from cfcam_gpu.images.preprocess import SEED_PREPROCESS
 
 GRID = (7, 7)
-SHARD_SIZES = (256, 1024, 4096)
+PART_SIZES = (256, 1024, 4096)
 ROWS_PER_SIZE = 40_960
 PICTURES_TIMED = 60
 FILES, PLANNED = 20_000, 200_000
@@ -68,15 +68,15 @@ def timed(work: Callable[..., object], arguments: Iterable[tuple[Any, ...]]) -> 
     return {"ms": round(statistics.median(clock), 3), "cpu_ms": round(statistics.mean(cpu), 3)}
 
 
-def shards(out: Path, size: int) -> dict[str, Any]:
-    """Committing shards of a size, sending one between processes, and reading the rows that a resumed run reads."""
+def parts(out: Path, size: int) -> dict[str, Any]:
+    """Committing parts of a size, sending one between processes, and reading the rows that a resumed run reads."""
     numbers, store = range(ROWS_PER_SIZE // size), Store(out)
     found: dict[str, Any] = {
-        "commit": timed(store.write_shard, ((i, make_rows(size, i * size), GRID) for i in numbers)),
+        "commit": timed(store.write_part, ((i, make_rows(size, i * size), GRID) for i in numbers)),
         "send": timed(_sent, ((make_rows(size, i * size),) for i in numbers)),
         "scan": timed(store.rows, ((i, ["status", "blank"]) for i in numbers)),
     }
-    total = sum(store.shard_file(i).stat().st_size for i in numbers)
+    total = sum(store.part_file(i).stat().st_size for i in numbers)
     shutil.rmtree(out)
     return {"bytes_per_row": round(total / ROWS_PER_SIZE, 1), **found}
 
@@ -86,16 +86,16 @@ def _sent(rows: list[Row]) -> object:
 
 
 def resume(out: Path, count: int, size: int = 256) -> dict[str, Any]:
-    """What a resumed run reads of `count` finished shards: their names, then status and blank of every row."""
+    """What a resumed run reads of `count` finished parts: their names, then status and blank of every row."""
     store = Store(out)
-    store.write_shard(0, make_rows(size), GRID)
+    store.write_part(0, make_rows(size), GRID)
     for i in range(1, count):
-        shutil.copyfile(store.shard_file(0), store.shard_file(i))
+        shutil.copyfile(store.part_file(0), store.part_file(i))
     cpu, start = time.process_time(), time.perf_counter()
-    for shard in sorted(store.done()):
-        store.rows(shard, ["status", "blank"])
+    for part in sorted(store.done()):
+        store.rows(part, ["status", "blank"])
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    return {"shards": count, "shard_size": size, "seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3)}
+    return {"parts": count, "part_size": size, "seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3)}
 
 
 def plan(out: Path) -> dict[str, Any]:
@@ -157,15 +157,15 @@ def _write(uri: str, grid: np.ndarray, name: str, out: Path, temporary: Path, st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--shards", type=int, default=1000, help="finished shards of the resumed run")
+    parser.add_argument("--parts", type=int, default=1000, help="finished parts of the resumed run")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary)
-        sizes = {str(size): shards(out / str(size), size) for size in SHARD_SIZES}
+        sizes = {str(size): parts(out / str(size), size) for size in PART_SIZES}
         result = {
             "grid": list(GRID),
-            "shard_sizes": sizes,
-            "resume": resume(out / "resume", options.shards),
+            "part_sizes": sizes,
+            "resume": resume(out / "resume", options.parts),
             "plan": plan(out / "plan"),
             "pictures": pictures(out),
         }
@@ -178,7 +178,7 @@ def main() -> None:
         for size, found in sizes.items()
     ]
     names = [f"{name} {unit}" for name in ("commit", "send", "scan") for unit in ("ms", "CPU ms")]
-    print_table("shards", ("samples", "bytes/row", *names), lines)
+    print_table("parts", ("samples", "bytes/row", *names), lines)
     save("store", result)
 
 

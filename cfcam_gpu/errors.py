@@ -15,6 +15,10 @@ class BackendError(CFCAMError, RuntimeError):
     """An engine that was asked for by name and cannot run here."""
 
 
+class MissingPackageError(CFCAMError, ImportError):
+    """A package that only some features need is not installed; the message names the extra that installs it."""
+
+
 class CaptureError(CFCAMError, RuntimeError):
     """Activations or gradients of the target layer could not be taken."""
 

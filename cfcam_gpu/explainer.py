@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cfcam_gpu._utils.precision import full_float32
 from cfcam_gpu.capture import Targets, capture, describe, score_functions
 from cfcam_gpu.capture.layers import TargetLayer, choose_layer, find_layer, finer_layer
-from cfcam_gpu.capture.model_runner import Features, Probe
+from cfcam_gpu.capture.model_runner import Features, ModelRunner
 from cfcam_gpu.capture.model_state import unwrapped
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.errors import CaptureError, ConfigError
@@ -126,10 +126,10 @@ class CFCAM:
                 f"gradients must be (B,K,C,h,w), here {expected}, got {describe(features.gradients)}"
             )
         features = replace(features, config=self.config, engine=self.engine_name)
-        if self.method.needs_finer and features.probe is not None and features.images is not None:
-            finer = self._finer_layer(features.probe.layer, features.images)
-            if features.probe.finer is not finer:  # captured by another method
-                features = replace(features, probe=replace(features.probe, finer=finer), fine=None)
+        if self.method.needs_finer and features.runner is not None and features.images is not None:
+            finer = self._finer_layer(features.runner.layer, features.images)
+            if features.runner.finer is not finer:  # captured by another method
+                features = replace(features, runner=replace(features.runner, finer=finer), fine=None)
         result = _explain(features, self.method)
         return finished(result, features.single, self.on_invalid)
 
@@ -156,7 +156,7 @@ class CFCAM:
             scores=captured.scores,
             logits=captured.logits,
             out_of_range=captured.out_of_range,
-            probe=Probe(self.model, self._layer, captured.calls, autocast, finer),
+            runner=ModelRunner(self.model, self._layer, captured.calls, autocast, finer),
             fine=captured.finer,
             single=indices is None or indices.ndim == 1,
         )

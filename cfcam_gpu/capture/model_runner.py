@@ -29,7 +29,7 @@ CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
 
 
 @dataclass(frozen=True)
-class Probe:
+class ModelRunner:
     """A model around its target layer, run again on changed inputs; nothing stays in the model.
 
     Inputs of any number go through in chunks of `CHUNK_BYTES`, halved where the memory does not hold one.
@@ -135,8 +135,8 @@ class Features:
         scores: (B,K) float32, the targets' logits.
         logits: (B,classes) float32, or whatever the model puts out for callable targets.
         out_of_range: (B,) bool, targets that are no class of the model.
-        probe: the model around the layer.
-        fine: what was captured of the layer `Probe.finer` in the same passes.
+        runner: the model around the layer.
+        fine: what was captured of the layer `ModelRunner.finer` in the same passes.
         single: whether one target an image was asked for, without an axis K.
     """
 
@@ -151,7 +151,7 @@ class Features:
     scores: Tensor | None = None
     logits: Tensor | None = None
     out_of_range: Tensor | None = None
-    probe: Probe | None = None
+    runner: ModelRunner | None = None
     fine: Maps | None = None
     single: bool = True
 
@@ -161,11 +161,11 @@ class Features:
         return max(1, self.gradients.shape[1]) if self.scores is None else self.scores.shape[1]
 
     @property
-    def asked(self) -> tuple[Tensor, Probe]:
+    def asked(self) -> tuple[Tensor, ModelRunner]:
         """The images and the model to run again; only for features that `CFCAM` captured."""
         assert self.images is not None
-        assert self.probe is not None
-        return self.images, self.probe
+        assert self.runner is not None
+        return self.images, self.runner
 
     def scores_of(self, logits: Tensor, rows: Tensor) -> Tensor:
         """(N,K) target scores of logits (N,classes), of which the n-th belong to image rows[n]."""
@@ -177,8 +177,8 @@ class Features:
 
     def gradients_of(self, images: Tensor) -> Tensor:
         """(B,K,C,h,w) float32 gradients of the same targets at other images (B,3,H,W)."""
-        _, probe = self.asked
-        return probe.capture(images, self._targets).gradients
+        _, runner = self.asked
+        return runner.capture(images, self._targets).gradients
 
     def without(self, bad: Tensor) -> Features:
         """With zeros for the images in `bad`, (B,) bool; contiguous, as engines take them."""
@@ -187,9 +187,9 @@ class Features:
         return replace(self, activations=a, gradients=g)
 
     def finer(self) -> Features:
-        """The same images and targets at the layer `Probe.finer`."""
-        images, probe = self.asked
-        found = self.fine or probe.capture_finer(images, self._targets)
+        """The same images and targets at the layer `ModelRunner.finer`."""
+        images, runner = self.asked
+        found = self.fine or runner.capture_finer(images, self._targets)
         return replace(self, activations=found.activations.float(), gradients=found.gradients)
 
     @property

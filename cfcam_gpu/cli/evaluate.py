@@ -75,9 +75,9 @@ def evaluate_command(
     max_errors: o.MaxErrors = "1%",
     retry_failed: o.RetryFailed = False,
     overwrite: o.Overwrite = False,
-    shard_size: o.ShardSize = None,
-    shard_index: o.ShardIndex = None,
-    num_shards: o.NumShards = None,
+    part_size: o.PartSize = None,
+    rank: o.Rank = None,
+    world_size: o.WorldSize = None,
     plots: Annotated[bool, o.option(o.OUTPUT, "Draw plots, in DIR/plots and on the page.")] = True,
     as_json: o.Json = False,
 ) -> None:

@@ -70,9 +70,9 @@ def explain_command(
     max_errors: o.MaxErrors = "1%",
     retry_failed: o.RetryFailed = False,
     overwrite: o.Overwrite = False,
-    shard_size: o.ShardSize = None,
-    shard_index: o.ShardIndex = None,
-    num_shards: o.NumShards = None,
+    part_size: o.PartSize = None,
+    rank: o.Rank = None,
+    world_size: o.WorldSize = None,
     distributed: Annotated[
         str | None, o.option(o.RUN, f"Spread the run over a cluster: {', '.join(DISTRIBUTED)}.", "KIND")
     ] = None,

@@ -61,9 +61,9 @@ SampleTimeout = Annotated[float, option(RUN, "Seconds a worker may spend on an i
 MaxErrors = Annotated[str, option(RUN, "Stop when more fail: a number, or a share.", "N|P%")]
 RetryFailed = Annotated[bool, option(RUN, "Redo the samples that failed before.")]
 Overwrite = Annotated[bool, option(RUN, "Remove the earlier run in DIR and begin anew.")]
-ShardSize = Annotated[int | None, option(RUN, "Samples of a shard, 256.", "N")]
-ShardIndex = Annotated[int | None, option(RUN, "This process's share of the shards, from 0.", "K")]
-NumShards = Annotated[int | None, option(RUN, "Processes that share DIR; torchrun and Slurm say it.", "N")]
+PartSize = Annotated[int | None, option(RUN, "Samples of a part, 256.", "N")]
+Rank = Annotated[int | None, option(RUN, "This process's share of the parts, from 0.", "K")]
+WorldSize = Annotated[int | None, option(RUN, "Processes that share DIR; torchrun and Slurm say it.", "N")]
 Json = Annotated[bool, option(OUTPUT, "One JSON object on stdout, nothing else.", name="--json")]
 
 
@@ -75,8 +75,8 @@ def fields_of(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 def run_settings(kind: type[RunOptions], given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a run: every option that is called as a field of `kind` is that field. Raises ConfigError."""
     check_choices(given["engine"], given["precision"])
-    index, count = share(given["shard_index"], given["num_shards"], os.environ)
-    settings = fields_of(kind, given) | {"shard_index": index, "num_shards": count}
+    index, count = share(given["rank"], given["world_size"], os.environ)
+    settings = fields_of(kind, given) | {"rank": index, "world_size": count}
     if given["target"] == "predicted":
         settings["target"] = None
     if given["workers"] is None:
@@ -86,14 +86,14 @@ def run_settings(kind: type[RunOptions], given: Mapping[str, Any]) -> dict[str, 
 
 def say_share(options: RunOptions, out: Path) -> None:
     """Tells a process that shares the output folder which one it is."""
-    if options.num_shards > 1:
-        say(f"this process is number {options.shard_index} of {options.num_shards} (from 0) that share {out}")
+    if options.world_size > 1:
+        say(f"this process is number {options.rank} of {options.world_size} (from 0) that share {out}")
 
 
-def say_left(shards: int) -> None:
-    """Tells that other processes have shards to do."""
-    if shards:
-        say(f"{shards} shards of other processes are not done yet")
+def say_left(parts: int) -> None:
+    """Tells that other processes have parts to do."""
+    if parts:
+        say(f"{parts} parts of other processes are not done yet")
 
 
 def model_of(given: Mapping[str, Any]) -> Callable[[], LoadedModel]:

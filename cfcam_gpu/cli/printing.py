@@ -167,7 +167,7 @@ class Outcome:
         name: Callable[[Row], str] = place,
     ) -> None:
         self.summary = summary
-        self.results = results.only(summary.shards)
+        self.results = results.only(summary.parts)
         self.kind = kind
         self.files = files or (lambda row: {} if row["overlay"] is None else {"overlay": row["overlay"]})
         self.name = name

@@ -13,7 +13,7 @@ from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.images.overlay import check_style
 from cfcam_gpu.methods import Method, find_method
 
-SHARD_SIZE = 256
+PART_SIZE = 256
 
 #: Kinds of overlay pictures, and none.
 OVERLAYS = ("none", "png", "jpeg", "webp")
@@ -50,15 +50,15 @@ class RunOptions:
         batch_size: images per forward pass.
         workers: processes that decode images and write pictures; 0: none, all in this process.
         sample_timeout: seconds that a worker may spend on one image.
-        shard_size: samples of a shard; None: the stored run's, else 256.
-        shard_index, num_shards: this process takes the shards k with k % num_shards == shard_index.
-        distributed: `ray`: actors of a Ray cluster explain the shards (see `distributed`); None: this process.
+        part_size: samples of a part; None: the stored run's, else 256.
+        rank, world_size: this process takes the parts k with k % world_size == rank.
+        distributed: `ray`: actors of a Ray cluster explain the parts (see `distributed`); None: this process.
         actors: how many; None: one per GPU of the cluster, without GPUs one per two of its CPUs.
             `device`, `batch_size` and `workers` are those of each.
         overlays: kind of the pictures, one of `OVERLAYS`; cmap, alpha: their colours (see `overlay`).
         max_errors: failed samples that do not stop the run: a number, or a share of the samples such
             as "1%", which never stops it before `FEWEST_ERRORS`.
-        retry_failed: redo the samples of finished shards that failed.
+        retry_failed: redo the samples of finished parts that failed.
         overwrite: begin anew; removes the earlier run in the output folder.
 
     Raises:
@@ -78,9 +78,9 @@ class RunOptions:
     batch_size: int = 16
     workers: int = field(default_factory=default_workers)
     sample_timeout: float = 60.0
-    shard_size: int | None = None
-    shard_index: int = 0
-    num_shards: int = 1
+    part_size: int | None = None
+    rank: int = 0
+    world_size: int = 1
     distributed: str | None = None
     actors: int | None = None
     overlays: str = "png"
@@ -95,25 +95,25 @@ class RunOptions:
         if not method.clusters and self.config != CFCAMConfig():
             raise ConfigError(f"presets and parameters are cfcam's, {self.method} has none; leave them out")
         self._check_finer(method)
-        least = {"batch_size": 1, "workers": 0, "num_shards": 1}
+        least = {"batch_size": 1, "workers": 0, "world_size": 1}
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ConfigError(f"{_words(name)} must be at least {low}, got {getattr(self, name)}")
-        if self.shard_size is not None and self.shard_size < 1:
-            raise ConfigError(f"shard size must be at least 1, got {self.shard_size}")
+        if self.part_size is not None and self.part_size < 1:
+            raise ConfigError(f"part size must be at least 1, got {self.part_size}")
         if not 0 < self.sample_timeout < math.inf:
             raise ConfigError(
                 f"sample timeout must be a number of seconds above 0, got {self.sample_timeout}"
             )
-        if not 0 <= self.shard_index < self.num_shards:
+        if not 0 <= self.rank < self.world_size:
             raise ConfigError(
-                f"shard index must be from 0 to {self.num_shards - 1} for {self.num_shards} shares, "
-                f"got {self.shard_index}"
+                f"rank must be from 0 to {self.world_size - 1} for a world size of {self.world_size}, "
+                f"got {self.rank}"
             )
         self._check_distributed()
         if self.overlays not in OVERLAYS:
             raise ConfigError(f"unknown overlays {self.overlays!r}; choose one of: {', '.join(OVERLAYS)}")
-        if self.overwrite and self.num_shards > 1:
+        if self.overwrite and self.world_size > 1:
             raise ConfigError(
                 "several runs that share a folder cannot each begin it anew; remove it yourself"
             )
@@ -146,17 +146,17 @@ class RunOptions:
 
 
 def _words(name: str) -> str:
-    return {"num_shards": "number of shares"}.get(name, name.replace("_", " "))
+    return name.replace("_", " ")
 
 
 def share(index: int | None, count: int | None, environment: Mapping[str, str]) -> tuple[int, int]:
-    """(shard_index, num_shards) as given, else as torchrun or Slurm say, else (0, 1).
+    """(rank, world_size) as given, else as torchrun or Slurm say, else (0, 1).
 
     Raises:
         ConfigError: one is given without the other.
     """
     if (index is None) != (count is None):
-        raise ConfigError("--shard-index and --num-shards belong together; give both or none")
+        raise ConfigError("--rank and --world-size belong together; give both or none")
     if index is not None and count is not None:
         return index, count
     for rank, world in _LAUNCHERS:

@@ -1,8 +1,8 @@
-"""Explain a dataset: what a run does from its inputs to the last shard. Read this first.
+"""Explain a dataset: what a run does from its inputs to the last part. Read this first.
 
-samples -> plan (stored) -> shards that are not done -> pipeline -> one file a shard
+samples -> plan (stored) -> parts that are not done -> pipeline -> one file a part
 
-Whatever ends a run, finished shards stay, and the same call does the rest.
+Whatever ends a run, finished parts stay, and the same call does the rest.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cfcam_gpu.dataset.execution.local import Follow, Model, Shards, local_shards
+from cfcam_gpu.dataset.execution.local import Follow, Model, Parts, local_parts
 from cfcam_gpu.dataset.execution.observer import Interrupted, Observer, Tally, watched_signals
 from cfcam_gpu.dataset.execution.pipeline import Pictures, Work
-from cfcam_gpu.dataset.execution.ray_driver import ray_shards
+from cfcam_gpu.dataset.execution.ray_driver import ray_parts
 from cfcam_gpu.dataset.execution.worker import Style
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.sources.find import find_samples
@@ -35,14 +35,14 @@ class Summary:
     """What a run did.
 
     Attributes:
-        tally: of all samples of this process's shards, done now or before.
+        tally: of all samples of this process's parts, done now or before.
         before: samples that were done before; now: done by this run.
-        shards: this process's shards; others_left: shards of other processes that are not done.
+        parts: this process's parts; others_left: parts of other processes that are not done.
     """
 
     out: Path
     tally: Tally
-    shards: list[int]
+    parts: list[int]
     layer: str
     engine: str
     device: str
@@ -67,7 +67,7 @@ def explain_dataset(
 ) -> Summary:
     """Explains a dataset into the folder `out`; `open_results(out)` reads it. The same call resumes a run.
 
-    Every sample gets one row, also one that cannot be read, decoded, explained or written. Shards are
+    Every sample gets one row, also one that cannot be read, decoded, explained or written. Parts are
     written whole or not at all. Decoding and pictures are done in worker processes.
 
     Args:
@@ -84,15 +84,15 @@ def explain_dataset(
         StoreError: `out` holds another run or is in use, or cannot be written.
         TooManyErrors: more samples failed than `max_errors`.
         BackendError: worker processes or actors that cannot run, or a device that is not there.
-        Interrupted: SIGINT or SIGTERM; finished shards are stored.
+        Interrupted: SIGINT or SIGTERM; finished parts are stored.
         CFCAMError: whatever else concerns the whole run: model, layer, target, memory.
     """
     options = replace(options or RunOptions(), **settings)
     store, observer = Store(Path(out)), observer or Observer()
-    opening = (ray_shards if options.distributed else local_shards)(model, options, observer)
+    opening = (ray_parts if options.distributed else local_parts)(model, options, observer)
     samples = samples_of(inputs, store.out)
-    with opening as (shards, content):
-        return carry_out(store, samples, shards, content, options, observer)
+    with opening as (parts, content):
+        return carry_out(store, samples, parts, content, options, observer)
 
 
 def samples_of(inputs: Sequence[str] | Sequence[Sample], out: Path) -> list[Sample]:
@@ -104,32 +104,32 @@ def samples_of(inputs: Sequence[str] | Sequence[Sample], out: Path) -> list[Samp
 def carry_out(
     store: Store,
     samples: list[Sample],
-    shards: Shards,
+    parts: Parts,
     content: dict[str, Any],
     options: RunOptions,
     observer: Observer,
 ) -> Summary:
-    """A run from its claim on the output folder to its last shard; `content` is that of run.json.
+    """A run from its claim on the output folder to its last part; `content` is that of run.json.
 
     Empties `samples`: the plan on disk has them, and a million take memory.
     """
     with ExitStack() as stack:
         store.make()
         with setup(store.locks):
-            claimed = claim(stack, store.locks, options.shard_index, options.num_shards)
+            claimed = claim(stack, store.locks, options.rank, options.world_size)
             store.clear_leftovers(claimed.index, claimed.count)
             plan = open_plan(store, claimed, samples, options, content, observer)
             samples.clear()
-        return _Run(store, plan, shards, options, observer)()
+        return _Run(store, plan, parts, options, observer)()
 
 
 @dataclass
 class _Run:
-    """The shards of one process, from the first that is not done to the last."""
+    """The parts of one process, from the first that is not done to the last."""
 
     store: Store
     plan: Plan
-    shards: Shards
+    parts: Parts
     options: RunOptions
     observer: Observer
     tally: Tally = field(default_factory=Tally)
@@ -138,32 +138,32 @@ class _Run:
 
     def __call__(self) -> Summary:
         options, store, start = self.options, self.store, time.perf_counter()
-        mine = list(range(options.shard_index, self.plan.shards, options.num_shards))
+        mine = list(range(options.rank, self.plan.parts, options.world_size))
         self.total = sum(map(self.plan.count, mine))
         self.allowed = options.allowed_errors(self.total)
         with watched_signals() as self.stopped:
             redo = self._count_done(mine)
             self.observer.begin(self.total, replace(self.tally))
             done = store.done()
-            todo = [shard for shard in mine if shard not in done or shard in redo]
+            todo = [part for part in mine if part not in done or part in redo]
             if todo:
                 self._explain(todo, redo)
-        left = len(set(range(self.plan.shards)) - set(mine) - store.done())
-        seconds, by = time.perf_counter() - start, self.shards
+        left = len(set(range(self.plan.parts)) - set(mine) - store.done())
+        seconds, by = time.perf_counter() - start, self.parts
         return Summary(
             store.out, self.tally, mine, by.layer, by.engine, by.device, self.before, self.now, seconds, left
         )
 
     def _count_done(self, mine: list[int]) -> set[int]:
-        """Counts the rows that stay; gives the shards of which failed rows are redone."""
+        """Counts the rows that stay; gives the parts of which failed rows are redone."""
         redo: set[int] = set()
         done = self.store.done()
-        for shard in (shard for shard in mine if shard in done):
+        for part in (part for part in mine if part in done):
             self.check()
-            rows = self.store.rows(shard, ["status", "blank"])
+            rows = self.store.rows(part, ["status", "blank"])
             good = [row for row in rows if row["status"] == "ok"]
             if self.options.retry_failed and len(good) < len(rows):
-                redo.add(shard)
+                redo.add(part)
                 rows = good
             for row in rows:
                 self.tally.add(row)
@@ -171,22 +171,22 @@ class _Run:
         return redo
 
     def _explain(self, todo: list[int], redo: set[int]) -> None:
-        temporary = self.store.temporary(self.options.shard_index)
-        works = (self._work(shard, shard in redo) for shard in todo)
+        temporary = self.store.temporary(self.options.rank)
+        works = (self._work(part, part in redo) for part in todo)
         new, pictures = self.total - self.before, self._pictures(temporary)
         try:
-            with closing(self.shards(works, new, pictures, Follow(self._row, self.check))) as found:
-                for shard, rows in found:
-                    self._commit(shard, rows)
+            with closing(self.parts(works, new, pictures, Follow(self._row, self.check))) as found:
+                for part, rows in found:
+                    self._commit(part, rows)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def _work(self, shard: int, redo: bool) -> Work:
-        samples = self.plan.samples(shard)
+    def _work(self, part: int, redo: bool) -> Work:
+        samples = self.plan.samples(part)
         if not redo:
-            return Work(shard, samples)
-        rows = self.store.rows(shard)
-        return Work(shard, samples, {i: row for i, row in enumerate(rows) if row["status"] == "ok"})
+            return Work(part, samples)
+        rows = self.store.rows(part)
+        return Work(part, samples, {i: row for i, row in enumerate(rows) if row["status"] == "ok"})
 
     def _pictures(self, temporary: Path) -> Pictures | None:
         if self.options.overlays == "none":
@@ -202,15 +202,15 @@ class _Run:
         if self.tally.skipped > self.allowed:
             raise TooManyErrors(
                 f"stopped: {self.tally.skipped} of {self.before + self.now} samples failed, more than the "
-                f"{self.allowed} allowed; finished shards are kept, the same command with a higher "
+                f"{self.allowed} allowed; finished parts are kept, the same command with a higher "
                 "--max-errors goes on"
             )
 
-    def _commit(self, shard: int, rows: list[Row]) -> None:
+    def _commit(self, part: int, rows: list[Row]) -> None:
         """The pictures' names are made to last before the rows that tell of them."""
         for folder in {(self.store.out / row["overlay"]).parent for row in rows if row.get("overlay")}:
             self.store.sync(folder)
-        self.store.write_shard(shard, rows, self.shards.grid, self.options.shard_index)
+        self.store.write_part(part, rows, self.parts.grid, self.options.rank)
 
     def check(self) -> None:
         """Raises Interrupted after a signal."""

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cfcam_gpu.capture.model_runner import Features
-from cfcam_gpu.dataset.execution.batch_explainer import Explainer, error_columns
+from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer, error_columns
 from cfcam_gpu.dataset.execution.worker import View
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.store import Row
@@ -32,13 +32,13 @@ log = logging.getLogger("cfcam_gpu")
 Item = tuple[View, Sample]
 
 
-class Evaluator(Explainer):
+class Evaluator(BatchExplainer):
     """Measures batches of views by several methods; the model is captured once for all of them.
 
     Args:
         options, metrics: what to compare and to measure.
         on_cost: told the methods' images per second, measured on the first batch; None: not measured.
-        (the others): see `Explainer`; `cam` captures.
+        (the others): see `BatchExplainer`; `cam` captures.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Evaluator(Explainer):
         self.cams: dict[str, CFCAM] = {}
 
     def warm_up(self) -> None:
-        """As that of `Explainer`; the layer chosen there is every method's."""
+        """As that of `BatchExplainer`; the layer chosen there is every method's."""
         for name, config in self.options.cams().values():  # refuses what cannot run before anything runs
             self._cam(name, config, self.options.layer)
         super().warm_up()
@@ -83,8 +83,8 @@ class Evaluator(Explainer):
     def _batch(self, items: Sequence[Item], targets: list[int] | None) -> list[Row]:
         pixels = torch.from_numpy(np.stack([view.pixels for view, _ in items])).to(self.device)
         features = self.cam.features(self.loaded.preprocess.normalise(pixels), targets)
-        assert features.probe is not None
-        features = replace(features, probe=replace(features.probe, check=self.check))
+        assert features.runner is not None
+        features = replace(features, runner=replace(features.runner, check=self.check))
         explained = {label: self._explained(cam, features) for label, cam in self.cams.items()}
         problems = _problems(explained, len(items))
         if any(problems):
@@ -156,11 +156,11 @@ class Evaluator(Explainer):
         }
 
     def _model(self, features: Features) -> Callable[[Tensor], Tensor]:
-        captured, probe = features.asked
+        captured, runner = features.asked
 
         def model(images: Tensor) -> Tensor:
             self.check()
-            return probe.logits(self.normalise(images).to(captured.dtype))
+            return runner.logits(self.normalise(images).to(captured.dtype))
 
         return model
 

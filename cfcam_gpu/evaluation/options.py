@@ -70,7 +70,7 @@ class EvaluationOptions(RunOptions):
             "method": (self.method != "cfcam", "give methods"),
             "config": (self.config != CFCAMConfig(), "give methods, such as {'mine': CFCAMConfig(...)}"),
             "overlays": (self.overlays != "none", "it draws a grid of maps by itself"),
-            "distributed": (self.distributed is not None, "share it with shard_index and num_shards"),
+            "distributed": (self.distributed is not None, "share it with rank and world_size"),
         }
         for name, (given, instead) in unused.items():
             if given:

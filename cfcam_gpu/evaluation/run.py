@@ -1,6 +1,6 @@
 """Evaluate methods on a dataset: what a run does from its inputs to the page. Read this first.
 
-samples -> plan -> shards (capture once, a map by each method, all metrics) -> all rows -> summary, plots, page
+samples -> plan -> parts (capture once, a map by each method, all metrics) -> all rows -> summary, plots, page
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from cfcam_gpu._utils.device import resolve_device
-from cfcam_gpu.dataset.execution.local import LocalShards, Model, opened
+from cfcam_gpu.dataset.execution.local import LocalParts, Model, opened
 from cfcam_gpu.dataset.execution.observer import Observer
 from cfcam_gpu.dataset.run import Summary, carry_out, samples_of
 from cfcam_gpu.dataset.sources.sample import Sample
@@ -42,9 +42,9 @@ class EvaluationSummary:
     """What an evaluation did.
 
     Attributes:
-        run: what the run did; `run.others_left` shards of other processes are not done.
-        found: the content of summary.json (see `summary.summarise`); None while shards are missing.
-        plots: the pictures written; page: the page; None while shards are missing.
+        run: what the run did; `run.others_left` parts of other processes are not done.
+        found: the content of summary.json (see `summary.summarise`); None while parts are missing.
+        plots: the pictures written; page: the page; None while parts are missing.
     """
 
     run: Summary
@@ -66,7 +66,7 @@ def evaluate(
 
     Every sample is captured once and explained by every method; all metrics share these maps. A sample that
     cannot be read, decoded or explained by one of the methods has one row that says why, and counts for none
-    of them. Shards are written whole or not at all; the process that finds all of them done merges them.
+    of them. Parts are written whole or not at all; the process that finds all of them done merges them.
 
     Args:
         inputs, out, model, observer: as for `explain_dataset`.
@@ -83,12 +83,12 @@ def evaluate(
     metrics = options.measured(masked=any(sample.mask for sample in samples))
     store = EvaluationStore(Path(out), columns_of(metrics))
     make = partial(
-        Evaluator, options=options, metrics=metrics, on_cost=partial(store.write_cost, options.shard_index)
+        Evaluator, options=options, metrics=metrics, on_cost=partial(store.write_cost, options.rank)
     )
     with opened(model, options, device, make) as (evaluator, weights):
         content = about(evaluator, weights, options)
         content["fingerprint"] = _fingerprint(content["fingerprint"], options, metrics)
-        run = carry_out(store, samples, LocalShards(evaluator, options), content, options, observer)
+        run = carry_out(store, samples, LocalParts(evaluator, options), content, options, observer)
         preprocess, grid = evaluator.loaded.preprocess, evaluator.grid
     return _summed_up(store, run, options, observer, preprocess, grid)
 
@@ -123,10 +123,10 @@ def _summed_up(
     preprocess: Preprocess,
     grid: tuple[int, int],
 ) -> EvaluationSummary:
-    """Merges the shards and writes the summary, plots and page, once every shard is there."""
+    """Merges the parts and writes the summary, plots and page, once every part is there."""
     with setup(store.locks):
         plan = store.plan()
-        if set(range(plan.shards)) - store.done():
+        if set(range(plan.parts)) - store.done():
             return EvaluationSummary(run)
         store.merge(plan, grid)
         found = summarise(

@@ -2,9 +2,9 @@
 
 OUT/evaluation.json             fingerprint, shapes, and what people want to know
 OUT/plan.parquet                the samples in order, as of a dataset run
-OUT/shards/part-NNNNN.parquet   the rows of a shard, also for the failed samples, whole or absent
+OUT/shards/part-NNNNN.parquet   the rows of a part, also for the failed samples, whole or absent
 OUT/cost/share-N.json           methods' images per second, measured by a process
-OUT/metrics.parquet             all rows, once every shard is there; then what is made of them:
+OUT/metrics.parquet             all rows, once every part is there; then what is made of them:
 OUT/summary.json, OUT/plots/*.png, OUT/report.html
 """
 
@@ -37,7 +37,7 @@ _IMAGE = {
 
 
 def schema(columns: Sequence[Column], grid: tuple[int, int]) -> pa.Schema:
-    """Columns of a shard whose maps are h×w: of the image, the method, and its metrics."""
+    """Columns of a part whose maps are h×w: of the image, the method, and its metrics."""
     kinds = {c.name: pa.list_(pa.float32()) if c.curve else pa.float32() for c in columns}
     tensor = pa.fixed_shape_tensor(pa.float32(), grid)
     return pa.schema(
@@ -59,10 +59,10 @@ class EvaluationStore(Store):
         self.metrics_file = out / "metrics.parquet"
         self.summary_file = out / "summary.json"
 
-    def rows(self, shard: int, columns: Sequence[str] | None = None) -> list[Row]:
+    def rows(self, part: int, columns: Sequence[str] | None = None) -> list[Row]:
         """One row per sample; what belongs to a method stands under `methods`."""
         wanted = None if columns is None else ["sample_id", "method", *columns]
-        found = as_rows(self.read_shard(shard, wanted))
+        found = as_rows(self.read_part(part, wanted))
         return [_nested(list(rows)) for _, rows in groupby(found, key=lambda row: row["sample_id"])]
 
     def _table(self, rows: Sequence[Row], grid: tuple[int, int]) -> pa.Table:
@@ -84,14 +84,14 @@ class EvaluationStore(Store):
         return None
 
     def merge(self, plan: Plan, grid: tuple[int, int]) -> None:
-        """Writes metrics.parquet from all shards, one after the other. Raises StoreError."""
+        """Writes metrics.parquet from all parts, one after the other. Raises StoreError."""
         try:
             with (
                 whole_file(self.metrics_file) as file,
                 pq.ParquetWriter(file, schema(self.columns, grid), compression="zstd") as writer,
             ):
-                for shard in range(plan.shards):
-                    writer.write_table(self.read_shard(shard))
+                for part in range(plan.parts):
+                    writer.write_table(self.read_part(part))
         except OSError as error:
             raise self._unwritable(self.metrics_file, error) from error
         self.sync(self.out)

@@ -104,7 +104,7 @@ class Method:
         Raises:
             ConfigError: the features lack what the method needs.
         """
-        if self.needs_model and features.probe is None:
+        if self.needs_model and features.runner is None:
             raise ConfigError(f"method {self.name!r} runs the model again; use CFCAM(model, method=...)")
         if self.uses_gradients and not features.gradients.shape[1]:
             raise ConfigError(f"method {self.name!r} needs gradients; capture or pass them")

@@ -20,20 +20,20 @@ def scorecam(features: Features) -> Tensor:
     (align_corners=False, as everywhere here; True in pytorch-grad-cam) and brought to [0,1]. As in
     pytorch-grad-cam and torch-cam, scores are logits and a softmax over the channels follows.
     """
-    images, probe = features.asked
+    images, runner = features.asked
     b, c = features.activations.shape[:2]
     maps = features.activations.flatten(0, 1)[:, None]
     everyone = torch.arange(b, device=images.device)
     # A constant channel masks everything.
-    dark = features.scores_of(probe.logits(torch.zeros_like(images)), everyone)
+    dark = features.scores_of(runner.logits(torch.zeros_like(images)), everyone)
     scores = dark.repeat_interleave(c, dim=0)
     varied = (maps.amax((1, 2, 3)) > maps.amin((1, 2, 3))).nonzero().flatten()
-    for part in _parts(varied, probe.at_once(images[0])):
+    for part in _parts(varied, runner.at_once(images[0])):
         masks = F.interpolate(maps[part], images.shape[2:], mode="bilinear", align_corners=False)
         low, high = masks.amin((1, 2, 3), keepdim=True), masks.amax((1, 2, 3), keepdim=True)
         masks = (masks - low) / (high - low).clamp_min(torch.finfo(masks.dtype).tiny)
         rows = part // c
-        scores[part] = features.scores_of(probe.logits((images[rows] * masks).to(images.dtype)), rows)
+        scores[part] = features.scores_of(runner.logits((images[rows] * masks).to(images.dtype)), rows)
     return activation_map(features.activations, scores.view(b, c, -1).transpose(1, 2).softmax(2))
 
 
@@ -45,15 +45,15 @@ def ablationcam(features: Features) -> Tensor:
     is not; the drop itself is taken here. pytorch-grad-cam puts -1e7 instead of zero into layers with
     negative activations.
     """
-    images, probe = features.asked
+    images, runner = features.asked
     assert features.scores is not None
     weights = features.activations.new_zeros(len(images), features.k, features.activations.shape[1])
     for index, activations in enumerate(features.activations):
         alive = (activations != 0).flatten(1).any(1).nonzero().flatten()
-        for part in _parts(alive, probe.at_once(activations)):
+        for part in _parts(alive, runner.at_once(activations)):
             without = activations.repeat(len(part), 1, 1, 1)
             without[torch.arange(len(part), device=part.device), part] = 0
-            logits = probe.logits_of_activations(images[index, None], without)
+            logits = runner.logits_of_activations(images[index, None], without)
             scores = features.scores_of(logits, torch.full_like(part, index))
             weights[index, :, part] = (features.scores[index] - scores).T
     return activation_map(features.activations, weights)

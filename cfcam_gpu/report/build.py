@@ -39,7 +39,7 @@ def write_report(
     """Writes a static page about the results in `out` that opens from disk; returns the page's path.
 
     Args:
-        out: a folder that `cfcam explain` wrote; unfinished is fine, finished shards are shown.
+        out: a folder that `cfcam explain` wrote; unfinished is fine, finished parts are shown.
         destination: the page; None: `out/report.html`. Data and pictures that do not fit into it
             lie beside it in `NAME_files`. An older report of that name is replaced.
         limit: most samples on the page; of more, a stratified choice is shown.
@@ -59,9 +59,9 @@ def write_report(
     if page.is_dir():
         raise InputError(f"the report's file {str(page)!r} is a folder; give the name of an HTML file")
     results = open_results(out)
-    if not results.shards:
+    if not results.parts:
         raise InputError(
-            f"{str(out)!r} holds no finished results yet; let cfcam explain finish its first shard"
+            f"{str(out)!r} holds no finished results yet; let cfcam explain finish its first part"
         )
     survey = survey_run(results)
     chosen = choose_rows(survey.kinds, survey.preds, limit, seed)

@@ -62,7 +62,7 @@ def _stratified(
 
 
 def take_rows(results: Results, positions: Positions) -> Iterator[Row]:
-    """The rows at sorted positions of the run, reading one shard at a time. Raises StoreError."""
+    """The rows at sorted positions of the run, reading one part at a time. Raises StoreError."""
     start = 0
     for table in results.tables():
         first, last = np.searchsorted(positions, (start, start + len(table)))

@@ -104,10 +104,10 @@ class Survey:
 
 
 def survey_run(results: Results) -> Survey:
-    """Reads every shard once, one at a time.
+    """Reads every part once, one at a time.
 
     Raises:
-        StoreError: a shard that cannot be read.
+        StoreError: a part that cannot be read.
     """
     kinds, preds = [], []
     survey = Survey(np.zeros(0, np.int8), np.zeros(0, np.int32))

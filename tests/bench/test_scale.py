@@ -20,7 +20,7 @@ def results() -> dict[str, dict]:
         for name in folders:
             place = place.setdefault(name, {})
         place[last] = 100 if unit == "bytes" else 1
-    found["store"]["shard_sizes"]["256"]["commit"]["ms"] = 4
+    found["store"]["part_sizes"]["256"]["commit"]["ms"] = 4
     return found
 
 
@@ -36,7 +36,7 @@ def test_the_page_is_that_of_the_results():
 def test_every_input_names_its_file_and_key(results):
     table = lines(scale.tables(results)["inputs"])
     assert len(table) == len(scale.INPUTS) + 2
-    assert ["storing a shard of 256", "4 ms", "`results/store.json`", "`shard_sizes.256.commit.ms`"] in table
+    assert ["storing a part of 256", "4 ms", "`results/store.json`", "`part_sizes.256.commit.ms`"] in table
 
 
 def test_the_sums(results):
@@ -44,7 +44,7 @@ def test_the_sums(results):
     row = next(line for line in found["rates"] if line[:2] == ["64", "500"])
     assert row[2:] == ["32,000", "5.21 min", "3.2 MB/s", "3.2 MB/s", "0.5", "1.0", "3.2 MB/s"]
     assert ["plan", "100", "1 GB"] in found["storage"]
-    assert found["shards"][2] == [
+    assert found["parts"][2] == [
         "256",
         "39,063",
         "25.6 kB",

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cfcam_gpu.capture import model_runner as probes
+from cfcam_gpu.capture import model_runner
 from cfcam_gpu.capture.layers import find_layer
-from cfcam_gpu.capture.model_runner import Probe
+from cfcam_gpu.capture.model_runner import ModelRunner
 
 
 class Net(nn.Module):
@@ -66,23 +66,23 @@ HEADS = {
 }
 
 
-def make(head: Callable[..., Tensor]) -> tuple[Net, Probe, Tensor, Tensor]:
+def make(head: Callable[..., Tensor]) -> tuple[Net, ModelRunner, Tensor, Tensor]:
     net = Net(head).eval()
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(1, 3, 8, 9, generator=generator)
     activations = torch.randn(7, 6, 8, 9, generator=generator)
-    return net, Probe(net, find_layer(net, "act"), calls=2), images, activations
+    return net, ModelRunner(net, find_layer(net, "act"), calls=2), images, activations
 
 
 @pytest.mark.parametrize("head", HEADS, ids=lambda head: head.__name__)
 def test_logits_of_activations(head):
-    net, probe, image, activations = make(head)
+    net, runner, image, activations = make(head)
     given = activations.clone()
     with torch.no_grad():
         before = net.act(net.trunk(image))
         expected = torch.cat([head(net, image, before.clone(), a.clone()) for a in activations.split(1)])
     net.trunk_images = 0
-    found = probe.logits_of_activations(image, activations)
+    found = runner.logits_of_activations(image, activations)
     torch.testing.assert_close(found, expected)
     assert net.trunk_images == (1 + 7 if HEADS[head] else 1)
     assert torch.equal(activations, given)
@@ -95,23 +95,23 @@ def test_the_layer_after_a_function():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Identity(), nn.Flatten(), nn.Linear(4 * 4 * 4, 3)).eval()
     net[1].forward = lambda x: x.relu()
     image, activations = torch.randn(1, 3, 6, 6), torch.randn(5, 4, 4, 4)
-    probe = Probe(net, find_layer(net, "0:relu"), calls=1)
+    runner = ModelRunner(net, find_layer(net, "0:relu"), calls=1)
     torch.testing.assert_close(
-        probe.logits_of_activations(image, activations), net[3](activations.flatten(1))
+        runner.logits_of_activations(image, activations), net[3](activations.flatten(1))
     )
 
 
 @pytest.mark.parametrize("chunk", [1, 3000, 2**24])
 def test_chunks_change_nothing(monkeypatch, chunk):
-    net, probe, _, activations = make(plain)
+    net, runner, _, activations = make(plain)
     images = torch.randn(5, 3, 8, 9)
-    monkeypatch.setitem(probes.CHUNK_BYTES, "cpu", chunk)
-    torch.testing.assert_close(probe.logits(images), net(images).detach())
-    assert len(probe.logits_of_activations(images[:1], activations)) == 7
+    monkeypatch.setitem(model_runner.CHUNK_BYTES, "cpu", chunk)
+    torch.testing.assert_close(runner.logits(images), net(images).detach())
+    assert len(runner.logits_of_activations(images[:1], activations)) == 7
 
 
 def test_what_the_memory_does_not_hold_is_halved():
-    net, probe, _, _ = make(plain)
+    net, runner, _, _ = make(plain)
     images, sizes = torch.randn(7, 3, 8, 9), []
 
     def small(_module: nn.Module, given: tuple[Tensor]) -> None:
@@ -121,7 +121,7 @@ def test_what_the_memory_does_not_hold_is_halved():
 
     expected = net(images).detach()
     net.register_forward_pre_hook(small)
-    torch.testing.assert_close(probe.logits(images), expected)
+    torch.testing.assert_close(runner.logits(images), expected)
     assert max(sizes) == 7
     assert min(sizes) >= 1
     assert all(parameter.requires_grad for parameter in net.parameters())
@@ -129,8 +129,8 @@ def test_what_the_memory_does_not_hold_is_halved():
 
 def test_passes_run_under_the_callers_autocast():
     net, _, images, _ = make(plain)
-    probe = Probe(net, find_layer(net, "act"), 2, autocast=torch.bfloat16)
+    runner = ModelRunner(net, find_layer(net, "act"), 2, autocast=torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         expected = net(images).float()
-    assert torch.equal(probe.logits(images), expected.detach())
-    assert not torch.equal(probe.logits(images), Probe(net, find_layer(net, "act"), 2).logits(images))
+    assert torch.equal(runner.logits(images), expected.detach())
+    assert not torch.equal(runner.logits(images), ModelRunner(net, find_layer(net, "act"), 2).logits(images))

@@ -19,7 +19,7 @@ from torch import nn
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.dataset import open_results
 from cfcam_gpu.dataset.execution import pipeline as pipelines
-from cfcam_gpu.dataset.execution.batch_explainer import Explainer
+from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.execution.observer import Observer, Tally
 from cfcam_gpu.dataset.execution.pool import Inline
 from cfcam_gpu.dataset.options import RunOptions, share
@@ -49,10 +49,10 @@ def mixed(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("batch_size", "shard_size"), [(2, 4), (16, 1), (3, 256)])
-def test_every_sample_has_one_row_in_order(mixed, tmp_path, workers, batch_size, shard_size):
+@pytest.mark.parametrize(("batch_size", "part_size"), [(2, 4), (16, 1), (3, 256)])
+def test_every_sample_has_one_row_in_order(mixed, tmp_path, workers, batch_size, part_size):
     out = tmp_path / "out"
-    summary = run(mixed, out, batch_size=batch_size, shard_size=shard_size, workers=workers)
+    summary = run(mixed, out, batch_size=batch_size, part_size=part_size, workers=workers)
     found = rows(out)
     assert [row["sample_id"] for row in found] == [f"{name}.png" for name in "abcdef"]
     assert [row["status"] for row in found] == ["ok", "error", "ok", "error", "ok", "error"]
@@ -174,18 +174,18 @@ def test_a_picture_that_cannot_be_written_is_an_error_row_and_the_others_go_on(t
 def test_many_pictures_lie_in_folders_of_bounded_size(tmp_path, monkeypatch):
     monkeypatch.setattr("cfcam_gpu.dataset.store.resume.MOST_IN_ONE_FOLDER", 4)
     folder = save(tmp_path / "in", **{f"p{i}": photo(i) for i in range(5)})
-    run(folder, tmp_path / "out", shard_size=2)
+    run(folder, tmp_path / "out", part_size=2)
     found = [row["overlay"] for row in rows(tmp_path / "out")]
     assert found == [f"overlays/part-{i // 2:05d}/p{i}_cfcam.png" for i in range(5)]
     assert all((tmp_path / "out" / name).exists() for name in found)
-    run(folder, tmp_path / "out", overwrite=True, overlays="none", shard_size=2)
+    run(folder, tmp_path / "out", overwrite=True, overlays="none", part_size=2)
     assert not (tmp_path / "out/overlays").exists()
 
 
 def test_a_repeated_run_writes_the_same_rows_and_a_finished_one_does_nothing(mixed, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
-    run(mixed, first, shard_size=2, batch_size=2)
-    run(mixed, second, shard_size=2, batch_size=2, workers=2)
+    run(mixed, first, part_size=2, batch_size=2)
+    run(mixed, second, part_size=2, batch_size=2, workers=2)
     assert open_results(first).table().equals(open_results(second).table())
     before = {path: path.stat().st_mtime_ns for path in first.rglob("*.p*")}
     summary = run(mixed, first, batch_size=2)
@@ -214,9 +214,9 @@ class Recorder(Observer):
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 5, 6])
 def test_a_run_goes_on_where_it_was_ended(mixed, tmp_path, stop_after):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run(mixed, whole, shard_size=2, batch_size=2)
+    run(mixed, whole, part_size=2, batch_size=2)
     with pytest.raises(KeyboardInterrupt):
-        run(mixed, broken, shard_size=2, batch_size=2, observer=Recorder(stop_after))
+        run(mixed, broken, part_size=2, batch_size=2, observer=Recorder(stop_after))
     kept = (stop_after - 1) // 2 * 2
     assert len(open_results(broken)) == kept
     rest = Recorder()
@@ -228,7 +228,7 @@ def test_a_run_goes_on_where_it_was_ended(mixed, tmp_path, stop_after):
 def test_new_inputs_are_added_and_lost_ones_become_error_rows(tmp_path):
     folder, out = save(tmp_path / "in", b=photo(1), d=photo(2), e=photo(3)), tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        run(folder, out, shard_size=2, batch_size=2, observer=Recorder(3))
+        run(folder, out, part_size=2, batch_size=2, observer=Recorder(3))
     first = open_results(out).table()
     (folder / "e.png").unlink()
     save(folder, a=photo(4), **{"d-2": photo(5)})
@@ -274,7 +274,7 @@ DIFFERENT = {
         "overlays.kind was 'png', now 'none'; overlays.cmap was 'inferno', now None",
     ),
     "alpha": ({"alpha": 0.5}, "overlays.alpha was 0.4, now 0.5"),
-    "shard size": ({"shard_size": 3}, "shard_size was 2, now 3"),
+    "part size": ({"part_size": 3}, "part_size was 2, now 3"),
 }
 
 
@@ -287,7 +287,7 @@ def test_another_run_in_the_folder_is_refused_with_the_fields_that_differ(tmp_pa
             other.model.head.bias[0] += 1e-6
         settings = {"model": other}
     folder, out = save(tmp_path / "in", a=photo(1)), tmp_path / "out"
-    run(folder, out, shard_size=2)
+    run(folder, out, part_size=2)
     before = (out / "run.json").read_bytes()
     with pytest.raises(
         StoreError, match=rf"out holds another run: {message}.*; choose another output folder, or"
@@ -315,11 +315,11 @@ def test_versions_and_weights_belong_to_the_fingerprint(tmp_path):
     ]  # fmt: skip
 
 
-def test_shards_without_run_json_are_no_finished_work(tmp_path):
+def test_parts_without_run_json_are_no_finished_work(tmp_path):
     folder, out = save(tmp_path / "in", a=photo(1)), tmp_path / "out"
     run(folder, out)
     (out / "run.json").unlink()
-    with pytest.raises(StoreError, match=r"shards holds shards but .*run.json is missing"):
+    with pytest.raises(StoreError, match=r"parts holds parts but .*run.json is missing"):
         run(folder, out)
     run(folder, out, overwrite=True)
     assert len(rows(out)) == 1
@@ -347,7 +347,7 @@ def test_a_folder_that_cannot_be_read_is_named_and_costs_nothing_that_is_done(tm
         return scandir(path)
 
     with pytest.raises(KeyboardInterrupt):
-        run(folder, out, shard_size=1, batch_size=1, observer=Recorder(2))
+        run(folder, out, part_size=1, batch_size=1, observer=Recorder(2))
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", denied)
         with pytest.raises(InputError, match=r"folder '.*/in/sub' cannot be read: Permission denied"):
@@ -358,7 +358,7 @@ def test_a_folder_that_cannot_be_read_is_named_and_costs_nothing_that_is_done(tm
 
 def test_retry_failed_redoes_the_failed_rows_alone(mixed, tmp_path):
     out = tmp_path / "out"
-    run(mixed, out, shard_size=2)
+    run(mixed, out, part_size=2)
     before = rows(out)
     save(mixed, b=photo(7))
     observer = Recorder()
@@ -387,7 +387,7 @@ def test_too_many_errors_stop_the_run_and_what_is_finished_stays(tmp_path):
     folder = save(tmp_path / "in", **good, **{f"b{i}": b"" for i in range(4)})
     message = r"stopped: 3 of 7 samples failed, more than the 2 allowed; .* higher --max-errors goes on"
     with pytest.raises(TooManyErrors, match=message):
-        run(folder, tmp_path / "out", shard_size=2, max_errors=2)
+        run(folder, tmp_path / "out", part_size=2, max_errors=2)
     assert len(open_results(tmp_path / "out")) == 6
     with pytest.raises(TooManyErrors, match="stopped: 3 of 7"):
         run(folder, tmp_path / "out", max_errors=2)
@@ -395,16 +395,16 @@ def test_too_many_errors_stop_the_run_and_what_is_finished_stays(tmp_path):
     assert (tally.ok, tally.skipped) == (4, 4)
 
 
-def test_shares_do_their_own_shards_and_together_all_of_them(tmp_path):
+def test_shares_do_their_own_parts_and_together_all_of_them(tmp_path):
     folder = save(tmp_path / "in", **{f"p{i}": photo(i) for i in range(7)})
-    run(folder, tmp_path / "whole", shard_size=2, batch_size=2)
-    shared = {"shard_size": 2, "batch_size": 2, "num_shards": 3}
+    run(folder, tmp_path / "whole", part_size=2, batch_size=2)
+    shared = {"part_size": 2, "batch_size": 2, "world_size": 3}
     out, left = tmp_path / "out", []
     for index in (2, 0, 1):
-        summary = run(folder, out, shard_index=index, **shared)
+        summary = run(folder, out, rank=index, **shared)
         left.append(summary.others_left)
-        assert summary.shards == list(range(index, 4, 3))
-        assert summary.total == sum(min(2, 7 - 2 * shard) for shard in summary.shards)
+        assert summary.parts == list(range(index, 4, 3))
+        assert summary.total == sum(min(2, 7 - 2 * part) for part in summary.parts)
     assert left == [3, 1, 0]
     assert open_results(out).table().equals(open_results(tmp_path / "whole").table())
 
@@ -419,11 +419,11 @@ def test_new_inputs_wait_while_others_share_the_folder(tmp_path):
         def row(self, row: dict) -> None:
             save(folder, b=photo(2))
             other = Recorder()
-            run(folder, out, shard_index=1, num_shards=2, observer=other)
+            run(folder, out, rank=1, world_size=2, observer=other)
             self.notes += other.notes
 
     intruder = Intruder()
-    run(folder, out, num_shards=2, observer=intruder)
+    run(folder, out, world_size=2, observer=intruder)
     assert intruder.notes == [f"1 new sample is left to the next run, since others are writing to {out}"]
     assert len(rows(out)) == 1
     run(folder, out)
@@ -445,7 +445,7 @@ def test_the_share_is_given_or_the_launchers(given, environment, expected):
 
 
 def test_half_a_share_is_refused():
-    with pytest.raises(ConfigError, match="--shard-index and --num-shards belong together"):
+    with pytest.raises(ConfigError, match="--rank and --world-size belong together"):
         share(1, None, {})
 
 
@@ -456,10 +456,10 @@ def test_half_a_share_is_refused():
         ({"alpha": 2.0}, "alpha must be"),
         ({"batch_size": 0}, "batch size must be at least 1, got 0"),
         ({"workers": -1}, "workers must be at least 0, got -1"),
-        ({"shard_size": 0}, "shard size must be at least 1, got 0"),
-        ({"num_shards": 0}, "number of shares must be at least 1, got 0"),
-        ({"shard_index": 2, "num_shards": 2}, "shard index must be from 0 to 1 for 2 shares, got 2"),
-        ({"num_shards": 2, "overwrite": True}, "several runs that share a folder cannot each begin it anew"),
+        ({"part_size": 0}, "part size must be at least 1, got 0"),
+        ({"world_size": 0}, "world size must be at least 1, got 0"),
+        ({"rank": 2, "world_size": 2}, "rank must be from 0 to 1 for a world size of 2, got 2"),
+        ({"world_size": 2, "overwrite": True}, "several runs that share a folder cannot each begin it anew"),
         ({"sample_timeout": float("nan")}, "sample timeout must be a number of seconds above 0, got nan"),
         ({"overlays": "gif"}, "unknown overlays 'gif'; choose one of: none, png, jpeg, webp"),
         ({"max_errors": "1/2"}, "max errors must be a number or a share like 50 or 1%, got '1/2'"),
@@ -492,17 +492,17 @@ def test_only_a_few_batches_are_decoded_ahead(tmp_path, monkeypatch):
             return super().submit(task, *arguments)
 
     pool = Counting()
-    explainer = Explainer(
+    explainer = BatchExplainer(
         make_loaded(), CFCAM(make_loaded().model, on_invalid="flag"), torch.device("cpu"), 4
     )
     pipeline = pipelines.Pipeline(explainer, pool, 4, 8, None, lambda: None)
     works = (
         pipelines.Work(
-            shard, [Sample(str(i), str(folder / f"p{i:02}.png")) for i in range(shard * 4, shard * 4 + 4)]
+            part, [Sample(str(i), str(folder / f"p{i:02}.png")) for i in range(part * 4, part * 4 + 4)]
         )
-        for shard in range(10)
+        for part in range(10)
     )
-    ahead = [pool.count - 4 * (shard + 1) for shard, _ in pipeline(works, lambda row: None)]
+    ahead = [pool.count - 4 * (part + 1) for part, _ in pipeline(works, lambda row: None)]
     assert max(ahead) <= 16
     assert ahead[-1] == 0
 
@@ -521,14 +521,14 @@ def test_out_of_memory_halves_the_batch_and_the_run_goes_on(caplog):
     loaded = make_loaded()
     views = [PLAIN.view(photo(i)) for i in range(11)]
     cam = SmallMemory(loaded.model, on_invalid="flag")
-    explainer = Explainer(loaded, cam, torch.device("cpu"), 5)
+    explainer = BatchExplainer(loaded, cam, torch.device("cpu"), 5)
     with caplog.at_level(logging.WARNING, logger="cfcam_gpu"):
         found = [
             row for i in (0, 5, 10) for row in explainer(views[i : i + 5], [None] * len(views[i : i + 5]))
         ]
     assert cam.seen == [5, 2, 2, 1, 2, 2, 1, 1]
     assert caplog.messages == ["out of memory with 5 images at once; going on with 2"]
-    plain = Explainer(loaded, CFCAM(loaded.model, on_invalid="flag"), torch.device("cpu"), 16)
+    plain = BatchExplainer(loaded, CFCAM(loaded.model, on_invalid="flag"), torch.device("cpu"), 16)
     expected = plain(views, [None] * 11)
     assert [row["prob"] for row in found] == pytest.approx([row["prob"] for row in expected])
 
@@ -556,7 +556,7 @@ FAILED = r"the model failed on images \(1, 3, 32, 32\): %s; check that --size"
     ],
 )
 def test_a_model_that_fails_ends_the_run_in_one_line(error, count, message):
-    explainer = Explainer(make_loaded(), FailingCam(error), torch.device("cpu"), 16)
+    explainer = BatchExplainer(make_loaded(), FailingCam(error), torch.device("cpu"), 16)
     with pytest.raises(CFCAMError, match=message) as caught:
         explainer([PLAIN.view(photo(i)) for i in range(count)], [None] * count)
     assert "\n" not in str(caught.value)

@@ -33,7 +33,7 @@ def make():
 """
 COUNT, BAD = 60, {7, 31}
 MODEL = ("--model", "py:tinynet:make", "--size", "32", "--device", "cpu", "--engine", "torch")
-EXPLAIN = ("explain", "in", *MODEL, "--shard-size", "4", "--batch-size", "4", "--workers", "1")
+EXPLAIN = ("explain", "in", *MODEL, "--part-size", "4", "--batch-size", "4", "--workers", "1")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def pictures(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.glob("*.png")}
 
 
-def wait_for_shards(process: Process, out: Path, count: int) -> None:
+def wait_for_parts(process: Process, out: Path, count: int) -> None:
     wait_until(lambda: len(Store(out).done()) >= count or not is_alive(process.pid))
 
 
@@ -104,8 +104,8 @@ def test_thirty_kills_at_random_moments_lose_and_repeat_nothing(work, cfcam, who
             kills += 1
             done = sorted(Store(out).done())
             midway += 0 < len(done) < COUNT // 4
-            for shard in done:
-                assert Store(out).read_shard(shard).equals(whole[0].slice(4 * shard, 4))
+            for part in done:
+                assert Store(out).read_part(part).equals(whole[0].slice(4 * part, 4))
         ended = cfcam.run(*EXPLAIN, "--out", str(out))
         assert ended.status == 3, ended.err
         assert_same(out, whole)
@@ -120,7 +120,7 @@ def test_thirty_kills_at_random_moments_lose_and_repeat_nothing(work, cfcam, who
 def test_a_signal_ends_the_run_with_its_status_and_the_next_one_resumes(work, cfcam, whole, number, status):
     out = work / f"signal{status}"
     process = cfcam.start(*EXPLAIN, "--out", str(out))
-    wait_for_shards(process, out, 3)
+    wait_for_parts(process, out, 3)
     workers = process.children()
     process.kill(number)
     for worker in workers:  # a terminal and a job's end send it to the whole group
@@ -147,7 +147,7 @@ def test_a_signal_ends_the_run_with_its_status_and_the_next_one_resumes(work, cf
 
 @pytest.fixture
 def small_disk(work: Path) -> Iterator[Path]:
-    """A file system that holds a few shards but not all."""
+    """A file system that holds a few parts but not all."""
     folder = work / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -179,7 +179,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_room_lets_it_complete(cfcam, w
     assert open_results(out).table(same).equals(whole[0].select(same))
 
 
-def test_a_shard_too_large_for_the_disk_is_not_half_written(work, cfcam, whole):
+def test_a_part_too_large_for_the_disk_is_not_half_written(work, cfcam, whole):
     out, command = work / "limited", (*EXPLAIN, "--out", "limited")
     ended = cfcam.run(*command, limit=7_000)
     assert ended.status == 1
@@ -195,7 +195,7 @@ def test_files_that_vanish_midway_become_error_rows(work, cfcam, whole):
     shutil.copytree(work / "in", work / "vanishing")
     out = work / "vanished"
     process = cfcam.start(EXPLAIN[0], "vanishing", *EXPLAIN[2:], "--out", str(out))
-    wait_for_shards(process, out, 1)
+    wait_for_parts(process, out, 1)
     shutil.rmtree(work / "vanishing")
     ended = process.wait()
     rows = list(open_results(out).rows()) if ended.status == 3 else []
@@ -216,11 +216,11 @@ def test_killed_and_stopped_workers_cost_their_sample_and_no_more(work, cfcam, w
     out = work / "workers"
     command = (*EXPLAIN, "--out", str(out), "--sample-timeout", "1.5")
     process = cfcam.start(*command)
-    wait_for_shards(process, out, 2)
+    wait_for_parts(process, out, 2)
     first = process.children()
     os.kill(first[0], signal.SIGKILL)
     wait_until(lambda: set(process.children()) - set(first) or not is_alive(process.pid))
-    wait_for_shards(process, out, 6)
+    wait_for_parts(process, out, 6)
     second = [pid for pid in process.children() if pid not in first]
     os.kill(second[0], signal.SIGSTOP)
     ended = process.wait()
@@ -239,7 +239,7 @@ def test_killed_and_stopped_workers_cost_their_sample_and_no_more(work, cfcam, w
 def test_a_second_run_at_once_is_refused_and_a_kill_leaves_no_lock(work, cfcam, whole):
     out = work / "twice"
     process = cfcam.start(*EXPLAIN, "--out", str(out))
-    wait_for_shards(process, out, 1)
+    wait_for_parts(process, out, 1)
     process.kill(signal.SIGSTOP)
     second = cfcam.run(*EXPLAIN, "--out", str(out))
     assert second.status == 1
@@ -254,9 +254,9 @@ def test_a_second_run_at_once_is_refused_and_a_kill_leaves_no_lock(work, cfcam, 
 
 def test_processes_share_a_folder_and_the_rest_is_done_when_one_is_killed(work, cfcam, whole):
     out = work / "shared"
-    command = (*EXPLAIN, "--out", str(out), "--num-shards", "3", "--shard-index")
+    command = (*EXPLAIN, "--out", str(out), "--world-size", "3", "--rank")
     processes = [cfcam.start(*command, str(index)) for index in range(3)]
-    wait_for_shards(processes[2], out, 2)
+    wait_for_parts(processes[2], out, 2)
     processes[2].kill(signal.SIGKILL)
     ended = [process.wait() for process in processes]
     assert [e.status in (0, 3) for e in ended[:2]] == [True, True], ended

@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cfcam_gpu import cli
-from cfcam_gpu.capture import model_runner as probe
+from cfcam_gpu.capture import model_runner
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.dataset import explain_dataset, open_results
 from cfcam_gpu.dataset.execution.observer import Interrupted, Observer
@@ -131,7 +131,7 @@ def work(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_rows_hold_what_the_methods_and_metrics_give(pictures, tmp_path):
     loaded, out = make_loaded(), tmp_path / "out"
-    summary = measure(pictures, out, methods=["cfcam", "gradcam", "random"], batch_size=2, shard_size=3)
+    summary = measure(pictures, out, methods=["cfcam", "gradcam", "random"], batch_size=2, part_size=3)
     found = table(out)
     assert found["method"].to_pylist() == ["cfcam", "gradcam", "random"] * 5
     assert summary.run.tally.ok == summary.run.total == 5
@@ -193,13 +193,13 @@ def test_a_signal_ends_a_run_in_the_middle_of_a_batch(pictures, tmp_path):
 
 
 def test_shares_make_the_same_table_as_one_run(pictures, tmp_path):
-    settings = {"shard_size": 2, "batch_size": 2}
+    settings = {"part_size": 2, "batch_size": 2}
     measure(pictures, tmp_path / "one", **settings)
-    first = measure(pictures, tmp_path / "two", shard_index=0, num_shards=2, **settings)
+    first = measure(pictures, tmp_path / "two", rank=0, world_size=2, **settings)
     assert first.found is None
     assert first.run.others_left == 1
     assert not (tmp_path / "two/metrics.parquet").exists()
-    second = measure(pictures, tmp_path / "two", shard_index=1, num_shards=2, **settings)
+    second = measure(pictures, tmp_path / "two", rank=1, world_size=2, **settings)
     assert second.run.others_left == 0
     assert table(tmp_path / "two").equals(table(tmp_path / "one"))
     assert second.found["methods"] == json.loads((tmp_path / "one/summary.json").read_text())["methods"]
@@ -207,17 +207,17 @@ def test_shares_make_the_same_table_as_one_run(pictures, tmp_path):
 
 def test_a_failed_sample_is_a_row_and_a_repaired_one_is_redone(pictures, tmp_path):
     good = (pictures / "p1.png").read_bytes()
-    measure(pictures, tmp_path / "whole", shard_size=3)
+    measure(pictures, tmp_path / "whole", part_size=3)
     (pictures / "p1.png").write_bytes(good[:100])
     out = tmp_path / "out"
-    first = measure(pictures, out, shard_size=3)
+    first = measure(pictures, out, part_size=3)
     assert (first.run.tally.ok, first.run.tally.skipped) == (4, 1)
     (row,) = [row for row in rows(out, "status", "stage", "message", "blank") if row["status"] != "ok"]
     assert (row["sample_id"], row["method"], row["stage"], row["blank"]) == ("p1.png", None, "decode", None)
     assert row["message"]
     assert first.found["failed"] == 1
     (pictures / "p1.png").write_bytes(good)
-    again = measure(pictures, out, shard_size=3, retry_failed=True)
+    again = measure(pictures, out, part_size=3, retry_failed=True)
     assert (again.run.now, again.run.before, again.run.tally.skipped) == (1, 4, 0)
     names = [name for name in table(out).column_names if name != "decoding"]
     assert len(names) == 24
@@ -525,7 +525,7 @@ def test_explanations_and_evaluations_do_not_share_a_folder(pictures, tmp_path):
 
 def test_overwriting_removes_what_the_evaluation_made_and_nothing_else(pictures, tmp_path):
     out = tmp_path / "out"
-    measure(pictures, out, shard_size=1, plots=True)
+    measure(pictures, out, part_size=1, plots=True)
     assert {path.name for path in (out / "plots").iterdir()} >= {"bars.png", "grid.png"}
     (out / "notes.txt").write_text("mine")
     measure(pictures, out, metrics=["drop"], overwrite=True)
@@ -613,9 +613,9 @@ def test_mistakes_end_in_one_line(work, arguments, status, message):
 
 
 def test_a_share_says_that_others_are_left(work):
-    ended = command("--shard-size", "2", "--shard-index", "1", "--num-shards", "2", "--json")
+    ended = command("--part-size", "2", "--rank", "1", "--world-size", "2", "--json")
     assert ended.status == OK
-    assert "2 shards of other processes are not done yet" in ended.err
+    assert "2 parts of other processes are not done yet" in ended.err
     found = json.loads(ended.out)
     assert (found["summary"], found["report"], found["others_left"]) == (None, None, 2)
 
@@ -630,7 +630,7 @@ def launcher(work: Path) -> Iterator[Launcher]:
 @pytest.mark.slow
 def test_a_killed_evaluation_goes_on_and_ends_the_same(work, launcher):
     save(work / "in", **{f"q{i:02}": photo(i) for i in range(40)})
-    arguments = ("evaluate", "in", *TINY, *FAST, "--shard-size", "2", "--batch-size", "2", "--out")
+    arguments = ("evaluate", "in", *TINY, *FAST, "--part-size", "2", "--batch-size", "2", "--out")
     assert launcher.run(*arguments, "whole").status == OK
     for number in (signal.SIGKILL, signal.SIGINT):
         out = work / f"ended{number}"
@@ -649,7 +649,7 @@ def test_a_killed_evaluation_goes_on_and_ends_the_same(work, launcher):
 
 def test_a_slow_method_can_be_ended_in_the_middle(pictures, tmp_path, monkeypatch):
     """Score-CAM runs the model once for each channel: the signal is looked for between these passes."""
-    monkeypatch.setitem(probe.CHUNK_BYTES, "cpu", 1)
+    monkeypatch.setitem(model_runner.CHUNK_BYTES, "cpu", 1)
     passes: list[int] = []
     loaded = make_loaded()
     loaded.model.register_forward_hook(lambda *_: passes.append(1))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from cfcam_gpu import CFCAM, BackendError, CaptureError, CFCAMConfig, ConfigError, cli, explain_activations
-from cfcam_gpu.capture import model_runner as probes
+from cfcam_gpu.capture import model_runner
 from cfcam_gpu.dataset import open_results
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.errors import StoreError
@@ -176,7 +176,7 @@ def test_reduced_precision(net, images, method):
 @pytest.mark.parametrize("method", sorted(set(METHODS) - ALONE))
 def test_chunks_change_nothing(net, images, method, monkeypatch):
     expected = explain(net, method, images).grid
-    monkeypatch.setitem(probes.CHUNK_BYTES, "cpu", 3 * 32 * 32 * 4 * 5)
+    monkeypatch.setitem(model_runner.CHUNK_BYTES, "cpu", 3 * 32 * 32 * 4 * 5)
     torch.testing.assert_close(explain(net, method, images).grid, expected, **CLOSE)
 
 

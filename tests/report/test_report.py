@@ -40,15 +40,15 @@ LABELS = ("Egyptian cat", "espresso", "moped", "missile", None, HOSTILE_LABEL, "
 Row = dict[str, Any]
 
 
-def write_store(out: Path, rows: list[Row], names: list[str] | None = None, shard_size: int = 8) -> Path:
+def write_store(out: Path, rows: list[Row], names: list[str] | None = None, part_size: int = 8) -> Path:
     """A finished run of these rows."""
     store = Store(out)
     store.make()
     samples = [Sample(row["sample_id"], row["uri"], row.get("label")) for row in rows]
-    plan = store.write_plan(samples, shard_size)
-    for shard in range(plan.shards):
-        start, stop = plan.bounds(shard)
-        store.write_shard(shard, rows[start:stop], GRID)
+    plan = store.write_plan(samples, part_size)
+    for part in range(plan.parts):
+        start, stop = plan.bounds(part)
+        store.write_part(part, rows[start:stop], GRID)
     store.write_run(
         {
             "fingerprint": {
@@ -56,7 +56,7 @@ def write_store(out: Path, rows: list[Row], names: list[str] | None = None, shar
                 "model": "efficientnet-lite0",
                 "layer": "_swish",
             },
-            "shard_size": shard_size,
+            "shard_size": part_size,
             "grid": list(GRID),
             "size": [224, 224],
             "class_names": names,
@@ -190,7 +190,7 @@ def demo(lite0: LoadedModel, photos: list[Image.Image], tmp_path_factory: pytest
 
 
 def made_store(out: Path, count: int, change: Callable[[int], Row] = lambda number: {}) -> Path:
-    return write_store(out, [made_row(i, **change(i)) for i in range(count)], shard_size=64)
+    return write_store(out, [made_row(i, **change(i)) for i in range(count)], part_size=64)
 
 
 def embedded(page: Path, name: str = "index") -> Any:
@@ -483,7 +483,7 @@ def test_a_folder_without_results_is_refused(tmp_path: Path):
         write_report(tmp_path)
 
 
-def test_a_run_without_a_finished_shard_is_refused(tmp_path: Path):
+def test_a_run_without_a_finished_part_is_refused(tmp_path: Path):
     store = made_store(tmp_path / "out", 1)
     (store / "shards" / "part-00000.parquet").unlink()
     with pytest.raises(
@@ -492,7 +492,7 @@ def test_a_run_without_a_finished_shard_is_refused(tmp_path: Path):
         write_report(store)
 
 
-def test_a_damaged_shard_is_named(tmp_path: Path):
+def test_a_damaged_part_is_named(tmp_path: Path):
     store = made_store(tmp_path / "out", 1)
     (store / "shards" / "part-00000.parquet").write_bytes(b"PAR1")
     with pytest.raises(StoreError, match=r"part-00000\.parquet cannot be read"):

@@ -21,7 +21,7 @@ from cfcam_gpu.models import LoadedModel
 log = logging.getLogger("cfcam_gpu")
 
 
-class Explainer:
+class BatchExplainer:
     """Explains batches of views; where the memory does not hold one it goes on with half as many at once.
 
     `with_masks`: whether it uses the masks of samples, which are decoded then.

@@ -1,4 +1,4 @@
-"""Explains shards in this process: the model, prepared and warmed up, and its worker processes."""
+"""Explains parts in this process: the model, prepared and warmed up, and its worker processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from cfcam_gpu._utils.device import model_errors, resolve_device
-from cfcam_gpu.dataset.execution.batch_explainer import Explainer
+from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.execution.observer import Observer
 from cfcam_gpu.dataset.execution.pipeline import Pictures, Pipeline, Work
 from cfcam_gpu.dataset.execution.pool import Pool, make_pool
@@ -25,7 +25,7 @@ from cfcam_gpu.models.prepare import prepared
 #: A specification, what `load_model` gives, or a function that gives it.
 Model = str | LoadedModel | Callable[[], LoadedModel]
 
-#: Numbers of shards with all their rows, as these get done.
+#: Numbers of parts with all their rows, as these get done.
 Finished = Generator[tuple[int, list[Row]], None, None]
 
 
@@ -37,8 +37,8 @@ class Follow:
     check: Callable[[], None]
 
 
-class Shards(Protocol):
-    """Explains shards; `layer`, `engine` and `device` say how, `grid` is the maps' (h, w)."""
+class Parts(Protocol):
+    """Explains parts; `layer`, `engine` and `device` say how, `grid` is the maps' (h, w)."""
 
     @property
     def grid(self) -> tuple[int, int]: ...
@@ -52,14 +52,14 @@ class Shards(Protocol):
     def __call__(
         self, works: Iterable[Work], new: int, pictures: Pictures | None, follow: Follow
     ) -> Finished:
-        """Explains the `new` samples of the works that have no row yet, and yields whole shards."""
+        """Explains the `new` samples of the works that have no row yet, and yields whole parts."""
 
 
 @dataclass(frozen=True)
-class LocalShards:
-    """Explains shards one after the other in this process."""
+class LocalParts:
+    """Explains parts one after the other in this process."""
 
-    explainer: Explainer
+    explainer: BatchExplainer
     options: RunOptions
 
     @property
@@ -89,28 +89,28 @@ class LocalShards:
             pool.close()
 
 
-def local_shards(
+def local_parts(
     model: Model, options: RunOptions, observer: Observer
-) -> AbstractContextManager[tuple[LocalShards, dict[str, Any]]]:
-    """What explains shards in this process, and the content of run.json.
+) -> AbstractContextManager[tuple[LocalParts, dict[str, Any]]]:
+    """What explains parts in this process, and the content of run.json.
 
     Raises:
         ConfigError, BackendError: a device that does not exist or is not there, at once.
         CFCAMError: model, layer or memory, on entering.
     """
-    return _local_shards(model, options, resolve_device(options.device))
+    return _local_parts(model, options, resolve_device(options.device))
 
 
 @contextmanager
-def _local_shards(
+def _local_parts(
     model: Model, options: RunOptions, device: torch.device
-) -> Iterator[tuple[LocalShards, dict[str, Any]]]:
+) -> Iterator[tuple[LocalParts, dict[str, Any]]]:
     with opened(model, options, device) as (explainer, weights):
-        yield LocalShards(explainer, options), about(explainer, weights, options)
+        yield LocalParts(explainer, options), about(explainer, weights, options)
 
 
 def make_pipeline(
-    explainer: Explainer,
+    explainer: BatchExplainer,
     pool: Pool,
     options: RunOptions,
     pictures: Pictures | None,
@@ -126,8 +126,8 @@ def opened(
     model: Model,
     options: RunOptions,
     device: torch.device,
-    make: Callable[..., Explainer] = Explainer,
-) -> Iterator[tuple[Explainer, str]]:
+    make: Callable[..., BatchExplainer] = BatchExplainer,
+) -> Iterator[tuple[BatchExplainer, str]]:
     """An explainer that has run once, and its weights' hash; the model goes back where it was."""
     loaded = load_model(model) if isinstance(model, str) else model() if callable(model) else model
     target = None if options.target is None else loaded.class_index(str(options.target))

@@ -40,7 +40,7 @@ class Observer:
         """The run has `total` samples, of which `done` were done before."""
 
     def row(self, row: Row) -> None:
-        """A sample is done; its row is stored with its shard."""
+        """A sample is done; its row is stored with its part."""
 
     def tick(self) -> None:
         """Called often, also while nothing is done."""
@@ -50,7 +50,7 @@ class Observer:
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM ended the run; finished shards are stored."""
+    """SIGINT or SIGTERM ended the run; finished parts are stored."""
 
     def __init__(self, number: int) -> None:
         self.number = number

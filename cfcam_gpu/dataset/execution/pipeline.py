@@ -1,6 +1,6 @@
-"""Shards of samples in, their rows out: decoding runs ahead of the model, pictures are written behind it.
+"""Parts of samples in, their rows out: decoding runs ahead of the model, pictures are written behind it.
 
-The batches of a shard are the same in every run, so the rows are the same as well.
+The batches of a part are the same in every run, so the rows are the same as well.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cfcam_gpu.dataset.execution.batch_explainer import Explainer
+from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.execution.pool import Pool
 from cfcam_gpu.dataset.execution.worker import PICTURES, Failure, Style, View
 from cfcam_gpu.dataset.sources.sample import Sample
@@ -24,9 +24,9 @@ from cfcam_gpu.errors import StoreError
 
 @dataclass(frozen=True)
 class Work:
-    """A shard to explain: its samples, and by position the rows that stay as they are."""
+    """A part to explain: its samples, and by position the rows that stay as they are."""
 
-    shard: int
+    part: int
     samples: list[Sample]
     kept: dict[int, Row] = field(default_factory=dict)
 
@@ -36,26 +36,26 @@ class Work:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Where and how overlays are written; `in_folders`: one folder per shard, so that none grows without bound."""
+    """Where and how overlays are written; `in_folders`: one folder per part, so that none grows without bound."""
 
     out: Path
     temporary: Path
     style: Style
     in_folders: bool
 
-    def name(self, shard: int, sample: Sample) -> str:
-        return overlay_name(self.style.kind, self.in_folders, shard, sample)
+    def name(self, part: int, sample: Sample) -> str:
+        return overlay_name(self.style.kind, self.in_folders, part, sample)
 
 
-def overlay_name(kind: str, in_folders: bool, shard: int, sample: Sample) -> str:
+def overlay_name(kind: str, in_folders: bool, part: int, sample: Sample) -> str:
     """Path of a sample's overlay below the output folder."""
     name = f"{sample.name}_cfcam{PICTURES[kind][0]}"
-    return f"overlays/part-{shard:05d}/{name}" if in_folders else name
+    return f"overlays/part-{part:05d}/{name}" if in_folders else name
 
 
 @dataclass
 class _Batch:
-    """Samples of one shard that are explained together, with what is under way for each."""
+    """Samples of one part that are explained together, with what is under way for each."""
 
     work: Work
     positions: list[int]
@@ -66,7 +66,7 @@ class _Batch:
 
 
 class Pipeline:
-    """Explains shards one after the other.
+    """Explains parts one after the other.
 
     Args:
         explainer: warmed up.
@@ -78,7 +78,7 @@ class Pipeline:
 
     def __init__(
         self,
-        explainer: Explainer,
+        explainer: BatchExplainer,
         pool: Pool,
         batch_size: int,
         ahead: int,
@@ -95,11 +95,11 @@ class Pipeline:
     def __call__(
         self, works: Iterable[Work], on_row: Callable[[Row], None]
     ) -> Iterator[tuple[int, list[Row]]]:
-        """Yields each shard's number and rows, in order, once all its rows and pictures are there.
+        """Yields each part's number and rows, in order, once all its rows and pictures are there.
 
         Raises:
             StoreError: the disk is full.
-            CFCAMError: what concerns the whole run (see `Explainer`).
+            CFCAMError: what concerns the whole run (see `BatchExplainer`).
         """
         rows: list[Row] = []
         for batch in self._finished(works):
@@ -107,7 +107,7 @@ class Pipeline:
                 on_row(row)
             rows += batch.rows
             if batch.last:
-                yield batch.work.shard, _merged(batch.work, rows)
+                yield batch.work.part, _merged(batch.work, rows)
                 rows = []
 
     def _finished(self, works: Iterable[Work]) -> Iterator[_Batch]:
@@ -156,14 +156,14 @@ class Pipeline:
             row = {"sample_id": sample.sample_id, "uri": sample.uri, "label": sample.label, **told}
             batch.rows.append(row)
             if self.pictures is not None and row["status"] == "ok":
-                batch.written[i] = self._write(self.pictures, batch.work.shard, sample, row)
+                batch.written[i] = self._write(self.pictures, batch.work.part, sample, row)
 
     def _seen(self, view: View) -> Row:
         box = self.explainer.loaded.preprocess.visible_box(view.width, view.height)
         return {"width": view.width, "height": view.height, "box": list(box), "decoding": view.decoding}
 
-    def _write(self, pictures: Pictures, shard: int, sample: Sample, row: Row) -> Future[Any]:
-        row["overlay"] = pictures.name(shard, sample)
+    def _write(self, pictures: Pictures, part: int, sample: Sample, row: Row) -> Future[Any]:
+        row["overlay"] = pictures.name(part, sample)
         preprocess = self.explainer.loaded.preprocess
         place = (pictures.out, row["overlay"], pictures.temporary, pictures.style)
         return self.pool.submit("overlay", sample.uri, preprocess, row["grid"], *place)
@@ -209,6 +209,6 @@ def _failed(failure: Failure, stage: str) -> Row:
 
 
 def _merged(work: Work, rows: list[Row]) -> list[Row]:
-    """The shard's rows in its order: the new ones, and those kept."""
+    """The part's rows in its order: the new ones, and those kept."""
     fresh = iter(rows)
     return [work.kept[i] if i in work.kept else next(fresh) for i in range(len(work.samples))]

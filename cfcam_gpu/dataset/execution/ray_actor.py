@@ -1,4 +1,4 @@
-"""What an actor of a distributed run does: hold one model and explain shards."""
+"""What an actor of a distributed run does: hold one model and explain parts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from cfcam_gpu._utils.device import resolve_device
-from cfcam_gpu.dataset.execution.batch_explainer import Explainer
+from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.execution.local import make_pipeline, opened
 from cfcam_gpu.dataset.execution.pipeline import Pictures, Work
 from cfcam_gpu.dataset.execution.pool import Pool, make_pool
@@ -28,10 +28,10 @@ from cfcam_gpu.dataset.store.store import Row
 from cfcam_gpu.errors import StoreError
 from cfcam_gpu.models import LoadedModel
 
-#: Shards an actor has at a time: the images of the next one are decoded while the model ends the last.
+#: Parts an actor has at a time: the images of the next one are decoded while the model ends the last.
 AT_ONCE = 2
 
-#: What an actor gives for a shard: its rows, and what was logged meanwhile.
+#: What an actor gives for a part: its rows, and what was logged meanwhile.
 Answer = tuple[list[Row], list[str]]
 
 
@@ -45,7 +45,7 @@ class Task:
     threads: int | None
 
 
-class ShardActor:
+class PartActor:
     """One model in a process of the cluster."""
 
     def __init__(self, path: list[str]) -> None:
@@ -68,7 +68,7 @@ class ShardActor:
         return about(self.explainer, weights, options)
 
     def explain(self, work: Work, pictures: Pictures | None) -> Answer:
-        """The rows of a shard, all there. Raises CFCAMError."""
+        """The rows of a part, all there. Raises CFCAMError."""
         assert self.pool is not None
         if pictures is not None:
             if not pictures.temporary.is_dir():
@@ -79,12 +79,12 @@ class ShardActor:
         return rows, self.notes.take()
 
     def close(self) -> None:
-        """Ends the worker processes; shards under way never end."""
+        """Ends the worker processes; parts under way never end."""
         if self.pool is not None:
             self.pool.close()
 
 
-class _InTurn(Explainer):
+class _InTurn(BatchExplainer):
     """Serves the threads of an actor one after the other."""
 
     turn = threading.Lock()

@@ -1,4 +1,4 @@
-"""A run spread over a Ray cluster: each actor holds one model and explains shards; this process alone stores them.
+"""A run spread over a Ray cluster: each actor holds one model and explains parts; this process alone stores them.
 
 All machines must see the images, the output folder and this process's working folder under the same
 paths, and have this package. Rows travel by Ray's own protocol; nothing else is unpickled.
@@ -21,7 +21,7 @@ from typing import Any
 from cfcam_gpu.dataset.execution.local import Finished, Follow, Model
 from cfcam_gpu.dataset.execution.observer import Interrupted, Observer, watched_signals
 from cfcam_gpu.dataset.execution.pipeline import Pictures, Work
-from cfcam_gpu.dataset.execution.ray_actor import AT_ONCE, ShardActor, Task
+from cfcam_gpu.dataset.execution.ray_actor import AT_ONCE, PartActor, Task
 from cfcam_gpu.dataset.execution.ray_cluster import joined, layout
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.store.fingerprint import differences
@@ -29,17 +29,17 @@ from cfcam_gpu.dataset.store.store import Row
 from cfcam_gpu.errors import BackendError, CFCAMError, ConfigError
 from cfcam_gpu.models import LoadedModel
 
-#: A shard is given up when so many actors have died of it, a run after so many of these or of failed starts in a row.
+#: A part is given up when so many actors have died of it, a run after so many of these or of failed starts in a row.
 DEATHS, GIVEN_UP, STARTS = 3, 3, 3
 
 #: Seconds that actors have to end their worker processes; after which it is said that none is ready.
 PATIENCE, LONG = 5.0, 60.0
 
 
-def ray_shards(
+def ray_parts(
     model: Model, options: RunOptions, observer: Observer
-) -> AbstractContextManager[tuple[RayShards, dict[str, Any]]]:
-    """What explains shards on a cluster, and the content of run.json, once a first actor is ready.
+) -> AbstractContextManager[tuple[RayParts, dict[str, Any]]]:
+    """What explains parts on a cluster, and the content of run.json, once a first actor is ready.
 
     Joins the cluster at RAY_ADDRESS, or one that this process has joined already, else starts Ray here.
 
@@ -63,27 +63,27 @@ def ray_shards(
         import ray
     except ImportError as error:
         raise BackendError("Ray is not installed; run: pip install 'cfcam-gpu[ray]'") from error
-    return _ray_shards(ray, model, options, observer)
+    return _ray_parts(ray, model, options, observer)
 
 
 @contextmanager
-def _ray_shards(
+def _ray_parts(
     ray: ModuleType, model: str | Callable[[], LoadedModel], options: RunOptions, observer: Observer
-) -> Iterator[tuple[RayShards, dict[str, Any]]]:
+) -> Iterator[tuple[RayParts, dict[str, Any]]]:
     with joined(ray):
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         count, cpus, gpus = layout(nodes, options.device, options.actors)
         task = Task(model, options, os.getcwd(), None if gpus else cpus)
-        # One more thread than shards, for `close`.
-        kind = ray.remote(num_cpus=cpus, num_gpus=gpus, max_concurrency=AT_ONCE + 1)(ShardActor)
+        # One more thread than parts, for `close`.
+        kind = ray.remote(num_cpus=cpus, num_gpus=gpus, max_concurrency=AT_ONCE + 1)(PartActor)
         path = [os.path.abspath(entry) for entry in sys.path]
-        shards = RayShards(ray, lambda: kind.remote(path), task, count, observer)
+        parts = RayParts(ray, lambda: kind.remote(path), task, count, observer)
         try:
-            run = shards.wait_for_first()
+            run = parts.wait_for_first()
             info = {"command": [os.path.basename(sys.argv[0]), *sys.argv[1:]], "actors": count}
-            yield shards, {**run, "info": {**run["info"], **info}}
+            yield parts, {**run, "info": {**run["info"], **info}}
         finally:
-            shards.close()
+            parts.close()
 
 
 @dataclass(eq=False)
@@ -93,8 +93,8 @@ class _Actor:
     works: dict[int, Work] = field(default_factory=dict)
 
 
-class RayShards:
-    """Hands shards to actors; replaces actors that die and redoes their shards.
+class RayParts:
+    """Hands parts to actors; replaces actors that die and redoes their parts.
 
     Args:
         make: makes an actor; its handle. It then starts with the task.
@@ -146,16 +146,16 @@ class RayShards:
                         "no actor is ready yet: the cluster is busy, or the model loads slowly"
                     )
                 for _ in self._answers():
-                    raise AssertionError("no shard has been given to an actor yet")
+                    raise AssertionError("no part has been given to an actor yet")
         return self.run
 
     def __call__(
         self, works: Iterable[Work], new: int, pictures: Pictures | None, follow: Follow
     ) -> Finished:
-        """Yields shards as they get done, in any order; in the end nobody writes any more.
+        """Yields parts as they get done, in any order; in the end nobody writes any more.
 
         Raises:
-            BackendError: actors do not start, differ, or die of certain shards.
+            BackendError: actors do not start, differ, or die of certain parts.
             CFCAMError: whatever an actor raises.
         """
         if pictures is not None:
@@ -167,23 +167,23 @@ class RayShards:
                 for work, rows in self._answers():
                     for position in work.positions():
                         follow.row(rows[position])
-                    yield work.shard, rows
+                    yield work.part, rows
         finally:
             self.close()
         if self.given_up:
-            raise BackendError("; ".join(self.given_up) + "; all other shards are done")
+            raise BackendError("; ".join(self.given_up) + "; all other parts are done")
 
     def _assign(self, coming: Iterator[Work], pictures: Pictures | None) -> bool:
         """Gives actors what they have room for; false when everything is done."""
         for actor in self.actors:
             while (work := self._next(actor, coming)) is not None:
-                actor.works[work.shard] = work
+                actor.works[work.part] = work
                 self.calls[actor.handle.explain.remote(work, pictures)] = actor, work
         return not self.exhausted or bool(self.again) or any(actor.works for actor in self.actors)
 
     def _next(self, actor: _Actor, coming: Iterator[Work]) -> Work | None:
-        """A shard that was with an actor that died is redone alone, so that no other is blamed for it."""
-        if not actor.ready or any(self.deaths[shard] for shard in actor.works):
+        """A part that was with an actor that died is redone alone, so that no other is blamed for it."""
+        if not actor.ready or any(self.deaths[part] for part in actor.works):
             return None
         if self.again:
             return None if actor.works else self.again.popleft()
@@ -194,7 +194,7 @@ class RayShards:
         return work
 
     def _answers(self) -> Iterator[tuple[Work, list[Row]]]:
-        """The next shard that is done, if one is within a moment."""
+        """The next part that is done, if one is within a moment."""
         errors = self.ray.exceptions
         done, _ = self.ray.wait(list(self.calls), timeout=0.2)
         for call in done:
@@ -209,7 +209,7 @@ class RayShards:
             if work is None:
                 self._welcome(actor, answer)
             else:
-                del actor.works[work.shard]
+                del actor.works[work.part]
                 rows, notes = answer
                 for line in notes:
                     self.observer.note(line)
@@ -246,17 +246,17 @@ class RayShards:
         self._start()
 
     def _blame(self, work: Work, reason: str) -> None:
-        self.deaths[work.shard] += 1
-        if self.deaths[work.shard] < DEATHS:
+        self.deaths[work.part] += 1
+        if self.deaths[work.part] < DEATHS:
             self.again.append(work)
             return
         first, last = work.samples[0].sample_id, work.samples[-1].sample_id
         self.given_up.append(
-            f"shard {work.shard} (samples {first!r} to {last!r}) ended its actor {DEATHS} times ({reason}; "
+            f"part {work.part} (samples {first!r} to {last!r}) ended its actor {DEATHS} times ({reason}; "
             "out of memory, or an image that crashes a library?)"
         )
         if len(self.given_up) >= GIVEN_UP:
-            raise BackendError("; ".join(self.given_up) + "; finished shards are kept")
+            raise BackendError("; ".join(self.given_up) + "; finished parts are kept")
 
     def _cause(self, error: Any) -> Exception:
         """What an actor raised; where it could not read what it was sent, what to do."""

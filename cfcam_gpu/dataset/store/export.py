@@ -1,4 +1,4 @@
-"""Results in formats of other programs. One shard is in memory at a time."""
+"""Results in formats of other programs. One part is in memory at a time."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def export(
     if destination.exists():
         raise InputError(f"{destination} exists; name a file or folder that does not")
     if not len(results):
-        raise InputError(f"{results.store.out} holds no finished shard, so there is nothing to export")
+        raise InputError(f"{results.store.out} holds no finished part, so there is nothing to export")
     try:
         return FORMATS[to](results, destination, size or results.size, cmap)
     except OSError as error:
@@ -103,7 +103,7 @@ def _zarr(results: Results, destination: Path, size: tuple[int, int], cmap: str)
 
 
 def _blocks(results: Results, name: str, shape: tuple[int, int]) -> Iterator[np.ndarray]:
-    """The heatmaps or grids of one shard after the other, (n, *shape) float32, zeros for failed samples."""
+    """The heatmaps or grids of one part after the other, (n, *shape) float32, zeros for failed samples."""
     for table in results.tables(["grid"]):
         block = np.zeros((len(table), *shape), np.float32)
         for place, grid in zip(block, grids(table), strict=True):

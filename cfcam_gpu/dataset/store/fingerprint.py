@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import cfcam_gpu
-from cfcam_gpu.dataset.execution.batch_explainer import Explainer
-from cfcam_gpu.dataset.options import SHARD_SIZE, RunOptions
+from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
+from cfcam_gpu.dataset.options import PART_SIZE, RunOptions
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -47,7 +47,7 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def fingerprint(explainer: Explainer, weights: str, options: RunOptions) -> dict[str, Any]:
+def fingerprint(explainer: BatchExplainer, weights: str, options: RunOptions) -> dict[str, Any]:
     """What must be equal for a run to go on; `weights` is the hash of the model before it was prepared."""
     loaded, target = explainer.loaded, explainer.target
     pictures = {"kind": options.overlays, "cmap": options.cmap, "alpha": options.alpha}
@@ -69,7 +69,7 @@ def fingerprint(explainer: Explainer, weights: str, options: RunOptions) -> dict
     }
 
 
-def about(explainer: Explainer, weights: str, options: RunOptions) -> dict[str, Any]:
+def about(explainer: BatchExplainer, weights: str, options: RunOptions) -> dict[str, Any]:
     """The content of run.json, but for what depends on the samples."""
     loaded, device = explainer.loaded, explainer.device
     info = {
@@ -83,7 +83,7 @@ def about(explainer: Explainer, weights: str, options: RunOptions) -> dict[str, 
     }
     return {
         "fingerprint": fingerprint(explainer, weights, options),
-        "shard_size": options.shard_size or SHARD_SIZE,
+        "shard_size": options.part_size or PART_SIZE,
         "grid": list(explainer.grid),
         "size": list(loaded.preprocess.size),
         "class_names": None if loaded.class_names is None else list(loaded.class_names),

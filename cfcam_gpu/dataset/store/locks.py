@@ -15,7 +15,7 @@ from cfcam_gpu.errors import StoreError
 
 
 class Claim:
-    """The right to write the shards of index `index` out of `count`, held until the stack of `claimed` ends."""
+    """The right to write the parts of index `index` out of `count`, held until the stack of `claimed` ends."""
 
     def __init__(self, folder: Path, index: int, count: int) -> None:
         self.folder = folder

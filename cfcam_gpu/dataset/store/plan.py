@@ -1,4 +1,4 @@
-"""The plan of a run: its samples in order, cut into shards, on disk. Read piece by piece, so memory stays flat."""
+"""The plan of a run: its samples in order, cut into parts, on disk. Read piece by piece, so memory stays flat."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _GROUP = 16_384
 class Plan:
     """The stored plan. Its samples come in segments: the first run's, then what later runs found in addition.
 
-    Shard numbers go on through the segments; a shard never holds samples of two of them, so that
-    adding samples leaves every shard as it was.
+    Part numbers go on through the segments; a part never holds samples of two of them, so that
+    adding samples leaves every part as it was.
 
     Attributes:
-        shard_size: samples of a shard; a segment's last one may have fewer.
+        part_size: samples of a part; a segment's last one may have fewer.
         segments: number of samples in each segment.
     """
 
@@ -43,10 +43,10 @@ class Plan:
             raise StoreError(
                 f"the plan {path} is missing or damaged; --overwrite starts the run anew"
             ) from error
-        self.shard_size: int = about["shard_size"]
+        self.part_size: int = about["shard_size"]
         self.segments: list[int] = about["segments"]
-        shards = [-(-count // self.shard_size) for count in self.segments]
-        self._first_shard = [0, *accumulate(shards)]
+        parts = [-(-count // self.part_size) for count in self.segments]
+        self._first_part = [0, *accumulate(parts)]
         self._first_row = [0, *accumulate(self.segments)]
         metadata = self._file.metadata
         groups = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
@@ -57,22 +57,22 @@ class Plan:
         return self._first_row[-1]
 
     @property
-    def shards(self) -> int:
-        return self._first_shard[-1]
+    def parts(self) -> int:
+        return self._first_part[-1]
 
-    def bounds(self, shard: int) -> tuple[int, int]:
-        """First row of a shard in the plan, and the row after its last."""
-        segment = bisect_right(self._first_shard, shard) - 1
-        start = self._first_row[segment] + (shard - self._first_shard[segment]) * self.shard_size
-        return start, min(start + self.shard_size, self._first_row[segment + 1])
+    def bounds(self, part: int) -> tuple[int, int]:
+        """First row of a part in the plan, and the row after its last."""
+        segment = bisect_right(self._first_part, part) - 1
+        start = self._first_row[segment] + (part - self._first_part[segment]) * self.part_size
+        return start, min(start + self.part_size, self._first_row[segment + 1])
 
-    def count(self, shard: int) -> int:
-        start, stop = self.bounds(shard)
+    def count(self, part: int) -> int:
+        start, stop = self.bounds(part)
         return stop - start
 
-    def samples(self, shard: int) -> list[Sample]:
-        """The samples of a shard, in order."""
-        row, stop = self.bounds(shard)
+    def samples(self, part: int) -> list[Sample]:
+        """The samples of a part, in order."""
+        row, stop = self.bounds(part)
         found: list[Sample] = []
         while row < stop:
             group = bisect_right(self._group_start, row) - 1
@@ -90,7 +90,7 @@ class Plan:
     def extended(self, samples: Sequence[Sample]) -> Plan:
         """The plan with a further segment, stored in place of this one. Raises OSError."""
         old = (_sample(row) for row in self.columns(*_FIELDS))
-        return write_plan(self.path, chain(old, samples), [*self.segments, len(samples)], self.shard_size)
+        return write_plan(self.path, chain(old, samples), [*self.segments, len(samples)], self.part_size)
 
     def _read(self, group: int) -> pa.Table:
         if self._group[0] != group:
@@ -98,9 +98,9 @@ class Plan:
         return self._group[1]
 
 
-def write_plan(path: Path, samples: Iterable[Sample], segments: Sequence[int], shard_size: int) -> Plan:
+def write_plan(path: Path, samples: Iterable[Sample], segments: Sequence[int], part_size: int) -> Plan:
     """Stores samples, `segments` of them in turn, in place of whatever plan there is. Raises OSError."""
-    about = json.dumps({"shard_size": shard_size, "segments": list(segments)})
+    about = json.dumps({"shard_size": part_size, "segments": list(segments)})
     schema = _SCHEMA.with_metadata({"cfcam": about})
     rest = iter(samples)
     with whole_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:

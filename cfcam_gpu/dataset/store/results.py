@@ -39,23 +39,23 @@ def open_results(out: str | Path) -> Results:
 
 
 class Results:
-    """The finished shards of a run, as they were when this was made.
+    """The finished parts of a run, as they were when this was made.
 
     Attributes:
-        run: the content of run.json. shards: numbers of the finished shards.
+        run: the content of run.json. parts: numbers of the finished parts.
         grid: (h, w) of the maps; size: (H, W) of the model's input.
     """
 
-    def __init__(self, store: Store, run: dict[str, Any], shards: Iterable[int] | None = None) -> None:
+    def __init__(self, store: Store, run: dict[str, Any], parts: Iterable[int] | None = None) -> None:
         self.store = store
         self.run = run
-        self.shards = sorted(store.done() if shards is None else store.done() & set(shards))
+        self.parts = sorted(store.done() if parts is None else store.done() & set(parts))
         self.grid: tuple[int, int] = (run["grid"][0], run["grid"][1])
         self.size: tuple[int, int] = (run["size"][0], run["size"][1])
 
-    def only(self, shards: Iterable[int]) -> Results:
-        """The results of some shards."""
-        return Results(self.store, self.run, shards)
+    def only(self, parts: Iterable[int]) -> Results:
+        """The results of some parts."""
+        return Results(self.store, self.run, parts)
 
     @property
     def plan(self) -> Plan:
@@ -65,7 +65,7 @@ class Results:
     def __len__(self) -> int:
         """Number of rows."""
         plan = self.plan
-        return sum(plan.count(shard) for shard in self.shards)
+        return sum(plan.count(part) for part in self.parts)
 
     def counts(self) -> dict[str, int]:
         """Number of samples: `total` of the run, `ok`, `error`, `blank` among the ok ones, `missing` without a row."""
@@ -81,10 +81,10 @@ class Results:
         }  # fmt: skip
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """One Arrow table a shard, in order; `columns`: names from `store.FIELDS`, None: all."""
+        """One Arrow table a part, in order; `columns`: names from `store.FIELDS`, None: all."""
         _check_columns(columns)
-        for shard in self.shards:
-            yield self.store.read_shard(shard, columns)
+        for part in self.parts:
+            yield self.store.read_part(part, columns)
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows in one Arrow table; `grid` is a fixed-shape tensor (h, w)."""
@@ -113,28 +113,28 @@ class Results:
         return frame
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
-        """Every row as a dict, shard by shard; `grid` is (h, w) float32 or None."""
+        """Every row as a dict, part by part; `grid` is (h, w) float32 or None."""
         for table in self.tables(columns):
             yield from as_rows(table)
 
     def named_rows(self) -> Iterator[tuple[str, Row]]:
         """Every row with the name that its files carry: a relative path without extension."""
         plan = self.plan
-        for shard in self.shards:
-            rows = as_rows(self.store.read_shard(shard))
-            for sample, row in zip(plan.samples(shard), rows, strict=True):
+        for part in self.parts:
+            rows = as_rows(self.store.read_part(part))
+            for sample, row in zip(plan.samples(part), rows, strict=True):
                 yield sample.name, row
 
     def row(self, sample_id: str) -> Row:
-        """The row of a sample; looks through the shards.
+        """The row of a sample; looks through the parts.
 
         Raises:
-            InputError: no finished shard has it.
+            InputError: no finished part has it.
         """
-        for shard in self.shards:
-            position = pc.index(self.store.read_shard(shard, ["sample_id"])["sample_id"], sample_id).as_py()
+        for part in self.parts:
+            position = pc.index(self.store.read_part(part, ["sample_id"])["sample_id"], sample_id).as_py()
             if position >= 0:
-                return as_rows(self.store.read_shard(shard).slice(position, 1))[0]
+                return as_rows(self.store.read_part(part).slice(position, 1))[0]
         raise InputError(f"{self.store.out} has no row of a sample {sample_id!r}")
 
     def heatmap(

@@ -18,7 +18,7 @@ from cfcam_gpu.dataset.store.plan import Plan
 from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import StoreError
 
-#: Above this many samples the pictures lie in one folder per shard.
+#: Above this many samples the pictures lie in one folder per part.
 MOST_IN_ONE_FOLDER = 10_000
 
 
@@ -37,7 +37,7 @@ def open_plan(
     if stored is None:
         if store.done():
             raise StoreError(
-                f"{store.shards} holds shards but {store.run_file} is missing; choose another output folder, "
+                f"{store.parts} holds parts but {store.run_file} is missing; choose another output folder, "
                 "or --overwrite to begin anew"
             )
         plan = store.write_plan(samples, about["shard_size"])
@@ -61,8 +61,8 @@ def _check_same(store: Store, stored: dict[str, Any], about: dict[str, Any], opt
     new = about["fingerprint"]
     earlier = {name: value for name, value in EARLIER.items() if name in new}
     differ = differences({**earlier, **stored["fingerprint"]}, new)
-    if options.shard_size is not None:
-        differ += differences({"shard_size": stored["shard_size"]}, {"shard_size": options.shard_size})
+    if options.part_size is not None:
+        differ += differences({"part_size": stored["shard_size"]}, {"part_size": options.part_size})
     if differ:
         raise StoreError(
             f"{store.out} holds another run: {'; '.join(differ)}; choose another output folder, or "
@@ -121,6 +121,6 @@ def _stored_pictures(store: Store) -> Iterator[str]:
         plan = store.plan()
     except StoreError:
         return
-    for shard in range(plan.shards):
-        for sample in plan.samples(shard):
-            yield overlay_name(kind, stored["overlay_folders"], shard, sample)
+    for part in range(plan.parts):
+        for sample in plan.samples(part):
+            yield overlay_name(kind, stored["overlay_folders"], part, sample)

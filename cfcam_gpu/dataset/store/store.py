@@ -1,4 +1,4 @@
-"""A run's output folder: run.json, the plan, and one Parquet file a shard. What has its name is whole.
+"""A run's output folder: run.json, the plan, and one Parquet file a part. What has its name is whole.
 
 OUT/run.json                    fingerprint, shapes, and what people want to know
 OUT/plan.parquet                the samples in order (see `plan`)
@@ -30,7 +30,7 @@ FORMAT = 1
 #: The page that `cfcam report` writes into the folder, and how its title begins.
 REPORT, REPORT_TITLE = "report.html", "CF-CAM report"
 
-#: Columns of a shard before and after `grid`, with their types; all but the first three may be null.
+#: Columns of a part before and after `grid`, with their types; all but the first three may be null.
 _BEFORE = {
     "sample_id": pa.string(), "uri": pa.string(), "status": pa.string(), "stage": pa.string(),
     "error_type": pa.string(), "message": pa.string(), "label": pa.string(), "target": pa.int32(),
@@ -47,7 +47,7 @@ Row = dict[str, Any]
 
 
 def schema(grid: tuple[int, int]) -> pa.Schema:
-    """The columns of a shard whose maps are h×w: `grid`."""
+    """The columns of a part whose maps are h×w: `grid`."""
     tensor = pa.fixed_shape_tensor(pa.float32(), grid)
     return pa.schema([*_BEFORE.items(), ("grid", tensor), *_AFTER.items()])
 
@@ -66,7 +66,7 @@ class Store:
         self.out = out
         self.run_file = out / "run.json"
         self.plan_file = out / "plan.parquet"
-        self.shards = out / "shards"
+        self.parts = out / "shards"
         self.hidden = out / ".cfcam"
         self.locks = self.hidden / "locks"
 
@@ -119,9 +119,9 @@ class Store:
     def plan(self) -> Plan:
         return Plan(self.plan_file)
 
-    def write_plan(self, samples: Sequence[Sample], shard_size: int) -> Plan:
+    def write_plan(self, samples: Sequence[Sample], part_size: int) -> Plan:
         try:
-            return write_plan(self.plan_file, samples, [len(samples)], shard_size)
+            return write_plan(self.plan_file, samples, [len(samples)], part_size)
         except OSError as error:
             raise self._unwritable(self.plan_file, error) from error
 
@@ -131,25 +131,25 @@ class Store:
         except OSError as error:
             raise self._unwritable(self.plan_file, error) from error
 
-    def shard_file(self, shard: int) -> Path:
-        return self.shards / f"part-{shard:05d}.parquet"
+    def part_file(self, part: int) -> Path:
+        return self.parts / f"part-{part:05d}.parquet"
 
     def done(self) -> set[int]:
-        """Numbers of the shards that are whole."""
-        names = (path.name for path in self.shards.glob("part-*.parquet"))
+        """Numbers of the parts that are whole."""
+        names = (path.name for path in self.parts.glob("part-*.parquet"))
         found = (re.fullmatch(r"part-(\d{5,})\.parquet", name) for name in names)
         return {int(match[1]) for match in found if match}
 
-    def write_shard(self, shard: int, rows: Iterable[Row], grid: tuple[int, int], index: int = 0) -> None:
-        """Commits the rows of a shard. Raises StoreError; nothing is left behind then."""
+    def write_part(self, part: int, rows: Iterable[Row], grid: tuple[int, int], index: int = 0) -> None:
+        """Commits the rows of a part. Raises StoreError; nothing is left behind then."""
         content = io.BytesIO()
         pq.write_table(self._table(list(rows), grid), content, compression="zstd")
-        path = self.shard_file(shard)
+        path = self.part_file(part)
         self._write(path, content.getvalue(), self.temporary(index) / path.name)
 
-    def read_shard(self, shard: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of a shard. Raises StoreError."""
-        path = self.shard_file(shard)
+    def read_part(self, part: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of a part. Raises StoreError."""
+        path = self.part_file(part)
         try:
             return pq.read_table(path, columns=columns, partitioning=None)
         except (OSError, pa.ArrowException) as error:
@@ -157,9 +157,9 @@ class Store:
                 f"{path} cannot be read ({str(error).splitlines()[0]}); remove it and run again to redo it"
             ) from error
 
-    def rows(self, shard: int, columns: Sequence[str] | None = None) -> list[Row]:
-        """One row per sample of a shard. Raises StoreError."""
-        return as_rows(self.read_shard(shard, columns))
+    def rows(self, part: int, columns: Sequence[str] | None = None) -> list[Row]:
+        """One row per sample of a part. Raises StoreError."""
+        return as_rows(self.read_part(part, columns))
 
     def sync(self, folder: Path) -> None:
         """Makes the names in a folder last. Raises StoreError."""
@@ -178,14 +178,14 @@ class Store:
             StoreError: something cannot be removed.
         """
         try:
-            for shard in self.done():
-                self.shard_file(shard).unlink(missing_ok=True)
+            for part in self.done():
+                self.part_file(part).unlink(missing_ok=True)
             for picture in pictures:
                 self._remove_picture(picture)
             for folder in (
                 *sorted((self.out / "overlays").glob("part-*")),
                 self.out / "overlays",
-                self.shards,
+                self.parts,
             ):
                 _remove_if_empty(folder)
             self._remove_report()
@@ -231,7 +231,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def as_table(rows: Sequence[Row], grid: tuple[int, int]) -> pa.Table:
-    """Rows (dicts of `FIELDS`, absent ones null; `grid` (h,w) float32) as the table of a shard."""
+    """Rows (dicts of `FIELDS`, absent ones null; `grid` (h,w) float32) as the table of a part."""
     return table_of(rows, schema(grid))
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from cfcam_gpu.dataset import open_results
 from cfcam_gpu.dataset.execution.observer import Interrupted, Observer
 from cfcam_gpu.dataset.execution.ray_cluster import _OwnOutput, joined, layout
-from cfcam_gpu.dataset.execution.ray_driver import RayShards
+from cfcam_gpu.dataset.execution.ray_driver import RayParts
 from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import BackendError, ConfigError, ModelError, TooManyErrors
 from cfcam_gpu.models import LoadedModel
@@ -31,7 +31,7 @@ from tests.helpers.launcher import Ended, Launcher, is_alive, wait_until
 from tests.helpers.smallnet import POISON, make_loaded, photo, run, save
 
 COUNT = 40
-SETTINGS = {"shard_size": 4, "batch_size": 3, "workers": 1, "max_errors": 5, "engine": "torch"}
+SETTINGS = {"part_size": 4, "batch_size": 3, "workers": 1, "max_errors": 5, "engine": "torch"}
 DEADLY = (255, 255, 0)
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra ray")
@@ -159,12 +159,12 @@ def test_killed_actors_are_replaced_and_nothing_is_lost_or_twice(ray, folder, wh
 
 @needs_ray
 @pytest.mark.slow
-def test_a_shard_that_ends_its_actor_every_time_is_named_and_the_others_are_done(ray, tmp_path):
+def test_a_part_that_ends_its_actor_every_time_is_named_and_the_others_are_done(ray, tmp_path):
     inputs = save(
         tmp_path / "in", **{f"{i:02}": photo(i) for i in range(12)}, deadly=Image.new("RGB", (9, 9), DEADLY)
     )
     message = (
-        r"shard 3 \(samples 'deadly.png' to 'deadly.png'\) ended its actor 3 times .*; all other shards are "
+        r"part 3 \(samples 'deadly.png' to 'deadly.png'\) ended its actor 3 times .*; all other parts are "
     )
     with pytest.raises(BackendError, match=message):
         on_ray(inputs, tmp_path / "out", model=deadly, actors=1)
@@ -236,7 +236,7 @@ def interrupted(folder: Path, work: Path, number: signal.Signals) -> tuple[Ended
     (work / "slownet.py").write_text(FACTORY)
     launcher, out = Launcher(work), work / "out"
     model = ("--model", "py:slownet:make", "--size", "32", "--engine", "torch", "--max-errors", "5")
-    command = ("explain", str(folder), *model, "--out", "out", "--shard-size", "4", "--workers", "1")
+    command = ("explain", str(folder), *model, "--out", "out", "--part-size", "4", "--workers", "1")
     process = launcher.start(*command, "--distributed", "ray", "--actors", "1")
     wait_until(lambda: len(Store(out).done()) >= 2 or not is_alive(process.pid), 100)
     children = process.children()
@@ -317,24 +317,24 @@ class FakeRay:
         pass
 
 
-def fake_shards(count: int, *answers: object) -> RayShards:
+def fake_parts(count: int, *answers: object) -> RayParts:
     handle = SimpleNamespace(start=SimpleNamespace(remote=lambda task: object()))
-    return RayShards(FakeRay(*answers), lambda: handle, None, count, Recorder())
+    return RayParts(FakeRay(*answers), lambda: handle, None, count, Recorder())
 
 
 def test_actors_that_are_not_alike_are_an_error():
-    shards = fake_shards(2, *({"fingerprint": {"weights_sha256": text}} for text in "ab"))
-    shards.wait_for_first()
+    parts = fake_parts(2, *({"fingerprint": {"weights_sha256": text}} for text in "ab"))
+    parts.wait_for_first()
     with pytest.raises(
         BackendError, match="not alike: weights_sha256 was 'a', now 'b'; give all machines the same"
     ):
-        list(shards._answers())
+        list(parts._answers())
 
 
 def test_actors_that_do_not_start_are_an_error_and_no_endless_wait():
     boom = ray_exceptions.RayError("\x1b[36mno memory.\x1b[39m\nTraceback …")
     with pytest.raises(BackendError, match=r"^actors do not start \(no memory\)$"):
-        fake_shards(1, boom, boom, boom, {"fingerprint": {}}).wait_for_first()
+        fake_parts(1, boom, boom, boom, {"fingerprint": {}}).wait_for_first()
 
 
 def test_a_model_that_an_actor_cannot_read_is_told_in_one_line():
@@ -343,7 +343,7 @@ def test_a_model_that_an_actor_cannot_read_is_told_in_one_line():
     with pytest.raises(
         BackendError, match=r"cannot load the model \(No module named 'mine'\); a function that does"
     ):
-        fake_shards(1, error).wait_for_first()
+        fake_parts(1, error).wait_for_first()
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ NAMES = ["a", "bad", "c", "sub/d", "e"]
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five samples in shards of two; the second cannot be decoded."""
+    """Five samples in parts of two; the second cannot be decoded."""
     folder = tmp_path_factory.mktemp("results")
     sizes = {"a": (60, 45), "c": (31, 77), "d": (45, 45), "e": (5, 3)}
     save(folder / "in", bad=b"", **{name: photo(i, size) for i, (name, size) in enumerate(sizes.items())})
@@ -39,7 +39,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Sample(f"id/{name}", str(folder / f"in/{Path(name).name}.png"), label=name, name=name)
         for name in NAMES
     ]
-    run(samples, folder / "out", model=make_loaded(CROPPED), shard_size=2)
+    run(samples, folder / "out", model=make_loaded(CROPPED), part_size=2)
     return folder / "out"
 
 
@@ -52,7 +52,7 @@ def test_counts_and_length(results):
     blank = sum(bool(row["blank"]) for row in results.rows())
     assert results.counts() == {"total": 5, "ok": 4, "error": 1, "blank": blank, "missing": 0}
     assert len(results) == 5
-    assert results.shards == [0, 1, 2]
+    assert results.parts == [0, 1, 2]
     some = results.only([1, 2, 9])
     assert (len(some), some.counts()["missing"]) == (3, 2)
     assert [row["sample_id"] for row in some.rows()] == ["id/c", "id/sub/d", "id/e"]
@@ -208,7 +208,7 @@ def test_an_export_never_touches_what_is_there(results, tmp_path, to):
     (tmp_path / "taken/mine").touch()
     with pytest.raises(InputError, match="taken exists; name a file or folder that does not"):
         export(results, to, tmp_path / "taken")
-    with pytest.raises(InputError, match="holds no finished shard"):
+    with pytest.raises(InputError, match="holds no finished part"):
         export(results.only([]), to, tmp_path / "new")
 
 

@@ -53,14 +53,14 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.mark.parametrize("rows", [[GOOD, BAD], [BAD, GOOD, GOOD], [BAD], [GOOD]], ids=len)
 def test_rows_come_back_as_they_were_written(store, rows):
-    store.write_shard(3, rows, GRID)
-    table = store.read_shard(3)
+    store.write_part(3, rows, GRID)
+    table = store.read_part(3)
     assert table.schema.equals(schema(GRID))
     assert_rows(as_rows(table), rows)
     assert_rows(as_rows(table.slice(len(rows) - 1)), rows[-1:])
     assert as_table(as_rows(table), GRID).equals(table)
     assert store.done() == {3}
-    assert store.shard_file(3).name == "part-00003.parquet"
+    assert store.part_file(3).name == "part-00003.parquet"
 
 
 def test_the_columns_are_those_that_other_programs_rely_on():
@@ -74,7 +74,7 @@ def test_the_columns_are_those_that_other_programs_rely_on():
     }  # fmt: skip
 
 
-def test_a_shard_that_cannot_be_written_leaves_nothing_behind(store, monkeypatch):
+def test_a_part_that_cannot_be_written_leaves_nothing_behind(store, monkeypatch):
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -82,23 +82,23 @@ def test_a_shard_that_cannot_be_written_leaves_nothing_behind(store, monkeypatch
     with pytest.raises(
         StoreError, match=r"cannot write .*part-00000.parquet: No space left on device; what is"
     ):
-        store.write_shard(0, [GOOD], GRID)
+        store.write_part(0, [GOOD], GRID)
     assert store.done() == set()
     assert not [path for path in store.out.rglob("*") if path.is_file()]
 
 
-def test_a_damaged_shard_is_named_with_what_to_do(store):
-    store.write_shard(0, [GOOD], GRID)
-    store.shard_file(0).write_bytes(store.shard_file(0).read_bytes()[:-9])
+def test_a_damaged_part_is_named_with_what_to_do(store):
+    store.write_part(0, [GOOD], GRID)
+    store.part_file(0).write_bytes(store.part_file(0).read_bytes()[:-9])
     with pytest.raises(StoreError, match=r"part-00000.parquet cannot be read .*remove it and run again"):
-        store.read_shard(0)
+        store.read_part(0)
 
 
-def test_only_whole_shards_count_as_done(store):
-    store.shards.mkdir()
+def test_only_whole_parts_count_as_done(store):
+    store.parts.mkdir()
     for name in ("part-00001.parquet.tmp", ".part-00002.parquet", "part-1.parquet", "part-00003.csv"):
-        (store.shards / name).touch()
-    (store.shards / "part-100000.parquet").touch()
+        (store.parts / name).touch()
+    (store.parts / "part-100000.parquet").touch()
     assert store.done() == {100000}
 
 
@@ -118,7 +118,7 @@ def test_the_leftovers_of_a_crash_are_removed_but_not_those_of_another_index(sto
 def test_a_wipe_removes_what_belongs_to_the_run_and_nothing_else(store):
     store.write_run({"fingerprint": {}})
     store.write_plan([Sample("a", "/a", name="a")], 4)
-    store.write_shard(0, [GOOD], GRID)
+    store.write_part(0, [GOOD], GRID)
     pictures = ["a_cfcam.png", "overlays/part-00000/b_cfcam.png", "sub/c_cfcam.png"]
     foreign = ["mine.txt", "sub/mine.png", "shards/notes.md", "overlays/readme"]
     for name in (*pictures, *foreign):
@@ -175,19 +175,19 @@ def samples(start: int, stop: int) -> list[Sample]:
 
 
 @pytest.mark.parametrize("group", [2, 7, 100])
-def test_the_plan_gives_each_shard_its_samples_through_all_segments(tmp_path, monkeypatch, group):
+def test_the_plan_gives_each_part_its_samples_through_all_segments(tmp_path, monkeypatch, group):
     monkeypatch.setattr("cfcam_gpu.dataset.store.plan._GROUP", group)
     path = tmp_path / "plan.parquet"
     first = write_plan(path, samples(0, 10), [10], 4)
-    assert (first.shards, len(first)) == (3, 10)
-    before = [first.samples(shard) for shard in range(3)]
+    assert (first.parts, len(first)) == (3, 10)
+    before = [first.samples(part) for part in range(3)]
     plan = first.extended(samples(10, 15)).extended(samples(15, 16))
-    assert (plan.shards, len(plan), plan.segments) == (6, 16, [10, 5, 1])
+    assert (plan.parts, len(plan), plan.segments) == (6, 16, [10, 5, 1])
     sizes = [4, 4, 2, 4, 1, 1]
-    assert [plan.count(shard) for shard in range(6)] == sizes
+    assert [plan.count(part) for part in range(6)] == sizes
     again = Plan(path)
-    assert [again.samples(shard) for shard in range(3)] == before
-    found = [sample for shard in (5, 0, 3, 1, 2, 4) for sample in again.samples(shard)]
+    assert [again.samples(part) for part in range(3)] == before
+    found = [sample for part in (5, 0, 3, 1, 2, 4) for sample in again.samples(part)]
     assert sorted(found, key=lambda s: int(s.sample_id[2:])) == samples(0, 16)
     assert [row["name"] for row in plan.columns("name")] == [f"sub/{i}" for i in range(16)]
 
