@@ -6,11 +6,12 @@ BIN := .venv/bin
 OUT ?= cfcam-demo
 EVALUATION ?= cfcam-evaluation
 
-.PHONY: demo evaluate test lint format install bench gpu-check clean help
+.PHONY: demo evaluate test quick lint format install bench gpu-check clean help
 
 help:
 	@echo "make demo     explain real photos, write $(OUT)/contact_sheet.png"
 	@echo "make test     ruff, mypy and pytest"
+	@echo "make quick    the tests that matter for most changes, in parallel, in a minute and a half"
 	@echo "make evaluate methods compared on real photos, into bench/results/evaluation.json and $(EVALUATION)"
 	@echo "make bench    every benchmark of speed, most of an hour, into bench/results/"
 	@echo "make gpu-check  tests and benchmarks on an NVIDIA GPU, with PYTHON's own packages"
@@ -26,6 +27,10 @@ evaluate: .venv/.evaluate
 
 test: .venv/.dev lint
 	$(BIN)/python -m pytest
+
+# All but the tests marked slow, in as many processes as there are cores.
+quick: .venv/.dev
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 -m "not slow"
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
