@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cfcam_gpu.kernels
 import pytest
+
+import cfcam_gpu.kernels
 
 PACKAGE = Path(cfcam_gpu.__file__).parent
 

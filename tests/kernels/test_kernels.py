@@ -15,7 +15,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from cfcam_gpu.kernels import cluster_filter, components, distances, neighbours, weighted_sum
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -23,6 +22,7 @@ from cfcam_gpu import PRESETS, CFCAMConfig
 from cfcam_gpu.cfcam import clustering, filtering, weighting
 from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK
 from cfcam_gpu.engines import triton_engine
+from cfcam_gpu.kernels import cluster_filter, components, distances, neighbours, weighted_sum
 from tests.helpers.features import assert_equivalent, blobs
 from tests.helpers.tolerances import FILTER, TIE
 
