@@ -1,9 +1,10 @@
-"""The packaged model, real photos and their features, made once."""
+"""The packaged model, real photos and their features, made once; a browser for the pages."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from torch import Tensor
 from cfcam_gpu.capture import capture
 from cfcam_gpu.capture.layers import find_layer
 from cfcam_gpu.models import LoadedModel, load_model
+from tests.helpers.browser import chromium
 
 #: The head (global average pooling follows), and two earlier layers where the filters act.
 REAL_LAYERS = ("_swish", "_blocks.10", "_blocks.4")
@@ -64,3 +66,10 @@ def real_features(lite0: LoadedModel, photo_batch: Tensor) -> Callable[[str], tu
         return cache[layer]
 
     return features
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A browser for the tests of one module."""
+    with chromium() as started:
+        yield started

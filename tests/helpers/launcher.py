@@ -19,17 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import cfcam_gpu
+from tests.helpers.command import Outcome
 
 ROOT = Path(cfcam_gpu.__file__).parents[1]
 
 
-@dataclass
-class Ended:
-    """How a process ended: exit status (negative: the signal), what it printed, its peak memory in KiB."""
+@dataclass(frozen=True)
+class Ended(Outcome):
+    """How a process ended. A negative `status` is the signal that ended it; `peak`: its largest memory in KiB."""
 
-    status: int
-    out: str
-    err: str
     peak: int
 
 
