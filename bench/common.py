@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 
 from cfcam_gpu import CFCAMError
-from cfcam_gpu.models.prepare import PRECISIONS, prepared
+from cfcam_gpu.models.options import PRECISIONS
+from cfcam_gpu.models.prepare import DTYPES, prepared
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
@@ -138,7 +139,7 @@ def make_images(setup: Setup, batch: int) -> Tensor:
     generator = torch.Generator().manual_seed(SEED)
     images = torch.randn(batch, 3, setup.side, setup.side, generator=generator)
     layout = torch.channels_last if setup.channels_last else torch.contiguous_format
-    return images.to(setup.device, PRECISIONS.get(setup.precision, torch.float32), memory_format=layout)
+    return images.to(setup.device, DTYPES.get(setup.precision, torch.float32), memory_format=layout)
 
 
 def make_features(

@@ -50,7 +50,7 @@ from cfcam_gpu.cfcam.clustering import (
 from cfcam_gpu.cfcam.weighting import activation_map, channel_weights, upsample_and_normalise
 from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK, NOISE
 from cfcam_gpu.engines import resolve_engine
-from cfcam_gpu.models.prepare import PRECISIONS
+from cfcam_gpu.models.prepare import DTYPES
 
 #: What a scan of the channels does, in order.
 SCAN_STAGES = ("distances", "percentile", "neighbours", "search")
@@ -275,7 +275,7 @@ def run(options: Options) -> dict[str, Any]:
             },
             options.repeats,
         )
-    machine = peaks(options.device, PRECISIONS.get(options.precision, torch.bfloat16))
+    machine = peaks(options.device, DTYPES.get(options.precision, torch.bfloat16))
     return {
         "model": options.about,
         "device": options.device,

@@ -17,7 +17,7 @@ from cfcam_gpu.dataset.options import RunOptions, default_workers, share
 from cfcam_gpu.engines import ENGINES
 from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.models import LoadedModel, load_model
-from cfcam_gpu.models.prepare import PRECISIONS
+from cfcam_gpu.models.options import PRECISIONS
 
 #: Panels of a command's help.
 MODEL, METHOD, RUN, OUTPUT = "Model", "Method", "Run", "Output"
@@ -113,7 +113,7 @@ def model_of(given: Mapping[str, Any]) -> Callable[[], LoadedModel]:
 def check_choices(engine: str, precision: str) -> None:
     for what, choice, choices in (
         ("engine", engine, ("auto", *ENGINES)),
-        ("precision", precision, tuple(PRECISIONS)),
+        ("precision", precision, PRECISIONS),
     ):
         if choice not in choices:
             raise ConfigError(f"unknown {what} {choice!r}; choose one of: {', '.join(choices)}")

@@ -112,6 +112,17 @@ class Preprocess:
 SEED_PREPROCESS = Preprocess((224, 224), IMAGENET_MEAN, IMAGENET_STD)
 
 
+def rgb(values: Sequence[float]) -> tuple[float, float, float]:
+    """Three numbers (red, green, blue) as a tuple of floats.
+
+    Example:
+        >>> rgb([0, 0.5, 1])
+        (0.0, 0.5, 1.0)
+    """
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
 def overridden(
     preprocess: Preprocess,
     size: Sequence[int] | None,

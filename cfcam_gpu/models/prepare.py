@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 
+from cfcam_gpu._utils.messages import unknown
 from cfcam_gpu.capture.model_state import explainable
 from cfcam_gpu.errors import ConfigError
+from cfcam_gpu.models.options import PRECISIONS
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+#: Precision -> the dtype of parameters and buffers.
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in PRECISIONS}
 
 #: Largest difference of the logits, relative to their spread, that folding may make in float32.
 FOLD_TOLERANCE = 1e-3
@@ -37,7 +40,7 @@ def prepared(
 
     Args:
         example: (B,3,H,W) float32 on the model's device, to see which BatchNorm follows which convolution.
-        precision: a key of `PRECISIONS`, of all parameters and buffers.
+        precision: one of `PRECISIONS`, of all parameters and buffers.
         channels_last: convolution weights in the NHWC layout, which tensor cores and oneDNN prefer;
             give the images the same layout.
         fold_batchnorm: each BatchNorm that is the only consumer of a convolution's output becomes
@@ -47,13 +50,13 @@ def prepared(
         ConfigError: unknown precision, or folding changes the outputs by more than rounding.
     """
     if precision not in PRECISIONS:
-        raise ConfigError(f"unknown precision {precision!r}; choose one of: {', '.join(PRECISIONS)}")
+        raise ConfigError(unknown("precision", precision, PRECISIONS))
     if precision == "float32" and not channels_last and not fold_batchnorm:
         return model
     model = copy.deepcopy(model).eval()
     if fold_batchnorm:
         _fold(model, example)
-    model = model.to(PRECISIONS[precision])
+    model = model.to(DTYPES[precision])
     return model.to(memory_format=torch.channels_last) if channels_last else model
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from cfcam_gpu._utils.messages import listed, one_line
 from cfcam_gpu.errors import ModelError
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -125,14 +126,3 @@ def _head_hint(shapes: Iterable[tuple[tuple[int, ...], tuple[int, ...]]]) -> str
     outputs = {there[:1] for there, _ in pairs}
     alike = all(there[1:] == here[1:] and there and here for there, here in pairs)
     return f"; pass --num-classes {outputs.pop()[0]}" if alike and len(outputs) == 1 else ""
-
-
-def listed(items: Sequence[object], most: int = 5) -> str:
-    """The first items, separated by commas."""
-    return ", ".join(map(str, items[:most])) + (", …" if len(items) > most else "")
-
-
-def one_line(error: BaseException) -> str:
-    """The exception's class and the first line of its text."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__

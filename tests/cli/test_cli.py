@@ -327,7 +327,7 @@ def test_the_progress_bar_is_for_terminals_and_never_on_stdout(mixed, monkeypatc
         (["--weights", "none.pth"], FAILED, "the weights none.pth do not exist"),
         (["--model", "resnet"], FAILED, "unknown model 'resnet'; expected efficientnet-lite0, torchvision:"),
         (["--model", "py:tinynet:build"], FAILED, "py:tinynet:build: tinynet has no 'build'"),
-        (["--target", "bumblebee"], FAILED, "no class is called 'bumblebee'; close: bumble bee (1)"),
+        (["--target", "bumblebee"], FAILED, "no class is called 'bumblebee'; similar: bumble bee (1)"),
         (["--target", "3"], FAILED, "a class index of py:tinynet:make must be from 0 to 2, got 3"),
         (["--layer", "3"], FAILED, "target layer '3' must put out a floating-point tensor (B,C,h,w)"),
         (["--layer", "9"], FAILED, "the model has no layer '9'"),

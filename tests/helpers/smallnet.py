@@ -10,7 +10,8 @@ from PIL import Image
 from torch import nn
 
 from cfcam_gpu.dataset.run import Summary, explain_dataset
-from cfcam_gpu.models import LoadedModel, Preprocess
+from cfcam_gpu.images.preprocess import Preprocess
+from cfcam_gpu.models import LoadedModel
 
 #: A picture of this colour makes the network put out NaN.
 POISON = (255, 0, 255)

@@ -25,10 +25,11 @@ from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from PIL import Image
 from torch import nn
 
-from cfcam_gpu import models
-from cfcam_gpu.errors import ImageError, ModelError, TargetError
+from cfcam_gpu.errors import ImageError, MissingPackageError, ModelError, TargetError
 from cfcam_gpu.images.preprocess import SEED_PREPROCESS, Preprocess
 from cfcam_gpu.models import LoadedModel, load_model
+from cfcam_gpu.models import timm as timm_models
+from cfcam_gpu.models import torchvision as torchvision_models
 from cfcam_gpu.models.weights import load_state_dict
 
 RESNET = "torchvision:resnet18"
@@ -114,8 +115,9 @@ def test_packaged_architecture_takes_own_weights(tmp_path: Path, lite0: LoadedMo
 )
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, module: str, spec: str, extra: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    assert problem(spec).endswith(f"install it: pip install 'cfcam-gpu[{extra}]'")
-    assert problem(spec).startswith(f"{module} cannot be imported (ModuleNotFoundError: ")
+    with pytest.raises(MissingPackageError) as caught:
+        load_model(spec)
+    assert str(caught.value) == f"{module} is not installed; run: pip install 'cfcam-gpu[{extra}]'"
 
 
 _FORMS = "expected efficientnet-lite0, torchvision:NAME[@WEIGHTS], timm:NAME or py:package.module:factory"
@@ -267,8 +269,7 @@ def test_timm_crops(name: str, resize: int | None) -> None:
     class Bare(nn.Module):
         pretrained_cfg = timm.get_pretrained_cfg(name).to_dict()
 
-    bare = LoadedModel(Bare(), SEED_PREPROCESS, None, name, "")
-    assert models._with_timm_preprocess(timm, bare).preprocess.resize == resize
+    assert timm_models.preprocess_of(timm.data.resolve_model_data_config(Bare())).resize == resize
 
 
 def test_timm_pretrained_has_imagenet_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -626,7 +627,7 @@ def test_missing_modules_and_names(user_module: Path) -> None:
     (user_module / "typo.py").write_text("import nowhere_to_be_found\n")
     (user_module / "broken.py").write_text("def f(:\n")
     (user_module / "script.py").write_text("raise SystemExit('usage: script.py FILE')\n")
-    hint = "; run cfcam in the folder that holds it, or install it"
+    hint = "; run cfcam in the folder that contains it, or install it"
     assert problem("py:mine.nets:build") == (
         f"cannot import mine.nets (ModuleNotFoundError: No module named 'mine.nets'){hint}"
     )
@@ -655,7 +656,7 @@ def _levels_apart(ours: Preprocess, theirs: Any, image: Image.Image) -> float:
 def test_preprocess_is_torchvisions(name: str, interpolation: str, size: tuple[int, int]) -> None:
     """Resizing only what is cropped rounds otherwise by one level at most."""
     weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
-    ours = models._torchvision_preprocess(weights)
+    ours = torchvision_models.preprocess_of(weights)
     assert ours.interpolation == interpolation
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
     assert _levels_apart(ours, weights.transforms(), Image.fromarray(pixels)) <= 1.001
@@ -748,8 +749,8 @@ def test_class_by_index_or_name(text: str, index: int) -> None:
     ("text", "message"),
     [
         ("crane", "'crane' is the name of classes 2, 4; give the index"),
-        ("Egyptian ct", "no class is called 'Egyptian ct'; close: Egyptian cat (1)"),
-        ("cat", "no class is called 'cat'; close: Egyptian cat (1)"),
+        ("Egyptian ct", "no class is called 'Egyptian ct'; similar: Egyptian cat (1)"),
+        ("cat", "no class is called 'cat'; similar: Egyptian cat (1)"),
         ("zeppelin", "no class is called 'zeppelin'; give the index"),
         ("", "no class is called ''; give the index"),
         ("5", "a class index of some:model must be from 0 to 4, got 5"),
@@ -783,9 +784,9 @@ def test_class_names_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a\nb\nc\n", "must be 2, one a line, got 3"),
-        (b"a\n\nb\n", "must be one name a line: line 2 is blank"),
-        (b"  \n", "must be one name a line: the file is empty"),
+        (b"a\nb\nc\n", "must be 2, one per line, got 3"),
+        (b"a\n\nb\n", "must be one name per line: line 2 is blank"),
+        (b"  \n", "must be one name per line: the file is empty"),
         (b"\xff\xfe\x00", "cannot be read as UTF-8 text (UnicodeDecodeError: "),
         (None, "cannot be read as UTF-8 text (FileNotFoundError: "),
     ],

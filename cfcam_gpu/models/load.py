@@ -1,0 +1,96 @@
+"""From a specification to a model that is ready to explain."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cfcam_gpu._utils.messages import did_you_mean, either
+from cfcam_gpu.errors import ModelError
+from cfcam_gpu.images.preprocess import overridden
+from cfcam_gpu.models.class_names import read_class_names
+from cfcam_gpu.models.kinds import FORMS, KINDS
+from cfcam_gpu.models.loaded import LoadedModel
+from cfcam_gpu.models.request import Request
+from cfcam_gpu.models.weights import load_state_dict, read_state_dict
+
+
+def load_model(
+    spec: str,
+    *,
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    size: tuple[int, int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    class_names: str | Path | None = None,
+) -> LoadedModel:
+    """Loads the model that `spec` names, in eval mode, on the CPU.
+
+    The preprocessing is the one that belongs to the pretrained weights. Other weights get timm's
+    description of the architecture, or else the whole image at 224×224 with ImageNet's mean and std.
+    `size`, `mean` and `std` replace parts of it.
+
+    Args:
+        spec: the specification, written as one of `FORMS`.
+        weights: a file with the model's state dict, .safetensors or written by torch.save. No code in
+            it runs, and nothing is downloaded.
+        num_classes: number of the model's outputs, where the weights file has another than the
+            architecture's default.
+        size: (height, width) of the input in pixels.
+        mean, std: normalisation (red, green, blue), for pixel values in [0, 1].
+        class_names: a UTF-8 text file, one name per line, in the order of the outputs.
+
+    Raises:
+        ModelError: a specification, file or value that cannot be used, or a download that failed.
+        MissingPackageError: the package that this kind of model needs is not installed.
+
+    Example:
+        >>> loaded = load_model("torchvision:squeezenet1_1@none", num_classes=2)
+        >>> loaded.weights, loaded.preprocess.size
+        ('untrained (random, seed 0)', (224, 224))
+    """
+    kind, name = _parse(spec)
+    if num_classes is not None and num_classes < 1:
+        raise ModelError(f"num_classes must be at least 1, got {num_classes}")
+    file = None if weights is None else Path(weights).expanduser()
+    state = None if file is None else read_state_dict(file)
+    loaded = _loader(kind)(Request(spec, name, state, num_classes))
+    if state is not None:
+        load_state_dict(loaded.model, state, f"the weights {file} do not fit {spec}")
+        loaded = replace(loaded, weights=str(file), class_names=None)
+    names = loaded.class_names
+    if class_names is not None:
+        count = num_classes or (len(names) if names else None)
+        names = read_class_names(Path(class_names).expanduser(), count)
+    preprocess = overridden(loaded.preprocess, size, mean, std)
+    return replace(loaded, model=loaded.model.cpu().eval(), preprocess=preprocess, class_names=names)
+
+
+def _loader(kind: str) -> Callable[[Request], LoadedModel]:
+    loader: Callable[[Request], LoadedModel] = importlib.import_module(
+        f"{__package__}.{KINDS[kind].module}"
+    ).load
+    return loader
+
+
+def _parse(spec: str) -> tuple[str, str]:
+    """The specification's kind, and its name after the colon."""
+    kind, colon, name = spec.partition(":")
+    if kind in KINDS:
+        takes_name = ":" in KINDS[kind].form
+        if bool(colon) == takes_name and bool(name) == takes_name:
+            return kind, name
+    raise ModelError(f"unknown model {spec!r}; expected {either(FORMS)}{did_you_mean(_similar(spec))}")
+
+
+def _similar(spec: str) -> list[str]:
+    """Specifications to suggest for one that does not exist, also where the kind is missing."""
+    from cfcam_gpu.models.torchvision import classifiers
+
+    suggestions = {name: f"torchvision:{name}" for name in classifiers()}
+    suggestions |= {form: form for form in (*suggestions.values(), "efficientnet-lite0")}
+    return [suggestions[match] for match in difflib.get_close_matches(spec.lower(), suggestions, n=3)]
