@@ -29,7 +29,8 @@ from bench.dataset import SIZE, generate
 from cfcam_gpu.dataset.execution.worker import PICTURES, Style, read_view, write_overlay
 from cfcam_gpu.dataset.sources.find import find_samples
 from cfcam_gpu.dataset.sources.sample import Sample
-from cfcam_gpu.dataset.store.store import Row, Store
+from cfcam_gpu.dataset.store.schema import Row
+from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.images.preprocess import SEED_PREPROCESS
 
 GRID = (7, 7)
@@ -48,10 +49,10 @@ def make_rows(count: int, first: int = 0) -> list[Row]:
 
 def _row(i: int, grid: np.ndarray, values: list[float]) -> Row:
     name = f"n{i // 1300:08}/n{i // 1300:08}_{i}.JPEG"
-    said = {"target": i % 1000, "target_name": f"class {i % 1000}", "target_prob": values[0]}
-    said |= {"pred": i % 1000, "pred_name": f"class {i % 1000}", "prob": values[0], "n_clusters": i % 3}
     return {
-        "sample_id": name, "uri": f"/data/imagenet/train/{name}", "status": "ok", **said,
+        "sample_id": name, "uri": f"/data/imagenet/train/{name}", "status": "ok",
+        "target": i % 1000, "target_name": f"class {i % 1000}", "target_prob": values[0],
+        "pred": i % 1000, "pred_name": f"class {i % 1000}", "prob": values[0], "n_clusters": i % 3,
         "noise_fraction": values[1], "blank": False, "grid": grid, "heatmap_max": values[2],
         "width": 500, "height": 375, "box": [0.0, 0.0, 500.0, 375.0],
     }  # fmt: skip

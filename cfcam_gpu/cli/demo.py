@@ -17,7 +17,8 @@ from cfcam_gpu.dataset.sources.find import open_image
 from cfcam_gpu.dataset.sources.sample import Sample, path_uri
 from cfcam_gpu.dataset.store.atomic_files import write_whole
 from cfcam_gpu.dataset.store.results import Results
-from cfcam_gpu.dataset.store.store import Row, Store
+from cfcam_gpu.dataset.store.schema import Row
+from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import InputError, ModelError
 from cfcam_gpu.explainer import CFCAM
 from cfcam_gpu.images.contact_sheet import Entry, Strip, contact_sheet
@@ -79,9 +80,10 @@ def is_demo(out: Path) -> bool:
 
 def files(row: Row) -> dict[str, str]:
     """The pictures of an explained photo, below the output folder: kind -> path."""
-    stem = str(row["overlay"]).removesuffix("_cfcam.png")
+    overlay = str(row["overlay"])
+    stem = overlay.removesuffix("_cfcam.png")
     return {
-        "overlay": row["overlay"],
+        "overlay": overlay,
         "heatmap": f"{stem}_heatmap.png",
         "original": f"{stem}_original.png",
     }

@@ -22,7 +22,7 @@ from cfcam_gpu.dataset.execution.observer import Observer, Tally
 from cfcam_gpu.dataset.run import Summary
 from cfcam_gpu.dataset.sources.sample import split_uri
 from cfcam_gpu.dataset.store.results import Results
-from cfcam_gpu.dataset.store.store import FIELDS, Row
+from cfcam_gpu.dataset.store.schema import COLUMNS, ColumnName, Row
 from cfcam_gpu.methods import METHODS
 
 #: With more rows than this only the blank ones are listed.
@@ -212,7 +212,7 @@ class Outcome:
         )
 
     def _rows(self) -> Iterator[Row]:
-        return self.results.rows([name for name in FIELDS if name != "grid"])
+        return self.results.rows([name for name in COLUMNS if name != "grid"])
 
     def _entry(self, row: Row) -> dict[str, Any]:
         files = {kind: str(self.summary.out / file) for kind, file in self.files(row).items()}
@@ -224,7 +224,7 @@ class Outcome:
 
 
 #: Key of an image in --json -> the column it comes from.
-_KEYS = {
+_KEYS: dict[str, ColumnName] = {
     "sample_id": "sample_id", "status": "status", "stage": "stage", "error": "message",
     "error_type": "error_type", "label": "label", "class_index": "target", "class_name": "target_name",
     "probability": "target_prob", "predicted_index": "pred", "predicted_name": "pred_name",

@@ -26,7 +26,8 @@ from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.locks import claim, setup
 from cfcam_gpu.dataset.store.plan import Plan
 from cfcam_gpu.dataset.store.resume import open_plan
-from cfcam_gpu.dataset.store.store import Row, Store
+from cfcam_gpu.dataset.store.schema import Row
+from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import TooManyErrors
 
 
@@ -208,7 +209,8 @@ class _Run:
 
     def _commit(self, part: int, rows: list[Row]) -> None:
         """The pictures' names are made to last before the rows that tell of them."""
-        for folder in {(self.store.out / row["overlay"]).parent for row in rows if row.get("overlay")}:
+        overlays = (row.get("overlay") for row in rows)
+        for folder in {(self.store.out / overlay).parent for overlay in overlays if overlay}:
             self.store.sync(folder)
         self.store.write_part(part, rows, self.parts.grid, self.options.rank)
 

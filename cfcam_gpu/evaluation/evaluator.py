@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cfcam_gpu.capture.model_runner import Features
-from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer, error_columns
+from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer, error_columns, rows_of
 from cfcam_gpu.dataset.execution.worker import View
 from cfcam_gpu.dataset.sources.sample import Sample
-from cfcam_gpu.dataset.store.store import Row
+from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.evaluation.cost import images_per_second
 from cfcam_gpu.evaluation.maps import BatchMaps, normaliser
 from cfcam_gpu.evaluation.options import EvaluationOptions
@@ -92,22 +92,17 @@ class Evaluator(BatchExplainer):
         self._measure_cost(features)
         cases = self._cases(items, pixels, features, explained)
         by_method = {
-            label: _by_image(self._measured(case) | _map_columns(explained[label], self.grid))
+            label: rows_of(self._measured(case) | _map_columns(explained[label], self.grid))
             for label, case in cases.items()
         }
         assert features.logits is not None
         masks = next(iter(cases.values())).masks
         told = self.told(features.logits, next(iter(cases.values())).targets)
         told["masked"] = [False] * len(items) if masks is None else masks.flatten(1).any(1).tolist()
-        return [
-            {
-                "status": "ok",
-                **row,
-                "blank": any(rows[i]["blank"] for rows in by_method.values()),
-                "methods": {label: rows[i] for label, rows in by_method.items()},
-            }
-            for i, row in enumerate(_by_image(told))
-        ]
+        told["status"] = ["ok"] * len(items)
+        told["blank"] = [any(rows[i]["blank"] for rows in by_method.values()) for i in range(len(items))]
+        told["methods"] = [{label: rows[i] for label, rows in by_method.items()} for i in range(len(items))]
+        return rows_of(told)
 
     def _explained(self, cam: CFCAM, features: Features) -> Explanation:
         self.check()
@@ -199,10 +194,6 @@ def _listed(values: Tensor | None, column: Column, count: int) -> list[Any]:
     listed = list(on_cpu.numpy()) if column.curve else on_cpu.tolist()
     undefined = on_cpu.isnan().view(count, -1).all(1).tolist()
     return [None if missing else value for value, missing in zip(listed, undefined, strict=True)]
-
-
-def _by_image(columns: dict[str, list[Any]]) -> list[Row]:
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _masks(items: Sequence[Item], pixels: Tensor) -> Tensor | None:

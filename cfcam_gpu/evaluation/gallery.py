@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,9 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from cfcam_gpu.dataset.sources.find import open_image
-from cfcam_gpu.dataset.store.store import Row, as_rows
+from cfcam_gpu.dataset.store.schema import Row, table_to_rows
 from cfcam_gpu.errors import ImageError
+from cfcam_gpu.evaluation.store import MethodRow
 from cfcam_gpu.images.overlay import overlay, upsample_grid
 
 Pixels = npt.NDArray[np.uint8]
@@ -38,8 +40,9 @@ def gallery(
     """At most `count` rows of the photo and, by method, its map over it."""
     found = defaultdict[str, dict[str, Row]](dict)
     wanted = ["sample_id", "method", "uri", "target_name", "target_prob", "blank", "grid"]
-    for row in as_rows(choose(table.select([*wanted, "status"]), methods, count)):
-        found[row["sample_id"]][row["method"]] = row
+    chosen = choose(table.select([*wanted, "status"]), methods, count)
+    for row in cast(list[MethodRow], table_to_rows(chosen)):
+        found[row["sample_id"]][str(row["method"])] = row
     return [_cells(rows, methods, view) for rows in found.values()]
 
 

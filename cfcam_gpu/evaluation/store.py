@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,27 +22,51 @@ import pyarrow.parquet as pq
 
 from cfcam_gpu.dataset.store.atomic_files import whole_file
 from cfcam_gpu.dataset.store.plan import Plan
-from cfcam_gpu.dataset.store.store import Row, Store, as_rows, table_of
+from cfcam_gpu.dataset.store.schema import ColumnName, Row, arrow_schema, rows_to_table, table_to_rows
+from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import StoreError
 from cfcam_gpu.metrics.base import Column
 
-#: Columns of an image, the same in the rows of all its methods; all but the first three may be null.
-_IMAGE = {
-    "sample_id": pa.string(), "uri": pa.string(), "status": pa.string(), "stage": pa.string(),
-    "error_type": pa.string(), "message": pa.string(), "label": pa.string(), "target": pa.int32(),
-    "target_name": pa.string(), "target_prob": pa.float32(), "pred": pa.int32(), "pred_name": pa.string(),
-    "prob": pa.float32(), "masked": pa.bool_(), "width": pa.int32(), "height": pa.int32(),
-    "box": pa.list_(pa.float32(), 4), "decoding": pa.string(),
-}  # fmt: skip
+#: Columns of an image before and after `masked`, the same in the rows of all its methods.
+_BEFORE: tuple[ColumnName, ...] = (
+    "sample_id", "uri", "status", "stage", "error_type", "message", "label", "target", "target_name",
+    "target_prob", "pred", "pred_name", "prob",
+)  # fmt: skip
+_AFTER: tuple[ColumnName, ...] = ("width", "height", "box", "decoding")
+_IMAGE = (*_BEFORE, "masked", *_AFTER)
+
+
+class EvaluationRow(Row, total=False):
+    """What an evaluation says of one sample.
+
+    Attributes:
+        masked: whether the object's mask is known; null where the sample failed.
+        methods: label of each method -> its columns: `blank`, `grid` and those of the metrics.
+    """
+
+    masked: bool | None
+    methods: dict[str, dict[str, Any]]
+
+
+class MethodRow(Row, total=False):
+    """One stored row of an evaluation, of a sample and a method; the columns of the metrics stand beside these.
+
+    Attributes:
+        masked: as in `EvaluationRow`.
+        method: label of the method; null where the sample failed.
+    """
+
+    masked: bool | None
+    method: str | None
 
 
 def schema(columns: Sequence[Column], grid: tuple[int, int]) -> pa.Schema:
     """Columns of a part whose maps are h×w: of the image, the method, and its metrics."""
     kinds = {c.name: pa.list_(pa.float32()) if c.curve else pa.float32() for c in columns}
-    tensor = pa.fixed_shape_tensor(pa.float32(), grid)
-    return pa.schema(
-        [*_IMAGE.items(), ("method", pa.string()), ("blank", pa.bool_()), ("grid", tensor), *kinds.items()]
-    )
+    return pa.schema([
+        *arrow_schema(grid, _BEFORE), ("masked", pa.bool_()), *arrow_schema(grid, _AFTER),
+        ("method", pa.string()), *arrow_schema(grid, ("blank", "grid")), *kinds.items(),
+    ])  # fmt: skip
 
 
 class EvaluationStore(Store):
@@ -62,11 +86,12 @@ class EvaluationStore(Store):
     def rows(self, part: int, columns: Sequence[str] | None = None) -> list[Row]:
         """One row per sample; what belongs to a method stands under `methods`."""
         wanted = None if columns is None else ["sample_id", "method", *columns]
-        found = as_rows(self.read_part(part, wanted))
-        return [_nested(list(rows)) for _, rows in groupby(found, key=lambda row: row["sample_id"])]
+        lines: list[Any] = table_to_rows(self.read_part(part, wanted))
+        return [_nested(list(group)) for _, group in groupby(lines, key=lambda line: line["sample_id"])]
 
     def _table(self, rows: Sequence[Row], grid: tuple[int, int]) -> pa.Table:
-        return table_of([line for row in rows for line in _lines(row)], schema(self.columns, grid))
+        lines = [line for row in rows for line in _lines(cast(EvaluationRow, row))]
+        return rows_to_table(lines, schema(self.columns, grid))
 
     def write_cost(self, index: int, cost: dict[str, float]) -> None:
         """Keeps images per second of the methods that the process of a share measured. Raises StoreError."""
@@ -132,18 +157,18 @@ class EvaluationStore(Store):
         super().wipe([path.relative_to(self.out).as_posix() for path in [*files, *made]])
 
 
-def _lines(row: Row) -> Iterator[Row]:
-    """A sample's rows: one for each method, or one without a method if it failed."""
-    shared = {name: row.get(name) for name in _IMAGE}
+def _lines(row: EvaluationRow) -> Iterator[dict[str, Any]]:
+    """A sample's stored rows: one for each method, or one without a method if it failed."""
+    shared = {name: value for name, value in row.items() if name in _IMAGE}
     if "methods" not in row:
         yield shared
     for label, columns in row.get("methods", {}).items():
         yield {**shared, "method": label, **columns}
 
 
-def _nested(lines: list[Row]) -> Row:
+def _nested(lines: list[dict[str, Any]]) -> EvaluationRow:
     """The reverse of `_lines`."""
-    row = {name: lines[0][name] for name in _IMAGE if name in lines[0]}
+    row = cast(EvaluationRow, {name: lines[0][name] for name in _IMAGE if name in lines[0]})
     if lines[0]["method"] is None:
         return row
     row["blank"] = any(line.get("blank") for line in lines)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from cfcam_gpu.dataset.store.atomic_files import reason, remove_page_folders, write_whole
 from cfcam_gpu.dataset.store.results import Results, open_results
-from cfcam_gpu.dataset.store.store import REPORT, REPORT_TITLE, Row
+from cfcam_gpu.dataset.store.schema import Row
+from cfcam_gpu.dataset.store.store import REPORT, REPORT_TITLE
 from cfcam_gpu.errors import ConfigError, InputError
 from cfcam_gpu.report.files import Files, Folder, Inline
 from cfcam_gpu.report.page import render

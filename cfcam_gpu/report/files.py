@@ -9,7 +9,7 @@ from typing import Protocol
 from urllib.parse import quote
 
 from cfcam_gpu.dataset.store.atomic_files import page_folder
-from cfcam_gpu.dataset.store.store import Row
+from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.report.payload import make_block, to_json
 from cfcam_gpu.report.pictures import Picture
 

@@ -11,35 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cfcam_gpu.dataset.store.store import Row
+from cfcam_gpu.dataset.store.schema import COLUMNS, Row
 from cfcam_gpu.images.overlay import COLORMAPS, colorize
 from cfcam_gpu.report.pictures import Picture
 from cfcam_gpu.report.survey import Judge, Survey
 
-#: Columns of the store that the page shows as they are.
-FIELDS = (
-    "sample_id",
-    "uri",
-    "status",
-    "stage",
-    "error_type",
-    "message",
-    "label",
-    "target",
-    "target_name",
-    "target_prob",
-    "pred",
-    "pred_name",
-    "prob",
-    "n_clusters",
-    "noise_fraction",
-    "blank",
-    "heatmap_max",
-    "width",
-    "height",
-    "box",
-    "overlay",
-)
+#: Columns of a row that the page shows as they are.
+FIELDS = tuple(name for name in COLUMNS if name not in ("grid", "decoding"))
 
 #: A browser ends a script at `</script` and reads `<!--` and these two line separators in its own way.
 _ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from cfcam_gpu.dataset.sources.find import open_image
-from cfcam_gpu.dataset.store.store import Row
+from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.errors import ImageError
 
 QUALITY = 82

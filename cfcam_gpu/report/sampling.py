@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cfcam_gpu.dataset.store.results import Results
-from cfcam_gpu.dataset.store.store import Row, as_rows
+from cfcam_gpu.dataset.store.schema import Row, table_to_rows
 from cfcam_gpu.report.survey import OK
 
 #: Row numbers in the whole run.
@@ -67,5 +67,5 @@ def take_rows(results: Results, positions: Positions) -> Iterator[Row]:
     for table in results.tables():
         first, last = np.searchsorted(positions, (start, start + len(table)))
         if last > first:
-            yield from as_rows(table.take(positions[first:last] - start))
+            yield from table_to_rows(table.take(positions[first:last] - start))
         start += len(table)

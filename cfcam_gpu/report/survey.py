@@ -13,12 +13,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cfcam_gpu.dataset.store.results import Results
-from cfcam_gpu.dataset.store.store import grids
+from cfcam_gpu.dataset.store.schema import ColumnName, table_maps
 
 #: Kinds of rows. A blank one is explained too, with an all-zero map.
 OK, BLANK, ERROR = 0, 1, 2
 
-_COLUMNS = [
+_COLUMNS: list[ColumnName] = [
     "status",
     "stage",
     "error_type",
@@ -149,7 +149,9 @@ def _add_judgements(survey: Survey, columns: dict[str, list[Any]], judge: Judge)
 
 def _add_maps(survey: Survey, table: pa.Table, columns: dict[str, list[Any]]) -> None:
     """Bilinear upsampling is linear, so the mean of the grids upsampled is the mean of the heatmaps."""
-    maps = zip(grids(table), columns["target"], columns["target_name"], columns["heatmap_max"], strict=True)
+    maps = zip(
+        table_maps(table), columns["target"], columns["target_name"], columns["heatmap_max"], strict=True
+    )
     for grid, target, name, peak in maps:
         if grid is None or target is None:
             continue

@@ -319,7 +319,7 @@ def test_parts_without_run_json_are_no_finished_work(tmp_path):
     folder, out = save(tmp_path / "in", a=photo(1)), tmp_path / "out"
     run(folder, out)
     (out / "run.json").unlink()
-    with pytest.raises(StoreError, match=r"parts holds parts but .*run.json is missing"):
+    with pytest.raises(StoreError, match=r"shards holds parts but .*run.json is missing"):
         run(folder, out)
     run(folder, out, overwrite=True)
     assert len(rows(out)) == 1

@@ -23,7 +23,7 @@ from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.dataset import explain_dataset, open_results
 from cfcam_gpu.dataset.execution.observer import Interrupted, Observer
 from cfcam_gpu.dataset.store.plan import Plan
-from cfcam_gpu.dataset.store.store import as_rows
+from cfcam_gpu.dataset.store.schema import table_to_rows
 from cfcam_gpu.errors import ConfigError, InputError, ModelError, StoreError
 from cfcam_gpu.evaluation import cost, evaluate
 from cfcam_gpu.evaluation import run as evaluation_run
@@ -255,7 +255,7 @@ def test_maps_of_two_resolutions_are_stored_at_the_larger(pictures, tmp_path):
     """And a share of the finer layer is part of what makes two evaluations the same."""
     methods = {"coarse": "cfcam", "fine": ("cfcam-fine", CFCAMConfig(fine_share=0.5))}
     measure(pictures, tmp_path / "out", methods=methods, finer_layer="stem")
-    grids = {row["method"]: row["grid"] for row in as_rows(table(tmp_path / "out"))}
+    grids = {row["method"]: row["grid"] for row in table_to_rows(table(tmp_path / "out"))}
     assert {name: grid.shape for name, grid in grids.items()} == {"coarse": (32, 32), "fine": (32, 32)}
     again = {**methods, "fine": ("cfcam-fine", CFCAMConfig(fine_share=0.6))}
     with pytest.raises(StoreError, match=r"methods.fine.config.fine_share was 0.5, now 0.6"):

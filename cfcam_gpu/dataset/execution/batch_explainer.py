@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from cfcam_gpu._utils.device import model_errors
 from cfcam_gpu.dataset.execution.worker import View
 from cfcam_gpu.dataset.sources.sample import Sample
-from cfcam_gpu.dataset.store.store import Row
+from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.errors import OutOfMemory, TargetError
 from cfcam_gpu.explainer import CFCAM, Explanation
 from cfcam_gpu.models import LoadedModel
@@ -140,10 +140,10 @@ class BatchExplainer:
             "grid": list(result.grid.float().cpu().numpy()),
             "heatmap_max": self._peaks(result.grid),
         }
-        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        columns = {"status": ["ok"] * len(result.logits), **columns}
         return [
-            {"status": "ok", **row} if problem is None else error_columns("InvalidImagesError", problem)
-            for row, problem in zip(rows, result.problems, strict=True)
+            row if problem is None else error_columns("InvalidImagesError", problem)
+            for row, problem in zip(rows_of(columns), result.problems, strict=True)
         ]
 
     def told(self, logits: torch.Tensor, targets: torch.Tensor) -> dict[str, list[Any]]:
@@ -164,6 +164,12 @@ class BatchExplainer:
         size = self.loaded.preprocess.size
         upsampled = F.interpolate(grid[:, None].float(), size=size, mode="bilinear", align_corners=False)
         return [float(peak) for peak in upsampled.amax((1, 2, 3)).tolist()]
+
+
+def rows_of(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
+    """One row for each image from columns with one value for each image."""
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return cast(list[Row], rows)
 
 
 def _listed(values: torch.Tensor | None, count: int) -> list[Any]:

@@ -16,7 +16,7 @@ from cfcam_gpu.dataset.execution.pipeline import Pictures, Pipeline, Work
 from cfcam_gpu.dataset.execution.pool import Pool, make_pool
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.store.fingerprint import about, weights_hash
-from cfcam_gpu.dataset.store.store import Row
+from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.explainer import CFCAM
 from cfcam_gpu.methods import find_method
 from cfcam_gpu.models import LoadedModel, load_model

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cfcam_gpu.dataset.store.store import Row
+from cfcam_gpu.dataset.store.schema import Row
 
 log = logging.getLogger("cfcam_gpu")
 

@@ -18,7 +18,7 @@ from cfcam_gpu.dataset.execution.pool import Pool
 from cfcam_gpu.dataset.execution.worker import PICTURES, Failure, Style, View
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.atomic_files import NO_SPACE
-from cfcam_gpu.dataset.store.store import Row
+from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.errors import StoreError
 
 
@@ -153,7 +153,7 @@ class Pipeline:
         explained = dict(zip(good, found, strict=True))
         for i, (sample, view) in enumerate(zip(samples, views, strict=True)):
             told = self._seen(view) | explained[i] if i in explained else _failed(view, "decode")
-            row = {"sample_id": sample.sample_id, "uri": sample.uri, "label": sample.label, **told}
+            row: Row = {"sample_id": sample.sample_id, "uri": sample.uri, "label": sample.label, **told}
             batch.rows.append(row)
             if self.pictures is not None and row["status"] == "ok":
                 batch.written[i] = self._write(self.pictures, batch.work.part, sample, row)
@@ -177,7 +177,7 @@ class Pipeline:
 
     def _unwritten(self, row: Row, failure: Failure) -> None:
         assert self.pictures is not None
-        path = self.pictures.out / row["overlay"]
+        path = self.pictures.out / str(row["overlay"])
         if failure.code in NO_SPACE:
             raise StoreError(
                 f"cannot write {path}: {failure.message}; what is done so far is kept, the same command resumes"

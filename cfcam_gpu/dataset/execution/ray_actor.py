@@ -24,7 +24,7 @@ from cfcam_gpu.dataset.execution.worker import View
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.fingerprint import about
-from cfcam_gpu.dataset.store.store import Row
+from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.errors import StoreError
 from cfcam_gpu.models import LoadedModel
 

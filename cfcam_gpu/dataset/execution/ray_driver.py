@@ -25,7 +25,7 @@ from cfcam_gpu.dataset.execution.ray_actor import AT_ONCE, PartActor, Task
 from cfcam_gpu.dataset.execution.ray_cluster import joined, layout
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.store.fingerprint import differences
-from cfcam_gpu.dataset.store.store import Row
+from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.errors import BackendError, CFCAMError, ConfigError
 from cfcam_gpu.models import LoadedModel
 

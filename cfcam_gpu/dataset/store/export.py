@@ -14,17 +14,17 @@ from cfcam_gpu.dataset.execution.worker import encode
 from cfcam_gpu.dataset.sources.sample import split_uri
 from cfcam_gpu.dataset.store.atomic_files import reason, whole_file, write_whole
 from cfcam_gpu.dataset.store.results import Results
-from cfcam_gpu.dataset.store.store import Row, grids
+from cfcam_gpu.dataset.store.schema import ColumnName, Row, table_maps
 from cfcam_gpu.errors import ConfigError, InputError, ModelError
 from cfcam_gpu.images.overlay import check_style, colorize, upsample_grid
 
 #: Columns that become arrays beside the heatmaps, their types, and what stands for null.
-_ARRAYS: dict[str, tuple[Any, Any]] = {
+_ARRAYS: dict[ColumnName, tuple[Any, Any]] = {
     "target": (np.int32, -1), "target_prob": (np.float32, np.nan), "pred": (np.int32, -1),
     "prob": (np.float32, np.nan), "n_clusters": (np.int32, -1), "noise_fraction": (np.float32, np.nan),
     "blank": (np.bool_, False), "heatmap_max": (np.float32, np.nan),
 }  # fmt: skip
-_TEXTS = ("sample_id", "uri", "status", "label")
+_TEXTS: tuple[ColumnName, ...] = ("sample_id", "uri", "status", "label")
 
 
 def export(
@@ -106,13 +106,13 @@ def _blocks(results: Results, name: str, shape: tuple[int, int]) -> Iterator[np.
     """The heatmaps or grids of one part after the other, (n, *shape) float32, zeros for failed samples."""
     for table in results.tables(["grid"]):
         block = np.zeros((len(table), *shape), np.float32)
-        for place, grid in zip(block, grids(table), strict=True):
+        for place, grid in zip(block, table_maps(table), strict=True):
             if grid is not None:
                 place[:] = upsample_grid(grid, shape) if name == "heatmap" else grid
         yield block
 
 
-def _columns(results: Results) -> dict[str, np.ndarray]:
+def _columns(results: Results) -> dict[ColumnName, np.ndarray]:
     table = results.table([*_TEXTS, *_ARRAYS])
     texts = {name: np.array(table[name].fill_null("").to_pylist(), dtype=np.str_) for name in _TEXTS}
     numbers = {

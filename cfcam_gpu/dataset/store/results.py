@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cfcam_gpu.dataset.store.plan import Plan
-from cfcam_gpu.dataset.store.store import FIELDS, Row, Store, as_rows, grids, schema
+from cfcam_gpu.dataset.store.schema import COLUMNS, Row, arrow_schema, table_maps, table_to_rows
+from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import ConfigError, InputError, ModelError, StoreError
 from cfcam_gpu.images.overlay import fit_heatmap, upsample_grid
 
@@ -81,7 +82,7 @@ class Results:
         }  # fmt: skip
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """One Arrow table a part, in order; `columns`: names from `store.FIELDS`, None: all."""
+        """One Arrow table a part, in order; `columns`: names from `store.COLUMNS`, None: all."""
         _check_columns(columns)
         for part in self.parts:
             yield self.store.read_part(part, columns)
@@ -89,8 +90,8 @@ class Results:
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows in one Arrow table; `grid` is a fixed-shape tensor (h, w)."""
         _check_columns(columns)
-        whole = schema(self.grid)
-        wanted = pa.schema([whole.field(name) for name in columns or FIELDS])
+        whole = arrow_schema(self.grid)
+        wanted = pa.schema([whole.field(name) for name in columns or COLUMNS])
         return pa.concat_tables(
             [wanted.empty_table(), *(t.select(wanted.names) for t in self.tables(columns))]
         )
@@ -109,19 +110,21 @@ class Results:
         names = [name for name in table.column_names if name != "grid"]
         frame: pandas.DataFrame = table.select(names).to_pandas()
         if "grid" in table.column_names:
-            frame.insert(table.column_names.index("grid"), "grid", pandas.Series(grids(table), dtype=object))
+            frame.insert(
+                table.column_names.index("grid"), "grid", pandas.Series(table_maps(table), dtype=object)
+            )
         return frame
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
         """Every row as a dict, part by part; `grid` is (h, w) float32 or None."""
         for table in self.tables(columns):
-            yield from as_rows(table)
+            yield from table_to_rows(table)
 
     def named_rows(self) -> Iterator[tuple[str, Row]]:
         """Every row with the name that its files carry: a relative path without extension."""
         plan = self.plan
         for part in self.parts:
-            rows = as_rows(self.store.read_part(part))
+            rows = table_to_rows(self.store.read_part(part))
             for sample, row in zip(plan.samples(part), rows, strict=True):
                 yield sample.name, row
 
@@ -134,7 +137,7 @@ class Results:
         for part in self.parts:
             position = pc.index(self.store.read_part(part, ["sample_id"])["sample_id"], sample_id).as_py()
             if position >= 0:
-                return as_rows(self.store.read_part(part).slice(position, 1))[0]
+                return table_to_rows(self.store.read_part(part).slice(position, 1))[0]
         raise InputError(f"{self.store.out} has no row of a sample {sample_id!r}")
 
     def heatmap(
@@ -152,14 +155,15 @@ class Results:
             InputError: there is no such sample, or it has no map.
             ConfigError: another size.
         """
-        row = self.row(sample) if isinstance(sample, str) else sample
-        if row.get("grid") is None:
+        row: Mapping[str, Any] = self.row(sample) if isinstance(sample, str) else sample
+        grid = row.get("grid")
+        if grid is None:
             why = row.get("message") or "its row has no grid"
             raise InputError(f"sample {row.get('sample_id')!r} has no heatmap: {why}")
         if size == "original":
-            heatmap = upsample_grid(row["grid"], self.size)
+            heatmap = upsample_grid(grid, self.size)
             return fit_heatmap(heatmap, tuple(row["box"]), row["width"], row["height"])
-        return upsample_grid(row["grid"], self.size if size is None else _checked_size(size))
+        return upsample_grid(grid, self.size if size is None else _checked_size(size))
 
 
 def _checked_size(size: Any) -> tuple[int, int]:
@@ -169,6 +173,6 @@ def _checked_size(size: Any) -> tuple[int, int]:
 
 
 def _check_columns(columns: Sequence[str] | None) -> None:
-    unknown = [name for name in columns or () if name not in FIELDS]
+    unknown = [name for name in columns or () if name not in COLUMNS]
     if unknown:
-        raise ConfigError(f"unknown column {unknown[0]!r}; choose among: {', '.join(FIELDS)}")
+        raise ConfigError(f"unknown column {unknown[0]!r}; choose among: {', '.join(COLUMNS)}")

@@ -16,40 +16,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.atomic_files import reason, remove_page_folders, sync_folder, write_whole
 from cfcam_gpu.dataset.store.plan import Plan, write_plan
+from cfcam_gpu.dataset.store.schema import Row, arrow_schema, rows_to_table, table_to_rows
 from cfcam_gpu.errors import InputError, StoreError
 
 FORMAT = 1
 
 #: The page that `cfcam report` writes into the folder, and how its title begins.
 REPORT, REPORT_TITLE = "report.html", "CF-CAM report"
-
-#: Columns of a part before and after `grid`, with their types; all but the first three may be null.
-_BEFORE = {
-    "sample_id": pa.string(), "uri": pa.string(), "status": pa.string(), "stage": pa.string(),
-    "error_type": pa.string(), "message": pa.string(), "label": pa.string(), "target": pa.int32(),
-    "target_name": pa.string(), "target_prob": pa.float32(), "pred": pa.int32(), "pred_name": pa.string(),
-    "prob": pa.float32(), "n_clusters": pa.int32(), "noise_fraction": pa.float32(), "blank": pa.bool_(),
-}  # fmt: skip
-_AFTER = {
-    "heatmap_max": pa.float32(), "width": pa.int32(), "height": pa.int32(), "box": pa.list_(pa.float32(), 4),
-    "overlay": pa.string(), "decoding": pa.string(),
-}  # fmt: skip
-FIELDS = (*_BEFORE, "grid", *_AFTER)
-
-Row = dict[str, Any]
-
-
-def schema(grid: tuple[int, int]) -> pa.Schema:
-    """The columns of a part whose maps are h×w: `grid`."""
-    tensor = pa.fixed_shape_tensor(pa.float32(), grid)
-    return pa.schema([*_BEFORE.items(), ("grid", tensor), *_AFTER.items()])
 
 
 class Store:
@@ -159,7 +138,7 @@ class Store:
 
     def rows(self, part: int, columns: Sequence[str] | None = None) -> list[Row]:
         """One row per sample of a part. Raises StoreError."""
-        return as_rows(self.read_part(part, columns))
+        return table_to_rows(self.read_part(part, columns))
 
     def sync(self, folder: Path) -> None:
         """Makes the names in a folder last. Raises StoreError."""
@@ -195,7 +174,7 @@ class Store:
             raise StoreError(f"cannot remove the earlier run in {self.out}: {reason(error)}") from error
 
     def _table(self, rows: Sequence[Row], grid: tuple[int, int]) -> pa.Table:
-        return as_table(rows, grid)
+        return rows_to_table(rows, arrow_schema(grid))
 
     def _remove_picture(self, picture: str) -> None:
         path = self.out / picture
@@ -228,52 +207,3 @@ class Store:
 def _remove_if_empty(folder: Path) -> None:
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-
-
-def as_table(rows: Sequence[Row], grid: tuple[int, int]) -> pa.Table:
-    """Rows (dicts of `FIELDS`, absent ones null; `grid` (h,w) float32) as the table of a part."""
-    return table_of(rows, schema(grid))
-
-
-def table_of(rows: Sequence[Row], columns: pa.Schema) -> pa.Table:
-    """Rows (dicts, absent values null) as a table; `grid` is a column of fixed-shape tensors."""
-    arrays = [
-        _tensors([row.get("grid") for row in rows], field.type)
-        if field.name == "grid"
-        else pa.array([row.get(field.name) for row in rows], field.type)
-        for field in columns
-    ]
-    return pa.Table.from_arrays(arrays, schema=columns)
-
-
-def as_rows(table: pa.Table) -> list[Row]:
-    """The reverse of `as_table`; columns that the table lacks are absent."""
-    others = [name for name in table.column_names if name != "grid"]
-    rows = table.select(others).to_pylist() if others else [{} for _ in range(len(table))]
-    if "grid" in table.column_names:
-        for row, grid in zip(rows, grids(table), strict=True):
-            row["grid"] = grid
-    return rows
-
-
-def grids(table: pa.Table) -> list[np.ndarray | None]:
-    """The maps of a table's rows, (h,w) float32 at raw scale, None where a sample failed before it had one."""
-    found: list[np.ndarray | None] = []
-    for chunk in table.column("grid").chunks:
-        storage, shape = chunk.storage, tuple(chunk.type.shape)
-        cells = shape[0] * shape[1]
-        values = storage.values.slice(storage.offset * cells, len(storage) * cells)
-        maps = values.to_numpy(zero_copy_only=False).reshape(len(storage), *shape)
-        found += [m if valid else None for m, valid in zip(maps, storage.is_valid().to_pylist(), strict=True)]
-    return found
-
-
-def _tensors(maps: Sequence[np.ndarray | None], kind: pa.FixedShapeTensorType) -> pa.Array:
-    h, w = kind.shape
-    values = np.zeros((len(maps), h * w), np.float32)
-    for line, one in zip(values, maps, strict=True):
-        if one is not None:
-            line[:] = one.reshape(-1)
-    missing = pa.array([one is None for one in maps], pa.bool_())
-    storage = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), h * w, mask=missing)
-    return pa.ExtensionArray.from_storage(kind, storage)

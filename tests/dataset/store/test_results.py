@@ -19,7 +19,7 @@ from cfcam_gpu.cfcam.weighting import upsample_and_normalise
 from cfcam_gpu.dataset import Results, open_results
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.export import FORMATS, export
-from cfcam_gpu.dataset.store.store import FIELDS
+from cfcam_gpu.dataset.store.schema import COLUMNS
 from cfcam_gpu.errors import ConfigError, InputError, ModelError, StoreError
 from cfcam_gpu.images.overlay import colorize, fit_heatmap, upsample_grid
 from cfcam_gpu.images.preprocess import Preprocess
@@ -60,7 +60,7 @@ def test_counts_and_length(results):
 
 def test_the_table_has_all_rows_in_order_and_the_columns_asked_for(results):
     table = results.table()
-    assert table.column_names == list(FIELDS)
+    assert table.column_names == list(COLUMNS)
     assert table["sample_id"].to_pylist() == [f"id/{name}" for name in NAMES]
     assert results.table(["label", "pred"]).column_names == ["label", "pred"]
     assert len(results.only([]).table()) == 0
@@ -70,7 +70,7 @@ def test_the_table_has_all_rows_in_order_and_the_columns_asked_for(results):
 
 def test_rows_and_pandas_hold_the_maps(results):
     rows, frame = list(results.rows()), results.to_pandas()
-    assert list(frame.columns) == list(FIELDS)
+    assert list(frame.columns) == list(COLUMNS)
     assert rows[1]["grid"] is None
     assert pd.isna(frame["grid"][1])
     for i in (0, 2, 3, 4):
