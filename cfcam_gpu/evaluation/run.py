@@ -17,6 +17,7 @@ from cfcam_gpu._utils.device import resolve_device
 from cfcam_gpu.dataset.execution.local import LocalParts, Model, opened
 from cfcam_gpu.dataset.execution.observer import Observer
 from cfcam_gpu.dataset.run import Summary, carry_out, samples_of
+from cfcam_gpu.dataset.sources.masks import check_masks, with_masks
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.fingerprint import about
 from cfcam_gpu.dataset.store.locks import setup
@@ -29,7 +30,6 @@ from cfcam_gpu.evaluation.page import write_page
 from cfcam_gpu.evaluation.plots import IMAGES, check_plots, write_plots
 from cfcam_gpu.evaluation.store import EvaluationStore
 from cfcam_gpu.evaluation.summary import summarise
-from cfcam_gpu.images.masks import check_masks, with_masks
 from cfcam_gpu.images.preprocess import Preprocess
 from cfcam_gpu.metrics.base import Metric
 

@@ -1,123 +1,136 @@
-"""Masks of the objects in images: where they are found, and how they come to what the model sees."""
+"""Masks of the objects in images: read from a file or drawn from a box, and fitted to the model's view."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cfcam_gpu.dataset.sources.sample import Sample, path_uri, split_uri
-from cfcam_gpu.errors import ImageError, InputError
+from cfcam_gpu._utils.messages import first_line
+from cfcam_gpu.errors import ImageError
 from cfcam_gpu.images.preprocess import Preprocess
 
-_BOX = "box:"
+#: (x0, y0, x1, y1) in pixels of the upright image.
+Box = tuple[float, float, float, float]
+
+#: Pillow's modes whose last channel is opacity.
+_WITH_ALPHA = ("LA", "RGBA")
 
 
 class MaskError(ImageError):
     """A mask that cannot be read or does not fit its image; the message is the reason."""
 
 
-def with_masks(samples: Sequence[Sample], folder: Path) -> list[Sample]:
-    """The samples, those with a mask `folder`/NAME.png with it; NAME is the sample's, its path without extension.
+def parse_box(text: str) -> Box:
+    """The box that a text like "x0,y0,x1,y1" gives; brackets around it are allowed.
 
     Raises:
-        InputError: the folder does not exist, or a sample has another mask from its manifest.
+        ValueError: no such box; the message completes a sentence that begins with the text.
+
+    Example:
+        >>> parse_box("[10, 20, 30.5, 40]")
+        (10.0, 20.0, 30.5, 40.0)
     """
-    if not folder.is_dir():
-        raise InputError(f"the folder of masks {str(folder)!r} does not exist")
-    return [_with_mask(sample, (folder / f"{sample.name}.png").absolute()) for sample in samples]
-
-
-def _with_mask(sample: Sample, path: Path) -> Sample:
-    if not path.is_file():
-        return sample
-    if sample.mask is not None:
-        raise InputError(
-            f"sample {sample.sample_id!r} has a mask in the manifest and in the folder of masks; leave out one"
-        )
-    return replace(sample, mask=path_uri(str(path)))
-
-
-def check_masks(samples: Sequence[Sample]) -> None:
-    """Raises InputError for the first mask that its manifest gives wrongly."""
-    for sample in samples:
-        if sample.mask is not None and sample.mask.startswith("broken:"):
-            _, (where, reason) = split_uri(sample.mask)
-            raise InputError(f"{where}: {reason}")
-
-
-def box_mask(text: str) -> str:
-    """The mask of a sample whose object is in a box "x0,y0,x1,y1", in pixels of the upright image.
-
-    Raises:
-        ValueError: not such a box; the message goes on after the text.
-    """
-    corners = _corners(text)
-    if corners is None or not (corners[0] < corners[2] and corners[1] < corners[3]):
-        raise ValueError("must be x0,y0,x1,y1 in pixels with x0 < x1 and y0 < y1")
-    return _BOX + ",".join(f"{corner:.10g}" for corner in corners)
-
-
-def _corners(text: str) -> tuple[float, float, float, float] | None:
     try:
         x0, y0, x1, y1 = (float(part) for part in text.strip("[]() ").split(","))
     except ValueError:
-        return None
-    return (x0, y0, x1, y1) if all(map(math.isfinite, (x0, y0, x1, y1))) else None
+        x0 = y0 = x1 = y1 = math.nan
+    if not (all(map(math.isfinite, (x0, y0, x1, y1))) and x0 < x1 and y0 < y1):
+        raise ValueError("must be x0,y0,x1,y1 in pixels with x0 < x1 and y0 < y1")
+    return x0, y0, x1, y1
 
 
-def read_mask(mask: str, size: tuple[int, int], preprocess: Preprocess) -> npt.NDArray[np.bool_]:
-    """(H,W) bool: the object's pixels in the model's view of an image, cropped and resized as it is (nearest).
+def box_text(box: Box) -> str:
+    """The box as `parse_box` reads it.
+
+    Example:
+        >>> box_text((10.0, 20.0, 30.5, 40.0))
+        '10,20,30.5,40'
+    """
+    return ",".join(f"{corner:.10g}" for corner in box)
+
+
+def draw_box(box: Box, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """The mask (height, width) of an image of that size: true for pixels whose centre is in the box.
 
     Args:
-        mask: as `Sample.mask` holds it: the path of an image whose pixels other than 0 are the object, or a box.
+        size: (width, height) of the image.
+
+    Raises:
+        MaskError: no pixel is in the box.
+
+    Example:
+        >>> draw_box((1, 0, 3, 1), (4, 2)).astype(int).tolist()
+        [[0, 1, 1, 0], [0, 0, 0, 0]]
+    """
+    x, y = (np.arange(side) + 0.5 for side in size)
+    x0, y0, x1, y1 = box
+    pixels: npt.NDArray[np.bool_] = ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))
+    if not pixels.any():
+        raise MaskError(f"the box {box_text(box)} lies outside of the image of {size[0]} by {size[1]} pixels")
+    return pixels
+
+
+def read_mask(path: Path, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """The mask (height, width) in an image file: true where a pixel is not 0 (opacity does not count).
+
+    Args:
         size: (width, height) of the upright image, which the mask must have as well.
 
     Raises:
-        MaskError: the mask cannot be read, has another size or is empty.
+        MaskError: the file cannot be read, has another size, or all of its pixels are 0.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "mask.png"
+        ...     Image.fromarray(np.array([[0, 255], [0, 0]], np.uint8)).save(path)
+        ...     read_mask(path, size=(2, 2)).tolist()
+        [[False, True], [False, False]]
     """
-    box = _corners(mask.removeprefix(_BOX)) if mask.startswith(_BOX) else None
-    pixels = _drawn(box, size) if box else _decoded(mask, size)
-    if not pixels.any():
-        what = f"the box {mask.removeprefix(_BOX)} lies outside of" if box else "the mask marks nothing of"
-        raise MaskError(f"{what} the image of {size[0]} by {size[1]} pixels")
-    height, width = preprocess.size
-    picture = Image.fromarray(pixels.astype(np.uint8))
-    view = picture.resize((width, height), Image.Resampling.NEAREST, preprocess.visible_box(*size))
-    return np.asarray(view) > 0
-
-
-def _drawn(box: tuple[float, float, float, float], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """A pixel belongs to a box that holds its centre."""
-    x, y = (np.arange(side) + 0.5 for side in size)
-    x0, y0, x1, y1 = box
-    inside: npt.NDArray[np.bool_] = ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))
-    return inside
-
-
-def _decoded(mask: str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    _, (path,) = split_uri(mask)
     try:
         with Image.open(path) as picture:
-            if picture.size != size:  # before its pixels are decoded, so that their number is bounded
-                raise MaskError(
-                    f"the mask {path} has {picture.size[0]} by {picture.size[1]} pixels, its image {size[0]} by "
-                    f"{size[1]}; masks must have the size of the upright image"
-                )
-            opaque = picture.convert(picture.mode.removesuffix("A")) if picture.mode in _ALPHA else picture
+            _check_size(path, picture.size, size)
+            opaque = picture.convert(picture.mode[:-1]) if picture.mode in _WITH_ALPHA else picture
             values = np.asarray(opaque)
     except MaskError:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise MaskError(f"the mask {path} cannot be read: {reason}") from error
-    return values != 0 if values.ndim == 2 else (values != 0).any(2)
+    pixels = values != 0 if values.ndim == 2 else (values != 0).any(2)
+    if not pixels.any():
+        raise MaskError(f"the mask marks nothing of the image of {size[0]} by {size[1]} pixels")
+    return pixels
 
 
-#: Modes whose last channel is no colour.
-_ALPHA = ("LA", "RGBA")
+def _check_size(path: Path, actual: tuple[int, int], expected: tuple[int, int]) -> None:
+    """Before the pixels are decoded, so that a wrong file cannot use much memory."""
+    if actual != expected:
+        raise MaskError(
+            f"the mask {path} has {actual[0]} by {actual[1]} pixels, its image {expected[0]} by "
+            f"{expected[1]}; masks must have the size of the upright image"
+        )
+
+
+def mask_view(pixels: npt.NDArray[np.bool_], preprocess: Preprocess) -> npt.NDArray[np.bool_]:
+    """The mask of what the model sees: cropped and resized as `preprocess.view` does with the image.
+
+    Args:
+        pixels: (height, width) bool, of the upright image.
+
+    Returns:
+        (H, W) bool at the model's input size; each pixel is the nearest one of `pixels`.
+
+    Example:
+        >>> squash = Preprocess((1, 2), mean=(0, 0, 0), std=(1, 1, 1))
+        >>> mask_view(np.array([[True, True, False, False]] * 3), squash).tolist()
+        [[True, False]]
+    """
+    height, width = preprocess.size
+    box = preprocess.visible_box(pixels.shape[1], pixels.shape[0])
+    picture = Image.fromarray(pixels.astype(np.uint8))
+    return np.asarray(picture.resize((width, height), Image.Resampling.NEAREST, box)) > 0

@@ -31,7 +31,6 @@ from cfcam_gpu.evaluation.evaluator import sample_seed
 from cfcam_gpu.evaluation.maps import BatchMaps, normaliser
 from cfcam_gpu.evaluation.store import EvaluationStore
 from cfcam_gpu.explainer import CFCAM
-from cfcam_gpu.images.masks import MaskError, box_mask, read_mask
 from cfcam_gpu.images.preprocess import Preprocess
 from cfcam_gpu.methods import METHODS as METHOD_TABLE
 from cfcam_gpu.metrics.options import MetricOptions
@@ -358,49 +357,6 @@ def test_the_default_measures_localisation_where_there_are_masks(pictures, tmp_p
     measure(pictures, tmp_path / "without", **few)
     assert "iou_25" in table(tmp_path / "with").column_names
     assert "iou_25" not in table(tmp_path / "without").column_names
-
-
-@pytest.mark.parametrize("kind", ["L", "1", "P", "RGB", "RGBA", "I;16"])
-def test_a_mask_comes_to_the_models_view_as_the_image_does(tmp_path, kind):
-    """The image is white where its mask is, so the view of the one must be the mask of the other."""
-    area = np.zeros((100, 160), bool)
-    area[20:70, 60:110] = True
-    path = tmp_path / "mask.png"
-    if kind == "I;16":
-        Image.fromarray(area.astype(np.uint16)).save(path)
-    elif kind == "P":
-        palette = Image.fromarray(area.astype(np.uint8), "P")
-        palette.putpalette([255, 0, 0, 0, 0, 0])  # the index counts, not its colour
-        palette.save(path)
-    else:
-        Image.fromarray(area.astype(np.uint8) * 255).convert(kind).save(path)
-    preprocess = Preprocess((40, 40), (0, 0, 0), (1, 1, 1), resize=50, interpolation="nearest")
-    picture = Image.fromarray(area.astype(np.uint8) * 255).convert("RGB")
-    expected = preprocess.view(picture)[..., 0] > 0
-    assert 0 < expected.sum() < expected.size
-    np.testing.assert_array_equal(read_mask(str(path), (160, 100), preprocess), expected)
-    box = box_mask("60,20,110,70")
-    np.testing.assert_array_equal(read_mask(box, (160, 100), preprocess), expected)
-
-
-@pytest.mark.parametrize(
-    ("mask", "message"),
-    [
-        (np.ones((44, 60), np.uint8), "has 60 by 44 pixels, its image 60 by 45; masks must have the size"),
-        (np.zeros((45, 60), np.uint8), "the mask marks nothing of the image of 60 by 45 pixels"),
-        (b"no picture", "cannot be read: cannot identify image file"),
-        (None, "cannot be read: No such file or directory"),
-        ("70,5,90,20", "the box 70,5,90,20 lies outside of the image of 60 by 45 pixels"),
-    ],
-)
-def test_a_mask_that_does_not_fit_is_an_error_of_its_image(tmp_path, mask, message):
-    text, path = box_mask(mask) if isinstance(mask, str) else str(tmp_path / "m.png"), tmp_path / "m.png"
-    if isinstance(mask, bytes):
-        path.write_bytes(mask)
-    elif isinstance(mask, np.ndarray):
-        Image.fromarray(mask).save(path)
-    with pytest.raises(MaskError, match=message):
-        read_mask(text, (60, 45), PLAIN)
 
 
 def test_a_mask_that_changed_is_noticed_when_a_run_goes_on(pictures, tmp_path):

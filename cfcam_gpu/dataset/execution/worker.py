@@ -16,9 +16,10 @@ import cv2
 import numpy as np
 
 from cfcam_gpu.dataset.sources.find import open_image
+from cfcam_gpu.dataset.sources.masks import open_mask
 from cfcam_gpu.dataset.store.atomic_files import reason, write_whole
 from cfcam_gpu.errors import ImageError
-from cfcam_gpu.images.masks import MaskError, read_mask
+from cfcam_gpu.images.masks import MaskError
 from cfcam_gpu.images.overlay import fit_heatmap, overlay, upsample_grid
 from cfcam_gpu.images.preprocess import Preprocess
 
@@ -69,7 +70,7 @@ class Style:
 def read_view(uri: str, preprocess: Preprocess, mask: str | None = None) -> View:
     """Decodes an image, and its mask, to the model's input size. Raises ImageError."""
     image = open_image(uri)
-    objects = None if mask is None else read_mask(mask, image.size, preprocess)
+    objects = None if mask is None else open_mask(mask, image.size, preprocess)
     return View(preprocess.view(image), *image.size, image.info.get("cfcam"), objects)
 
 

@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
+from cfcam_gpu.dataset.sources.masks import box_mask
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri, path_uri, split_uri
 from cfcam_gpu.errors import InputError
-from cfcam_gpu.images.masks import box_mask
 
 _DELIMITERS = ",\t;"
 _PLACES = ("path", "uri")

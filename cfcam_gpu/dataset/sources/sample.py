@@ -45,7 +45,7 @@ class Sample:
         target: the class asked for, an index or a name; None: the run's.
         name: what outputs are called: a relative path with forward slashes and without extension,
             unique among the samples, also where capital and small letters are the same.
-        mask: where the object lies in the image, for `masks.read_mask`; None: not known.
+        mask: where the object lies in the image, for `masks.open_mask`; None: not known.
     """
 
     sample_id: str

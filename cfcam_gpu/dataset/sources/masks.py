@@ -1,0 +1,87 @@
+"""The masks of samples: where they are stored, and the strings that say so.
+
+A sample's mask is "box:x0,y0,x1,y1", or the URI of an image file whose pixels other than 0 are the object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cfcam_gpu.dataset.sources.sample import Sample, path_uri, split_uri
+from cfcam_gpu.errors import InputError
+from cfcam_gpu.images.masks import box_text, draw_box, mask_view, parse_box, read_mask
+from cfcam_gpu.images.preprocess import Preprocess
+
+_BOX = "box:"
+
+
+def box_mask(text: str) -> str:
+    """The mask of a sample whose object is in a box "x0,y0,x1,y1", in pixels of the upright image.
+
+    Raises:
+        ValueError: no such box; the message completes a sentence that begins with the text.
+
+    Example:
+        >>> box_mask("[10, 20, 30.5, 40]")
+        'box:10,20,30.5,40'
+    """
+    return _BOX + box_text(parse_box(text))
+
+
+def open_mask(mask: str, size: tuple[int, int], preprocess: Preprocess) -> npt.NDArray[np.bool_]:
+    """(H, W) bool at the model's input size: which pixels of its view belong to the object.
+
+    Args:
+        mask: as in `Sample.mask`.
+        size: (width, height) of the upright image.
+
+    Raises:
+        MaskError: the mask cannot be read, does not fit the image, or marks no pixel.
+
+    Example:
+        >>> squash = Preprocess((1, 2), mean=(0, 0, 0), std=(1, 1, 1))
+        >>> open_mask("box:0,0,2,3", (4, 3), squash).tolist()
+        [[True, False]]
+    """
+    if mask.startswith(_BOX):
+        pixels = draw_box(parse_box(mask.removeprefix(_BOX)), size)
+    else:
+        _, (path,) = split_uri(mask)
+        pixels = read_mask(Path(path), size)
+    return mask_view(pixels, preprocess)
+
+
+def with_masks(samples: Sequence[Sample], folder: Path) -> list[Sample]:
+    """The samples, each with the mask `folder`/NAME.png where that file exists.
+
+    NAME is the sample's name: the relative path of its image, without extension.
+
+    Raises:
+        InputError: the folder does not exist, or a sample has a mask in its manifest as well.
+    """
+    if not folder.is_dir():
+        raise InputError(f"the folder of masks {str(folder)!r} does not exist")
+    return [_with_mask(sample, (folder / f"{sample.name}.png").absolute()) for sample in samples]
+
+
+def _with_mask(sample: Sample, path: Path) -> Sample:
+    if not path.is_file():
+        return sample
+    if sample.mask is not None:
+        raise InputError(
+            f"sample {sample.sample_id!r} has a mask in the manifest and in the folder of masks; leave out one"
+        )
+    return replace(sample, mask=path_uri(str(path)))
+
+
+def check_masks(samples: Sequence[Sample]) -> None:
+    """Raises InputError for the first sample whose manifest gives a mask or box with a mistake."""
+    for sample in samples:
+        if sample.mask is not None and sample.mask.startswith("broken:"):
+            _, (where, reason) = split_uri(sample.mask)
+            raise InputError(f"{where}: {reason}")
