@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu._utils.precision import full_float32
 from cfcam_gpu.capture import Targets, capture, describe, score_functions
 from cfcam_gpu.capture.layers import TargetLayer, choose_layer, find_layer, finer_layer
@@ -92,26 +93,27 @@ class CFCAM:
         """The engine that runs on the model's device."""
         return self.method.engine(self.engine, _device_of(self.model))
 
-    def __call__(self, images: Tensor, targets: Targets = None) -> Explanation:
+    def __call__(self, images: Tensor, targets: Targets = None, *, check: Check = never_ends) -> Explanation:
         """Explain images (B,channels,H,W), preprocessed as the model takes them and on its device.
 
         Args:
             targets: what to explain: None (each image's highest logit), a class, a list or (B,)
                 tensor of classes, (B,K) classes, which share the forward pass and the clustering,
                 or functions of one image's logits.
+            check: called before every pass of the model; what it raises ends the call.
 
         Raises:
             CaptureError, TargetError: the layer, the model's output or the targets do not fit.
             InvalidImagesError: images that cannot be explained (NaN, zero gradient), by index.
         """
-        return self.explain(self._features(images, targets, self.method.uses_gradients))
+        return self.explain(self._features(images, targets, self.method.uses_gradients, check))
 
-    def features(self, images: Tensor, targets: Targets = None) -> Features:
+    def features(self, images: Tensor, targets: Targets = None, *, check: Check = never_ends) -> Features:
         """The first half of a call: images' activations and gradients, to explain by several methods.
 
-        Arguments and errors are a call's.
+        Arguments and errors are a call's; `check` is also called while the features are explained.
         """
-        return self._features(images, targets, differentiate=True)
+        return self._features(images, targets, True, check)
 
     def explain(self, features: Features) -> Explanation:
         """The second half of a call: maps from what `features` gave, here or in another `CFCAM` of the model.
@@ -133,7 +135,8 @@ class CFCAM:
         result = _explain(features, self.method)
         return finished(result, features.single, self.on_invalid)
 
-    def _features(self, images: Tensor, targets: Targets, differentiate: bool) -> Features:
+    def _features(self, images: Tensor, targets: Targets, differentiate: bool, check: Check) -> Features:
+        check()
         images = self._checked(images)
         with torch.inference_mode(False):
             if self._layer is None:
@@ -156,7 +159,7 @@ class CFCAM:
             scores=captured.scores,
             logits=captured.logits,
             out_of_range=captured.out_of_range,
-            runner=ModelRunner(self.model, self._layer, captured.calls, autocast, finer),
+            runner=ModelRunner(self.model, self._layer, captured.calls, autocast, finer, check),
             fine=captured.finer,
             single=indices is None or indices.ndim == 1,
         )

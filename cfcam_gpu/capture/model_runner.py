@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu.capture import (
     Capture,
     Maps,
@@ -38,7 +39,7 @@ class ModelRunner:
         calls: how often the layer runs in a forward pass; the last one counts.
         autocast: dtype of the caller's autocast, which every pass runs under as well; None: none.
         finer: an earlier layer with larger maps, for methods that look at two.
-        check: called before every chunk; may raise to end what takes long.
+        check: called before every pass of the model; raises to end the computation.
     """
 
     model: nn.Module
@@ -46,7 +47,7 @@ class ModelRunner:
     calls: int
     autocast: torch.dtype | None = None
     finer: TargetLayer | None = None
-    check: Callable[[], None] = lambda: None
+    check: Check = never_ends
 
     def logits(self, images: Tensor) -> Tensor:
         """(N,classes) float32 of images (N,3,H,W) in the model's dtype, without gradients."""
@@ -74,11 +75,13 @@ class ModelRunner:
 
     def capture(self, images: Tensor, targets: Targets) -> Capture:
         """As `capture.capture`: activations and gradients of images (B,3,H,W)."""
+        self.check()
         with self._autocast(images.device):
             return capture(self.model, self.layer, images, targets, self.calls)
 
     def capture_finer(self, images: Tensor, targets: Targets) -> Capture:
         """As `capture`, at the layer `finer`."""
+        self.check()
         assert self.finer is not None
         with self._autocast(images.device):
             return capture(self.model, self.finer, images, targets)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu.explainer import CFCAM
 
 #: Turns at least and at most.
@@ -20,7 +21,7 @@ ENOUGH, TOO_LONG = 2.0, 20.0
 
 
 def images_per_second(
-    cams: Mapping[str, CFCAM], images: Tensor, targets: Tensor, check: Callable[[], None] = lambda: None
+    cams: Mapping[str, CFCAM], images: Tensor, targets: Tensor, check: Check = never_ends
 ) -> dict[str, float]:
     """Images per second of each method: the model's pass, the gradients it needs and the map; median of the turns.
 
@@ -29,17 +30,16 @@ def images_per_second(
     measured on one image.
 
     Args:
-        check: called before every method; may raise.
+        check: called before every pass of the model; raises to end the measurement.
     """
     counts = {label: 1 if cam.method.per_channel else len(images) for label, cam in cams.items()}
     seconds: dict[str, list[float]] = {label: [] for label in cams}
     start = time.perf_counter()
     for turn in range(MOST):
         for label, cam in cams.items():
-            check()
             _wait(images.device)
             before = time.perf_counter()
-            cam(images[: counts[label]], targets[: counts[label]])
+            cam(images[: counts[label]], targets[: counts[label]], check=check)
             _wait(images.device)
             seconds[label].append(time.perf_counter() - before)
         if time.perf_counter() - start > (ENOUGH if turn + 1 >= FEWEST else TOO_LONG):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu.capture.model_runner import Features
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer, error_columns, rows_of
 from cfcam_gpu.dataset.execution.worker import View
@@ -76,23 +76,21 @@ class Evaluator(BatchExplainer):
         finer = self.options.finer_layer if METHODS[name].needs_finer else None
         return CFCAM(self.cam.model, layer, config, engine, "flag", name, finer)
 
-    def rows(self, views: Sequence[View], samples: Sequence[Sample]) -> list[Row]:
+    def rows(self, views: Sequence[View], samples: Sequence[Sample], check: Check = never_ends) -> list[Row]:
         """Rows' columns for decoded samples: what the model says, and under `methods` each method's columns."""
-        return self(list(zip(views, samples, strict=True)), [sample.target for sample in samples])
+        return self(list(zip(views, samples, strict=True)), [sample.target for sample in samples], check)
 
-    def _batch(self, items: Sequence[Item], targets: list[int] | None) -> list[Row]:
+    def _batch(self, items: Sequence[Item], targets: list[int] | None, check: Check) -> list[Row]:
         pixels = torch.from_numpy(np.stack([view.pixels for view, _ in items])).to(self.device)
-        features = self.cam.features(self.loaded.preprocess.normalise(pixels), targets)
-        assert features.runner is not None
-        features = replace(features, runner=replace(features.runner, check=self.check))
-        explained = {label: self._explained(cam, features) for label, cam in self.cams.items()}
+        features = self.cam.features(self.loaded.preprocess.normalise(pixels), targets, check=check)
+        explained = {label: _explained(cam, features, check) for label, cam in self.cams.items()}
         problems = _problems(explained, len(items))
         if any(problems):
-            return self._good_only(items, targets, problems)
-        self._measure_cost(features)
-        cases = self._cases(items, pixels, features, explained)
+            return self._good_only(items, targets, problems, check)
+        self._measure_cost(features, check)
+        cases = self._cases(items, pixels, features, explained, check)
         by_method = {
-            label: rows_of(self._measured(case) | _map_columns(explained[label], self.grid))
+            label: rows_of(self._measured(case, check) | _map_columns(explained[label], self.grid))
             for label, case in cases.items()
         }
         assert features.logits is not None
@@ -104,30 +102,35 @@ class Evaluator(BatchExplainer):
         told["methods"] = [{label: rows[i] for label, rows in by_method.items()} for i in range(len(items))]
         return rows_of(told)
 
-    def _explained(self, cam: CFCAM, features: Features) -> Explanation:
-        self.check()
-        return cam.explain(features)
-
     def _good_only(
-        self, items: Sequence[Item], targets: list[int] | None, problems: Sequence[str | None]
+        self,
+        items: Sequence[Item],
+        targets: list[int] | None,
+        problems: Sequence[str | None],
+        check: Check,
     ) -> list[Row]:
         """Errors for images that a method cannot explain: all methods are compared on the same images."""
         good = [i for i, problem in enumerate(problems) if problem is None]
         asked = None if targets is None else [targets[i] for i in good]
-        rows = iter(self._batch([items[i] for i in good], asked) if good else [])
+        rows = iter(self._batch([items[i] for i in good], asked, check) if good else [])
         return [
             error_columns("InvalidImagesError", problem) if problem else next(rows) for problem in problems
         ]
 
-    def _measure_cost(self, features: Features) -> None:
+    def _measure_cost(self, features: Features, check: Check) -> None:
         if self.on_cost is not None:
             assert features.images is not None
             assert features.targets is not None
-            self.on_cost(images_per_second(self.cams, features.images, features.targets[:, 0], self.check))
+            self.on_cost(images_per_second(self.cams, features.images, features.targets[:, 0], check))
             self.on_cost = None
 
     def _cases(
-        self, items: Sequence[Item], pixels: Tensor, features: Features, explained: dict[str, Explanation]
+        self,
+        items: Sequence[Item],
+        pixels: Tensor,
+        features: Features,
+        explained: dict[str, Explanation],
+        check: Check,
     ) -> dict[str, Case]:
         """Each method's case; they share all but the maps."""
         assert features.logits is not None
@@ -144,7 +147,7 @@ class Evaluator(BatchExplainer):
             label: Case(
                 heatmaps=explanation.heatmap,
                 blank=explanation.blank,
-                maps=BatchMaps(self.cams[label], features, self.normalise, self.at_once),
+                maps=BatchMaps(self.cams[label], features, self.normalise, self.at_once, check),
                 **shared,
             )
             for label, explanation in explained.items()
@@ -154,24 +157,28 @@ class Evaluator(BatchExplainer):
         captured, runner = features.asked
 
         def model(images: Tensor) -> Tensor:
-            self.check()
             return runner.logits(self.normalise(images).to(captured.dtype))
 
         return model
 
-    def _measured(self, case: Case) -> dict[str, list[Any]]:
+    def _measured(self, case: Case, check: Check) -> dict[str, list[Any]]:
         """The metrics' columns, each with one value per image: None where a metric needs a mask and there is none."""
         found: dict[str, list[Any]] = {}
         count = len(case.images)
         masked = [False] * count if case.masks is None else case.masks.flatten(1).any(1).tolist()
         for metric in self.metrics:
-            self.check()
+            check()
             measured = masked if metric.needs_masks else [True] * count
             values = metric.function(case, self.options.measuring) if any(measured) else {}
             for column in metric.columns:
                 listed = _listed(values.get(column.name), column, count)
                 found[column.name] = [v if m else None for v, m in zip(listed, measured, strict=True)]
         return found
+
+
+def _explained(cam: CFCAM, features: Features, check: Check) -> Explanation:
+    check()
+    return cam.explain(features)
 
 
 def sample_seed(sample_id: str) -> int:

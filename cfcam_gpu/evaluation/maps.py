@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu.capture.model_runner import Features
 from cfcam_gpu.explainer import CFCAM
 from cfcam_gpu.images.preprocess import Preprocess
@@ -30,12 +31,14 @@ class BatchMaps:
     Attributes:
         normalise: see `normaliser`.
         at_once: images that are explained together.
+        check: called before every pass of the model; raises to end the evaluation.
     """
 
     cam: CFCAM
     features: Features
     normalise: Callable[[Tensor], Tensor]
     at_once: int
+    check: Check = never_ends
 
     @property
     def gradients(self) -> Tensor | None:
@@ -52,7 +55,9 @@ class BatchMaps:
 
     def of_images(self, images: Tensor, targets: Tensor) -> Tensor:
         parts = zip(images.split(self.at_once), targets.split(self.at_once), strict=True)
-        return torch.cat([self.cam(self.normalise(some), asked).heatmap for some, asked in parts])
+        return torch.cat(
+            [self.cam(self.normalise(some), asked, check=self.check).heatmap for some, asked in parts]
+        )
 
     def of_model(self, model: nn.Module) -> Tensor:
         images, targets = self.features.images, self.features.targets
@@ -68,4 +73,4 @@ class BatchMaps:
             cam.method.name,
             cam.finer_layer_name,
         )
-        return other(images, targets[:, 0]).heatmap
+        return other(images, targets[:, 0], check=self.check).heatmap

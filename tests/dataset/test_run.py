@@ -510,11 +510,11 @@ def test_only_a_few_batches_are_decoded_ahead(tmp_path, monkeypatch):
 class SmallMemory(CFCAM):
     """Holds two images at once; remembers what it was given."""
 
-    def __call__(self, images, targets=None):
+    def __call__(self, images, targets=None, **kwargs):
         self.seen = [*getattr(self, "seen", []), len(images)]
         if len(images) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return super().__call__(images, targets)
+        return super().__call__(images, targets, **kwargs)
 
 
 def test_out_of_memory_halves_the_batch_and_the_run_goes_on(caplog):

@@ -303,7 +303,7 @@ def test_methods_take_turns_and_the_median_counts(monkeypatch):
     monkeypatch.setattr(cost.time, "perf_counter", lambda: now[0])
 
     def cam(name: str) -> Any:
-        def run(images: torch.Tensor, targets: torch.Tensor) -> None:
+        def run(images: torch.Tensor, targets: torch.Tensor, **_: Any) -> None:
             calls.append(name)
             now[0] += 50.0 if calls == ["slow"] else durations[name]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu._utils.device import model_errors
 from cfcam_gpu.dataset.execution.worker import View
 from cfcam_gpu.dataset.sources.sample import Sample
@@ -34,7 +35,6 @@ class BatchExplainer:
 
     Attributes, after `warm_up`:
         grid: (h, w) of the layer's maps; classes: number of the model's outputs.
-        check: what takes long calls it often; the pipeline puts its own here, which may raise to end the run.
     """
 
     with_masks = False
@@ -54,7 +54,6 @@ class BatchExplainer:
         self.at_once = batch_size
         self.grid = (0, 0)
         self.classes = 0
-        self.check: Callable[[], None] = lambda: None
 
     def warm_up(self) -> None:
         """One explanation of noise, so that what cannot work is said before anything is read."""
@@ -71,15 +70,18 @@ class BatchExplainer:
         generator = torch.Generator().manual_seed(0)
         return torch.randint(0, 256, (1, *size, 3), generator=generator, dtype=torch.uint8)
 
-    def rows(self, views: Sequence[View], samples: Sequence[Sample]) -> list[Row]:
+    def rows(self, views: Sequence[View], samples: Sequence[Sample], check: Check = never_ends) -> list[Row]:
         """Rows' columns for decoded samples (see `__call__`)."""
-        return self([view.pixels for view in views], [sample.target for sample in samples])
+        return self([view.pixels for view in views], [sample.target for sample in samples], check)
 
-    def __call__(self, views: Sequence[Any], targets: Sequence[str | None]) -> list[Row]:
+    def __call__(
+        self, views: Sequence[Any], targets: Sequence[str | None], check: Check = never_ends
+    ) -> list[Row]:
         """Rows' columns for views (H,W,3) uint8: the map and what the model says, or why there are none.
 
         Args:
             targets: per view the class asked for, an index or a name; None: the run's.
+            check: called before every pass of the model; raises to end the run.
 
         Raises:
             CFCAMError: whatever concerns the whole run: the layer, the run's target, memory for one image.
@@ -93,7 +95,8 @@ class BatchExplainer:
             except TargetError as error:
                 rows[position] = error_columns("TargetError", str(error))
         for given, members in groups.items():
-            explained = self._all([views[i] for i, _ in members], [t for _, t in members] if given else None)
+            some, indices = [views[i] for i, _ in members], [t for _, t in members]
+            explained = self._all(some, indices if given else None, check)
             for (position, _), row in zip(members, explained, strict=True):
                 rows[position] = row
         return rows
@@ -104,14 +107,14 @@ class BatchExplainer:
             raise TargetError(f"a class index must be from 0 to {self.classes - 1}, got {index}")
         return index
 
-    def _all(self, views: Sequence[Any], targets: list[int] | None) -> list[Row]:
+    def _all(self, views: Sequence[Any], targets: list[int] | None, check: Check) -> list[Row]:
         done: list[Row] = []
         while len(done) < len(views):
             part = slice(len(done), len(done) + self.at_once)
             some = views[part]
             try:
                 with model_errors((len(some), 3, *self.loaded.preprocess.size)):
-                    done += self._batch(some, None if targets is None else targets[part])
+                    done += self._batch(some, None if targets is None else targets[part], check)
             except OutOfMemory:
                 if len(some) == 1:
                     raise
@@ -121,12 +124,12 @@ class BatchExplainer:
                 log.warning("out of memory with %d images at once; going on with %d", len(some), self.at_once)
         return done
 
-    def _batch(self, views: Sequence[Any], targets: list[int] | None) -> list[Row]:
-        return self._rows(self._run(torch.from_numpy(np.stack(views)), targets))
+    def _batch(self, views: Sequence[Any], targets: list[int] | None, check: Check) -> list[Row]:
+        return self._rows(self._run(torch.from_numpy(np.stack(views)), targets, check))
 
-    def _run(self, views: torch.Tensor, targets: Any) -> Explanation:
+    def _run(self, views: torch.Tensor, targets: Any, check: Check = never_ends) -> Explanation:
         images = self.loaded.preprocess.normalise(views.to(self.device))
-        return self.cam(images, targets=targets)
+        return self.cam(images, targets=targets, check=check)
 
     def _rows(self, result: Explanation) -> list[Row]:
         # They are None only for callable targets and without a model.

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from cfcam_gpu._utils.checks import Check
 from cfcam_gpu._utils.device import model_errors, resolve_device
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.execution.observer import Observer
@@ -34,7 +35,7 @@ class Follow:
     """Who is told: `row` of every new row; `check` often, which may raise to end the run."""
 
     row: Callable[[Row], None]
-    check: Callable[[], None]
+    check: Check
 
 
 class Parts(Protocol):
@@ -114,7 +115,7 @@ def make_pipeline(
     pool: Pool,
     options: RunOptions,
     pictures: Pictures | None,
-    check: Callable[[], None],
+    check: Check,
 ) -> Pipeline:
     """The pipeline as every run has it."""
     ahead = max(options.batch_size, 4 * options.workers)

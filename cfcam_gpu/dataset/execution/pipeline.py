@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cfcam_gpu._utils.checks import Check
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.execution.pool import Pool
 from cfcam_gpu.dataset.execution.worker import PICTURES, Failure, Style, View
@@ -73,7 +74,7 @@ class Pipeline:
         pool: decodes and writes.
         ahead: samples that may be decoded, or have pictures being written, beyond a batch.
         pictures: None: no pictures.
-        check: called often while waiting; may raise to end the run.
+        check: called often, while waiting and while a batch is explained; raises to end the run.
     """
 
     def __init__(
@@ -83,14 +84,14 @@ class Pipeline:
         batch_size: int,
         ahead: int,
         pictures: Pictures | None,
-        check: Callable[[], None],
+        check: Check,
     ) -> None:
         self.explainer = explainer
         self.pool = pool
         self.batch_size = batch_size
         self.batches_ahead = max(1, -(-ahead // batch_size))
         self.pictures = pictures
-        self.check = explainer.check = check
+        self.check = check
 
     def __call__(
         self, works: Iterable[Work], on_row: Callable[[Row], None]
@@ -149,7 +150,7 @@ class Pipeline:
         views = [self._wait(future) for future in batch.views]
         batch.views = []
         good = [i for i, view in enumerate(views) if isinstance(view, View)]
-        found = self.explainer.rows([views[i] for i in good], [samples[i] for i in good])
+        found = self.explainer.rows([views[i] for i in good], [samples[i] for i in good], self.check)
         explained = dict(zip(good, found, strict=True))
         for i, (sample, view) in enumerate(zip(samples, views, strict=True)):
             told = self._seen(view) | explained[i] if i in explained else _failed(view, "decode")

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu._utils.device import resolve_device
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.execution.local import make_pipeline, opened
@@ -74,7 +75,7 @@ class PartActor:
             if not pictures.temporary.is_dir():
                 raise StoreError(_unseen("output folder", str(pictures.out)))
             pictures = replace(pictures, temporary=pictures.temporary / self.name)
-        pipeline = make_pipeline(self.explainer, self.pool, self.task.options, pictures, lambda: None)
+        pipeline = make_pipeline(self.explainer, self.pool, self.task.options, pictures, never_ends)
         ((_, rows),) = pipeline([work], lambda row: None)
         return rows, self.notes.take()
 
@@ -89,9 +90,9 @@ class _InTurn(BatchExplainer):
 
     turn = threading.Lock()
 
-    def rows(self, views: Sequence[View], samples: Sequence[Sample]) -> list[Row]:
+    def rows(self, views: Sequence[View], samples: Sequence[Sample], check: Check = never_ends) -> list[Row]:
         with self.turn:
-            return super().rows(views, samples)
+            return super().rows(views, samples, check)
 
 
 class _Notes(logging.Handler):
