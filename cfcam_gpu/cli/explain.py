@@ -18,7 +18,7 @@ from cfcam_gpu.dataset.options import DISTRIBUTED, OVERLAYS, RunOptions
 from cfcam_gpu.dataset.run import Summary, explain_dataset
 from cfcam_gpu.dataset.store.results import Results, open_results
 from cfcam_gpu.errors import ConfigError
-from cfcam_gpu.images.overlay import COLORMAPS
+from cfcam_gpu.images.colormaps import COLORMAPS
 from cfcam_gpu.methods import METHODS, parse_method
 
 

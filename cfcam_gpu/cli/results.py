@@ -14,7 +14,7 @@ from cfcam_gpu.cli.printing import Follower, Outcome, picture_progress, print_js
 from cfcam_gpu.dataset.run import explain_dataset
 from cfcam_gpu.dataset.store.export import FORMATS, export
 from cfcam_gpu.dataset.store.results import open_results
-from cfcam_gpu.images.overlay import COLORMAPS
+from cfcam_gpu.images.colormaps import COLORMAPS
 from cfcam_gpu.models import load_model
 from cfcam_gpu.report.build import write_report
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.errors import ConfigError
-from cfcam_gpu.images.overlay import check_style
+from cfcam_gpu.images.colormaps import check_style
 from cfcam_gpu.methods import Method, find_method
 
 PART_SIZE = 256

@@ -7,29 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cfcam_gpu.errors import ConfigError
-
-#: Colour map -> OpenCV constant; 0 maps to the first colour, 1 to the last.
-COLORMAPS: dict[str, int] = {
-    "inferno": cv2.COLORMAP_INFERNO,
-    "magma": cv2.COLORMAP_MAGMA,
-    "plasma": cv2.COLORMAP_PLASMA,
-    "viridis": cv2.COLORMAP_VIRIDIS,
-    "cividis": cv2.COLORMAP_CIVIDIS,
-    "turbo": cv2.COLORMAP_TURBO,
-    "jet": cv2.COLORMAP_JET,
-    "hot": cv2.COLORMAP_HOT,
-    "bone": cv2.COLORMAP_BONE,
-}
+from cfcam_gpu.images.colormaps import check_style
 
 Pixels = npt.NDArray[np.uint8]
-
-
-def check_style(cmap: str, alpha: float) -> None:
-    """Raises ConfigError unless `cmap` is a key of `COLORMAPS` and `alpha` a number from 0 to 1."""
-    if cmap not in COLORMAPS:
-        raise ConfigError(f"unknown colour map {cmap!r}; choose one of: {', '.join(COLORMAPS)}")
-    if not 0 <= alpha <= 1:
-        raise ConfigError(f"alpha must be a number from 0 (only the image) to 1 (only colour), got {alpha!r}")
 
 
 def colorize(heatmap: npt.ArrayLike, cmap: str = "inferno") -> Pixels:
@@ -37,7 +17,7 @@ def colorize(heatmap: npt.ArrayLike, cmap: str = "inferno") -> Pixels:
 
     Args:
         heatmap: (H, W) float in [0, 1]; rounded to 256 steps.
-        cmap: a key of `COLORMAPS`.
+        cmap: one of `colormaps.COLORMAPS`.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -47,7 +27,7 @@ def colorize(heatmap: npt.ArrayLike, cmap: str = "inferno") -> Pixels:
     """
     check_style(cmap, 0)
     steps = np.rint(_checked(heatmap) * 255).astype(np.uint8)
-    bgr = cv2.applyColorMap(steps, COLORMAPS[cmap])
+    bgr = cv2.applyColorMap(steps, getattr(cv2, f"COLORMAP_{cmap.upper()}"))
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
@@ -57,7 +37,7 @@ def overlay(image: npt.NDArray, heatmap: npt.ArrayLike, cmap: str = "inferno", a
     Args:
         image: (H, W, 3) uint8 RGB.
         heatmap: (H, W) float in [0, 1].
-        cmap: a key of `COLORMAPS`.
+        cmap: one of `colormaps.COLORMAPS`.
         alpha: share of the colour, 0 to 1.
 
     Returns:

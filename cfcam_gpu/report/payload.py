@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cfcam_gpu.dataset.store.schema import COLUMNS, Row
-from cfcam_gpu.images.overlay import COLORMAPS, colorize
+from cfcam_gpu.dataset.store.schema import ColumnName, Row
+from cfcam_gpu.images.colormaps import COLORMAPS
+from cfcam_gpu.images.overlay import colorize
 from cfcam_gpu.report.pictures import Picture
 from cfcam_gpu.report.survey import Judge, Survey
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from cfcam_gpu.errors import ConfigError
-from cfcam_gpu.images.overlay import COLORMAPS, colorize, fit_heatmap, overlay
+from cfcam_gpu.images.colormaps import COLORMAPS
+from cfcam_gpu.images.overlay import colorize, fit_heatmap, overlay
 
 RAMP = np.linspace(0, 1, 256, dtype=np.float32)[None]
 

@@ -16,7 +16,8 @@ from cfcam_gpu.dataset.store.atomic_files import reason, whole_file, write_whole
 from cfcam_gpu.dataset.store.results import Results
 from cfcam_gpu.dataset.store.schema import ColumnName, Row, table_maps
 from cfcam_gpu.errors import ConfigError, InputError, ModelError
-from cfcam_gpu.images.overlay import check_style, colorize, upsample_grid
+from cfcam_gpu.images.colormaps import check_style
+from cfcam_gpu.images.overlay import colorize, upsample_grid
 
 #: Columns that become arrays beside the heatmaps, their types, and what stands for null.
 _ARRAYS: dict[ColumnName, tuple[Any, Any]] = {
@@ -44,7 +45,7 @@ def export(
             `fiftyone`: gray heatmaps of the original's size and samples.json, which lists filepath, label,
             prediction and the heatmap's map_path.
         size: (H,W) of the heatmaps of npz and zarr; None: the model's input size.
-        cmap: colours of png, a key of `overlay.COLORMAPS`.
+        cmap: colours of png, one of `cfcam_gpu.images.colormaps.COLORMAPS`.
 
     Raises:
         ConfigError: another format or colour map.
