@@ -111,10 +111,11 @@ def _notes(results: Results, survey: Survey, chosen: Positions, seed: int) -> It
             f"predicted class and status, errors and blank maps first (seed {seed}). "
             "The figures above, the class means and the shared colour scale are of the whole run."
         )
-    if survey.unmatched:
+    verdicts = survey.verdicts
+    if verdicts.unmatched:
         yield (
-            f"Predictions beside a label that matches no known class: {survey.unmatched:,}; "
-            "they count neither as correct nor as wrong."
+            f"{verdicts.judged:,} of {verdicts.labelled:,} predictions with a label can be judged; the labels of "
+            "the others match no class of the model, so they count neither as correct nor as wrong."
         )
     if len(survey.classes) > MAX_CLASSES:
         yield f"Mean heatmaps are of the {MAX_CLASSES:,} most frequent of {len(survey.classes):,} classes."

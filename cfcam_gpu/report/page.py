@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from cfcam_gpu.html.render import SHARED, explained, facts, page, run_sections
 from cfcam_gpu.report.files import Files
+from cfcam_gpu.report.judging import Verdicts
 from cfcam_gpu.report.survey import BLANK, ERROR, OK, Survey
 
 #: Joined in this order into the page's one script.
@@ -42,7 +43,7 @@ def render(
         blocks=[Markup(text) for text in files.inline],
         model=explained(run),
         stats=list(_stats(survey)),
-        judged=survey.judged > 0,
+        judged=survey.verdicts.judged > 0,
         notes=notes,
         failures=[(*kind, count) for kind, count in survey.failures.most_common()],
         facts=list(facts(run_sections(run))),
@@ -56,5 +57,14 @@ def _stats(survey: Survey) -> Iterator[tuple[str, str]]:
         yield f"{survey.count(BLANK):,}", "of them blank"
     if survey.count(ERROR):
         yield f"{survey.count(ERROR):,}", "errors" if survey.count(ERROR) > 1 else "error"
-    if survey.judged:
-        yield f"{survey.correct / survey.judged:.1%}", "predicted correctly"
+    yield from _judged(survey.verdicts)
+
+
+def _judged(verdicts: Verdicts) -> Iterator[tuple[str, str]]:
+    """How many predictions are correct; counts instead of a percentage where some could not be judged."""
+    if verdicts.unmatched:
+        yield f"{verdicts.judged:,} of {verdicts.labelled:,}", "judged"
+        if verdicts.judged:
+            yield f"{verdicts.correct:,} of {verdicts.judged:,}", "predicted correctly"
+    elif verdicts.judged:
+        yield f"{verdicts.correct / verdicts.judged:.1%}", "predicted correctly"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +12,7 @@ import pyarrow as pa
 
 from cfcam_gpu.dataset.store.results import Results
 from cfcam_gpu.dataset.store.schema import ColumnName, table_maps
+from cfcam_gpu.report.judging import Judge, Verdicts
 
 #: Kinds of rows. A blank one is explained too, with an all-zero map.
 OK, BLANK, ERROR = 0, 1, 2
@@ -31,30 +30,6 @@ _COLUMNS: list[ColumnName] = [
     "grid",
     "heatmap_max",
 ]
-
-
-class Judge:
-    """Says whether a prediction agrees with a label. Digits are a class index, all else a class name."""
-
-    def __init__(self, names: Sequence[str] | None) -> None:
-        self.count = None if names is None else len(names)
-        self.names = None if names is None else {_plain(name) for name in names}
-
-    def __call__(self, label: str | None, pred: int | None, pred_name: str | None) -> bool | None:
-        """None where it cannot be said: no label, no prediction, or a label that is none of the classes."""
-        if label is None or pred is None:
-            return None
-        if re.fullmatch(r"\d+", label.strip(), re.ASCII):
-            index = int(label)
-            return None if self.count is not None and index >= self.count else index == pred
-        if self.names is None or _plain(label) not in self.names:
-            return None
-        # By name, not index: class names may repeat (ImageNet has two cranes).
-        return _plain(label) == _plain(pred_name or "")
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.casefold().split())
 
 
 @dataclass
@@ -83,8 +58,7 @@ class Survey:
         failures: (stage, type of error) -> rows.
         classes: by explained class.
         peak: the largest maximum of any map, raw scale.
-        judged, correct: predictions beside a label of the model's classes, and those that agree.
-        unmatched: predictions beside a label that is none of the model's classes.
+        verdicts: how many predictions agree with their label.
     """
 
     kinds: npt.NDArray[np.int8]
@@ -92,9 +66,7 @@ class Survey:
     failures: Counter[tuple[str, str]] = field(default_factory=Counter)
     classes: dict[int, ClassMean] = field(default_factory=dict)
     peak: float = 0.0
-    unmatched: int = 0
-    judged: int = 0
-    correct: int = 0
+    verdicts: Verdicts = field(default_factory=Verdicts)
 
     def __len__(self) -> int:
         return len(self.kinds)
@@ -117,7 +89,8 @@ def survey_run(results: Results) -> Survey:
         kinds.append(_kinds(columns))
         preds.append(np.array([-1 if pred is None else pred for pred in columns["pred"]], np.int32))
         _add_failures(survey, columns)
-        _add_judgements(survey, columns, judge)
+        labels = zip(columns["label"], columns["pred"], columns["pred_name"], strict=True)
+        survey.verdicts.add(judge, labels)
         _add_maps(survey, table, columns)
     survey.kinds, survey.preds = np.concatenate(kinds), np.concatenate(preds)
     return survey
@@ -137,14 +110,6 @@ def _add_failures(survey: Survey, columns: dict[str, list[Any]]) -> None:
         )
         if status != "ok"
     )
-
-
-def _add_judgements(survey: Survey, columns: dict[str, list[Any]], judge: Judge) -> None:
-    for label, pred, name in zip(columns["label"], columns["pred"], columns["pred_name"], strict=True):
-        verdict = judge(label, pred, name)
-        survey.correct += verdict is True
-        survey.judged += verdict is not None
-        survey.unmatched += verdict is None and label is not None and pred is not None
 
 
 def _add_maps(survey: Survey, table: pa.Table, columns: dict[str, list[Any]]) -> None:

@@ -17,55 +17,17 @@ from PIL import Image
 
 from cfcam_gpu.dataset.store.results import open_results
 from cfcam_gpu.images.overlay import colorize
-from cfcam_gpu.models import LoadedModel
 from cfcam_gpu.report import write_report
-from tests.report.test_report import HOSTILE_LABEL, HOSTILE_NAME, demo_rows, failed_row, made_row, write_store
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'")
-
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
-
-pytestmark = pytest.mark.skipif(
-    not CHROMIUM.exists(), reason=f"needs {CHROMIUM}: apt-get install chromium (Debian)"
-)
+from tests.helpers.browser import PageReader, axe_violations
+from tests.helpers.stored_run import HOSTILE_LABEL, HOSTILE_NAME, failed_row, made_row, write_store
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
-class Reader:
-    """A page opened from disk that notes every console message, error and request outside the disk."""
-
-    def __init__(self, browser: Any, address: str, **context: Any) -> None:
-        self.problems: list[str] = []
-        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | context)
-        self.context.route("**/*", self._only_disk)
-        self.page = self.context.new_page()
-        self.page.on("console", lambda message: self.problems.append(f"{message.type}: {message.text}"))
-        self.page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
-        self.page.on("dialog", lambda dialog: self.problems.append(f"dialog: {dialog.message}"))
-        self.page.set_default_timeout(10_000)
-        self.open(address)
+class Reader(PageReader):
+    """The report as somebody reads it."""
 
     def open(self, address: str) -> None:
-        self.page.goto("about:blank")
-        self.page.goto(address)
+        super().open(address)
         self.page.wait_for_selector('[data-tab][aria-current="page"]')
-
-    def _only_disk(self, route: Any) -> None:
-        if route.request.url.startswith(("file://", "data:")):
-            return route.continue_()
-        self.problems.append(f"request: {route.request.url}")
-        return route.abort()
 
     def set(self, name: str, value: str) -> None:
         """Chooses or types a value in the panel."""
@@ -93,13 +55,6 @@ class Reader:
         address = self.page.eval_on_selector(selector, "canvas => canvas.toDataURL()")
         with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as picture:
             return np.asarray(picture.convert("RGB"))
-
-
-@pytest.fixture(scope="module")
-def demo(lite0: LoadedModel, photos: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("report")
-    names = list(lite0.class_names or ())
-    return write_store(folder / "results", demo_rows(lite0, photos, folder / "photos"), names)
 
 
 @pytest.fixture(scope="module")
@@ -445,11 +400,9 @@ def test_a_missing_folder_is_said(browser: Any, large_file: Path, tmp_path: Path
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 380)])
 @pytest.mark.parametrize("state", ["", "#view=set%200%2Fphoto-3-0.jpg", "#tab=classes", "#tab=run"])
 def test_axe_finds_no_violation(browser: Any, page_file: Path, scheme: str, width: int, state: str):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
     viewport = {"width": width, "height": 900}
     reader = Reader(browser, page_file.as_uri() + state, color_scheme=scheme, viewport=viewport)
-    found = axe.Axe().run(reader.page).response["violations"]
-    assert [(item["id"], item["nodes"][0]["failureSummary"]) for item in found] == []
+    assert axe_violations(reader.page) == []
     assert reader.page.evaluate("document.documentElement.scrollWidth") <= width  # nothing sticks out
     assert reader.problems == []
     reader.context.close()

@@ -1,0 +1,78 @@
+"""Whether predictions agree with the samples' labels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from cfcam_gpu._utils.class_names import class_key
+
+
+class Judge:
+    """Compares a prediction with a label: digits are a class index, all else is a class name.
+
+    Names are compared as `--target` compares them: capitals, spaces and underscores do not matter.
+
+    Args:
+        class_names: the model's class names; None: they are not known, then only indices are compared.
+
+    Example:
+        >>> judge = Judge(["Egyptian cat", "espresso"])
+        >>> judge("egyptian_cat", 0, "Egyptian cat"), judge("0", 1, "espresso"), judge("wolf", 0, "Egyptian cat")
+        (True, False, None)
+    """
+
+    def __init__(self, class_names: Sequence[str] | None) -> None:
+        self._count = None if class_names is None else len(class_names)
+        self._keys = None if class_names is None else set(map(class_key, class_names))
+
+    def __call__(self, label: str | None, pred: int | None, pred_name: str | None) -> bool | None:
+        """None: there is no label or no prediction, or the label is none of the classes."""
+        if label is None or pred is None:
+            return None
+        if re.fullmatch(r"\d+", label.strip(), re.ASCII):
+            index = int(label)
+            return None if self._count is not None and index >= self._count else index == pred
+        if self._keys is None or class_key(label) not in self._keys:
+            return None
+        # By name, not index: class names may repeat (ImageNet has two cranes).
+        return class_key(label) == class_key(pred_name or "")
+
+
+@dataclass
+class Verdicts:
+    """Counts of the predictions beside a label.
+
+    Attributes:
+        correct, wrong: predictions that agree with their label, and those that do not.
+        unmatched: predictions that cannot be judged, because the label is none of the model's classes.
+
+    Example:
+        >>> verdicts = Verdicts()
+        >>> verdicts.add(Judge(["cat", "dog"]), [("cat", 0, "cat"), ("dog", 0, "cat"), ("wolf", 0, "cat")])
+        >>> verdicts
+        Verdicts(correct=1, wrong=1, unmatched=1)
+        >>> verdicts.judged, verdicts.labelled
+        (2, 3)
+    """
+
+    correct: int = 0
+    wrong: int = 0
+    unmatched: int = 0
+
+    @property
+    def judged(self) -> int:
+        return self.correct + self.wrong
+
+    @property
+    def labelled(self) -> int:
+        return self.judged + self.unmatched
+
+    def add(self, judge: Judge, rows: Iterable[tuple[str | None, int | None, str | None]]) -> None:
+        """Counts rows (label, index of the predicted class, its name)."""
+        for label, pred, pred_name in rows:
+            verdict = judge(label, pred, pred_name)
+            self.correct += verdict is True
+            self.wrong += verdict is False
+            self.unmatched += verdict is None and label is not None and pred is not None
