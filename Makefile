@@ -46,7 +46,8 @@ bench: .venv/.bench
 		$(BIN)/python -m bench.$$name || exit 1; \
 	done
 
-# Needs no environment of its own: a machine with PyTorch for its GPU, kornia, scikit-learn, OpenCV and pytest.
+# Needs no environment of its own: a machine with PyTorch for its GPU, scikit-learn, OpenCV, pytest and, from
+# `python -m bench.gpu_wheels` where there is no network, kornia. Called again it does what is left.
 gpu-check:
 	$(PYTHON) -m bench.gpu_check
 

@@ -1,392 +1,316 @@
-"""Everything that only a GPU can show, in under eight minutes, into one JSON file.
+"""Everything that only a GPU can show, in under nine minutes, without losing what was found when a part dies.
 
-    python -m bench.gpu_check
+    python -m bench.gpu_check [--limit-s 540] [--only NAME ...] [--dry-run]
 
-Tests on the GPU, every engine against the reference, no waiting for the device, memory, then speed
-beside a compiled bfloat16 forward pass, other libraries and a loop over cuML. A part that fails does
-not stop the others; the exit status says whether one did (1), or that there is no GPU (2). Needs
-neither the demo's packages nor timm.
+Each part runs in a process of its own with a time limit of its own, so a hang, a crash or a CUDA error that
+spoils the device ends that part only. The results are written after every part, to the folder $OUT where that
+is set, else to bench/results: gpu_check.json. A part writes what it has so far while it runs, so a part that is
+ended at its limit keeps its finished cases. Called again, the check does what is left: parts that ended without
+a failure are kept as long as the source files are the same (`--again` runs all).
+
+The parts come in the order of their worth: four minutes are enough for the equivalence of the engines and the
+speed at batch 64. The exit status is 1 when something failed, 2 when there is no GPU. `--dry-run` runs stubs in
+place of the parts, on any machine, and shows the order, the limits and the saving.
+
+Only the parts import PyTorch, so nothing that is wrong with it can end the check itself.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
+import argparse
+import contextlib
+import hashlib
+import importlib
+import json
+import math
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+ROOT = Path(__file__).parents[1]
 
-from bench import stages, throughput
-from bench.common import (
-    Setup,
-    command,
-    interleaved,
-    make_features,
-    make_images,
-    make_model,
-    print_table,
-    ratio,
-    summary,
-)
-from bench.equivalence import compare, required
-from bench.memory import growth
-from cfcam_gpu import CFCAM, PRESETS, CFCAMConfig, Explanation, explain_activations
-from cfcam_gpu.capture import capture
-from cfcam_gpu.capture.layers import find_layer
-from cfcam_gpu.engines import ENGINES
+#: What a part calls with what it has found so far.
+Save = Callable[[Mapping[str, Any]], None]
 
-TESTS = (
-    "kernels/test_kernels.py",
-    "cfcam/test_golden.py",
-    "engines/test_hard_inputs.py",
-    "engines/test_equivalence.py",
-)
-ROOT = Path(__file__).parent.parent
+#: A part: seconds it may take, and where to save -> what it found, with `failed`, a list of sentences.
+Work = Callable[[float, Save], Mapping[str, Any]]
 
-#: Engines that must not wait for the device, and can be captured in a CUDA graph.
-NEVER_WAIT = ("triton", "torch")
+#: Characters of the printed summary, and of one sentence in it.
+SUMMARY, SENTENCE = 8_000, 300
 
-GB = 2**30
-#: What a batch of 256 may take beyond what the model's forward pass takes, in GB.
-ADDED_LIMIT_GB = 8.0
-
-#: Share of the compiled forward pass's throughput, and times a loop over cuML, that are the goals.
-FORWARD_GOAL = 0.90
-CUML_GOAL = 50.0
-
-
-@dataclass(frozen=True)
-class Options:
-    """All parts together end within so many seconds; what does not fit is named."""
-
-    limit_s: float = 470.0
+#: Seconds between the signal that asks a part to end and the one that ends it.
+GRACE_S = 3.0
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the check: it is given the seconds it may take, and not begun with fewer than it needs.
+    """A part of the check.
 
-    `work` returns what it found, with `failed`, a list of sentences, where something is wrong.
+    Attributes:
+        work: `module:function`, a `Work`.
+        least_s: a part is not begun with less time left than this.
+        most_s: its time limit.
+        required: nothing else is run when this part fails.
     """
 
-    needs_s: float
+    work: str
+    least_s: float
     most_s: float
-    work: Callable[[float], dict[str, Any]]
+    required: bool = False
 
 
-def run_parts(parts: dict[str, Part], limit_s: float) -> dict[str, Any]:
-    """Every part in turn: what each found, the sentences of all that failed, and what there was no time for."""
-    result: dict[str, Any] = {"parts": {}, "failed": [], "skipped": []}
-    end = time.perf_counter() + limit_s
+#: By worth. Their most likely times add up to less than nine minutes on an H100.
+PARTS: dict[str, Part] = {
+    "machine": Part("bench.gpu_parts:machine", 10, 40, required=True),
+    "equivalence": Part("bench.gpu_parts:equivalence", 20, 90),
+    "batch 64": Part("bench.gpu_parts:batch_64", 30, 90),
+    "no waits": Part("bench.gpu_parts:no_waits", 10, 30),
+    "dataset": Part("bench.gpu_parts:dataset", 20, 60),
+    "batch 256": Part("bench.gpu_parts:batch_256", 25, 60),
+    "batch 16": Part("bench.gpu_parts:batch_16", 25, 50),
+    "memory": Part("bench.gpu_parts:memory", 15, 40),
+    "tests": Part("bench.gpu_parts:device_tests", 30, 120),
+    "CUDA graph": Part("bench.gpu_parts:cuda_graph", 10, 30),
+    "other libraries": Part("bench.gpu_parts:other_libraries", 20, 40),
+    "cuML": Part("bench.gpu_parts:cuml_loop", 10, 30),
+}
+
+#: The same order and shape on a machine without a GPU: one of each way to end.
+STUBS: dict[str, Part] = {
+    "machine": Part("bench.gpu_check:stub_good", 0, 5, required=True),
+    "good": Part("bench.gpu_check:stub_good", 0, 5),
+    "not a number": Part("bench.gpu_check:stub_nan", 0, 5),
+    "hangs": Part("bench.gpu_check:stub_hangs", 0, 1),
+    "killed": Part("bench.gpu_check:stub_killed", 0, 5),
+    "raises": Part("bench.gpu_check:stub_raises", 0, 5),
+    "last": Part("bench.gpu_check:stub_good", 0, 5),
+    "no time": Part("bench.gpu_check:stub_good", 10_000, 10_000),
+}
+
+
+def stub_good(limit_s: float, save: Save) -> Mapping[str, Any]:
+    save({"half": 1})
+    return {"value": 1.0, "limit_s": limit_s}
+
+
+def stub_nan(limit_s: float, save: Save) -> Mapping[str, Any]:
+    return {"value": math.nan, "values": [math.inf, 1.0], "limit_s": limit_s}
+
+
+def stub_hangs(limit_s: float, save: Save) -> Mapping[str, Any]:
+    save({"half": 1})
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(60 + limit_s)
+    return {}
+
+
+def stub_killed(limit_s: float, save: Save) -> Mapping[str, Any]:
+    save({"half": limit_s})
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def stub_raises(limit_s: float, save: Save) -> Mapping[str, Any]:
+    save({"half": limit_s})
+    raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore lines")
+
+
+def finite(value: Any) -> Any:
+    """The value with None for numbers that JSON does not have.
+
+    Example:
+        >>> finite({"a": [float("nan"), 1.5], "b": (float("inf"), "x")})
+        {'a': [None, 1.5], 'b': [None, 'x']}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON in place of the file at once, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
+    os.replace(temporary, path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing where there is none, or none that can be read."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def sources_hash() -> str:
+    """Hash of the files that decide what the check finds."""
+    digest = hashlib.sha256()
+    for folder in ("cfcam_gpu", "kernels", "bench"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def run_part(part: Part, limit_s: float) -> dict[str, Any]:
+    """Runs a part in a process of its own.
+
+    Returns:
+        what it found or had found so far; `state`: done, failed, timed out or died; `seconds`; `failed`.
+    """
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        result, log = Path(folder) / "result.json", Path(folder) / "log"
+        command = [sys.executable, "-m", "bench.gpu_check", "--part", part.work, str(result), str(limit_s)]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+            state, reason = _ended(process, limit_s)
+        content = read(result)
+        lines = log.read_text(errors="replace").strip().splitlines()
+    failed = list(content.pop("failed", []))
+    raised = content.pop("raised", None)
+    if raised is not None:
+        failed.append(raised)
+    elif state != "done":
+        failed.append(f"{reason}; last line: {lines[-1][-SENTENCE:] if lines else 'none'}")
+    if failed and state == "done":
+        state = "failed"
+    return {"state": state, "seconds": round(time.monotonic() - begun, 1), "failed": failed, **content}
+
+
+def _ended(process: subprocess.Popen[bytes], limit_s: float) -> tuple[str, str]:
+    """Waits for a process and ends it, with all its children, at its limit: its state and the reason."""
+    try:
+        status = process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
+        return "timed out", f"did not end in {limit_s:.0f} s"
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # what it may have left running
+    if status == 0:
+        return "done", ""
+    return "died", f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
+
+
+def part_main(work: str, result: Path, limit_s: float) -> None:
+    """The process of a part."""
+    module, _, name = work.partition(":")
+    content: dict[str, Any] = {}
+
+    def save(found: Mapping[str, Any]) -> None:
+        content.update(found)
+        write(result, content)
+
+    try:
+        save(getattr(importlib.import_module(module), name)(limit_s, save))
+    except (Exception, SystemExit) as error:
+        traceback.print_exc()
+        lines = str(error).strip().splitlines() or [""]
+        save({"raised": f"{type(error).__name__}: {lines[0][:SENTENCE]}"})
+    sys.stdout.flush()
+    os._exit(0)  # A spoiled CUDA context can hang or abort the interpreter's own end.
+
+
+def run(parts: Mapping[str, Part], path: Path, limit_s: float, *, again: bool = False) -> dict[str, Any]:
+    """Runs the parts that are not done yet, and writes the results to `path` after each.
+
+    Returns:
+        `sources`: hash of the source files; `parts`: what each found; `skipped`: sentences on those
+        that there was no time for.
+    """
+    sources, end = sources_hash(), time.monotonic() + limit_s
+    earlier = {} if again else read(path)
+    kept = earlier.get("parts", {}) if earlier.get("sources") == sources else {}
+    result: dict[str, Any] = {"benchmark": "gpu_check", "sources": sources, "parts": {}, "skipped": []}
     for name, part in parts.items():
-        begun = time.perf_counter()
-        left = end - begun
-        if left < part.needs_s:
-            result["skipped"].append(f"{name}: {left:.0f} s left, {part.needs_s:.0f} s needed")
+        if not part.required and kept.get(name, {}).get("state") == "done":
+            result["parts"][name] = kept[name]
             continue
-        print(f"{name} …", file=sys.stderr, flush=True)
-        try:
-            found = part.work(min(left, part.most_s))
-        except (Exception, SystemExit) as error:
-            traceback.print_exc()
-            found = {"failed": [f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"]}
-        result["parts"][name] = {"seconds": round(time.perf_counter() - begun, 1), **found}
-        result["failed"] += [f"{name}: {sentence}" for sentence in found.get("failed", [])]
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        left = end - time.monotonic()
+        if left < part.least_s:
+            result["skipped"].append(f"{name}: {left:.0f} s left, {part.least_s:.0f} s needed")
+            result["parts"] |= {name: kept[name]} if name in kept else {}
+            continue
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        result["parts"][name] = run_part(part, min(left, part.most_s))
+        write(path, result)
+        if part.required and result["parts"][name]["failed"]:
+            break
+        if part.required and result["parts"][name].get("gpu") != kept.get(name, {}).get("gpu"):
+            kept = {}  # figures of two GPUs do not go into one file
+    write(path, result)
     return result
 
 
-def engines(device: str) -> dict[str, tuple[bool, str]]:
-    """Every engine but the reference: whether it can run on the device, and why or why not."""
-    return {name: engine.available(device) for name, engine in ENGINES.items() if name != "reference"}
+def summary(result: Mapping[str, Any]) -> str:
+    """At most `SUMMARY` characters: a line for each part, its figures, and its first failures."""
+    lines = []
+    for name, found in result["parts"].items():
+        lines.append(f"{name}: {found['state']}, {found['seconds']} s{_figures(found)}")
+        lines += [f"    {sentence[:SENTENCE]}" for sentence in found["failed"][:4]]
+        more = len(found["failed"]) - 4
+        lines += [f"    and {more} more, see the results file"] if more > 0 else []
+    lines += [f"skipped, no time: {sentence}" for sentence in result["skipped"]]
+    text = "\n".join(lines)
+    return text if len(text) <= SUMMARY else text[: SUMMARY - 4] + "\n..."
 
 
-def device_tests(most_s: float) -> dict[str, Any]:
-    """The tests of the engines and the kernels, on the GPU."""
-    files = [str(path) for name in TESTS if (path := ROOT / "tests" / name).is_file()]
-    # Compiling kernels keeps one core busy, and several processes share the GPU well.
-    spread = ["-n", str(min(8, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
-    pytest = ["-m", "pytest", "-q", "-rf", "-p", "bench.device_tests", "-p", "no:cacheprovider"]
-    try:
-        done = subprocess.run(
-            [sys.executable, *pytest, *spread, *files],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=most_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as late:
-        shown = late.stdout.decode() if isinstance(late.stdout, bytes) else late.stdout or ""
-        return {"failed": [f"the tests did not end in {most_s:.0f} s; last: {shown.strip()[-200:]!r}"]}
-    lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or ["no output"]
-    failures = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-    found: dict[str, Any] = {"tests": list(TESTS), "closing_line": lines[-1]}
-    return found | ({"failed": failures or [lines[-1]]} if done.returncode else {})
+def _figures(found: Mapping[str, Any]) -> str:
+    """The figures that a part puts into the summary."""
+    shown = found.get("shown") or {}
+    return "".join(f"; {name} {value}" for name, value in shown.items())
 
 
-def model_features(setup: Setup, batch: int) -> tuple[Tensor, Tensor]:
-    """Activations and gradients of the predicted classes at the setup's layer, of random images."""
-    model = make_model(setup)
-    captured = capture(model, find_layer(model, setup.layer), make_images(setup, batch))
-    return captured.activations, captured.gradients
+def results_file(name: str) -> Path:
+    folder = os.environ.get("OUT")
+    return (Path(folder) if folder else Path(__file__).parent / "results") / name
 
 
-def equivalence(setup: Setup) -> dict[str, Any]:
-    """Every engine that can run, against the reference, on a model's features and on generated ones."""
-    several = CFCAMConfig(eps_percentile=10, min_samples_fraction=0.03, sigma_range=0.01)
-    features = model_features(setup, 2)
-    cases = {f"{setup.model} {setup.layer}, {name}": (features, CFCAMConfig.preset(name)) for name in PRESETS}
-    for channels, side in ((256, 7), (63, 9), (130, 14)):
-        generated = make_features(3, channels, side, targets=2, device=setup.device)
-        cases[f"generated, {channels} channels, {side}x{side}"] = (generated, several)
-    found: dict[str, Any] = {"engines": {}, "failed": []}
-    for engine, (ok, reason) in engines(torch.device(setup.device).type).items():
-        found["engines"][engine] = {"available": ok, "reason": reason}
-        for case, ((activations, gradients), config) in cases.items() if ok else ():
-            seen = compare(activations, gradients, (64, 48), config, engine)
-            found["engines"][engine][case] = seen
-            try:
-                required(seen)
-            except SystemExit as red:
-                found["failed"].append(f"{engine}, {case}: {red}")
-    return found
-
-
-def no_waiting(setup: Setup) -> dict[str, Any]:
-    """Neither `explain_activations` nor `CFCAM` reads anything back: PyTorch makes an error of each wait."""
-    activations, gradients = make_features(4, 256, 7, targets=2, device=setup.device)
-    model, images = make_model(setup), make_images(setup, 4)
-    found: dict[str, Any] = {"failed": []}
-    for engine in NEVER_WAIT:
-        ok, found[engine] = ENGINES[engine].available("cuda")
-        for preset in PRESETS if ok else ():
-            config = CFCAMConfig.preset(preset)
-            works: dict[str, Callable[[], Explanation]] = {
-                "explain_activations": functools.partial(
-                    explain_activations, activations, gradients, (64, 48), config, engine, on_invalid="flag"
-                ),
-                "CFCAM": functools.partial(
-                    CFCAM(model, setup.layer, config, engine, on_invalid="flag"), images
-                ),
-            }
-            for what, work in works.items():
-                work()  # compiles, and fills the caches
-                torch.cuda.synchronize()
-                torch.cuda.set_sync_debug_mode("error")
-                try:
-                    work()
-                except RuntimeError as error:
-                    reason = str(error).partition("\n")[0]
-                    found["failed"].append(f"{what}, engine {engine}, preset {preset}: {reason}")
-                finally:
-                    torch.cuda.set_sync_debug_mode("default")
-    return found
-
-
-def memory(setup: Setup, batch: int = 256, calls: int = 200) -> dict[str, Any]:
-    """What explaining a large batch takes beyond the forward pass, and growth over many small batches."""
-    model, images = make_model(setup), make_images(setup, batch)
-    cam, peaks = CFCAM(model, setup.layer), {}
-
-    def forward() -> None:
-        with torch.inference_mode():
-            model(images)
-
-    for name, work in {"forward only": forward, "explained": lambda: cam(images)}.items():
-        work()
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        work()
-        torch.cuda.synchronize()
-        peaks[name] = round(torch.cuda.max_memory_allocated() / GB, 3)
-    added = peaks["explained"] - peaks["forward only"]
-    grown = growth(lambda: cam(images[:2]), calls)
-    failed = [f"batch {batch} takes {added:.2f} GB beyond the model's own"] if added > ADDED_LIMIT_GB else []
-    failed += [] if grown["none"] else [f"memory grows over {calls} batches"]
-    found = {"batch": batch, "peak_gb": peaks, "added_gb": round(added, 3), "limit_gb": ADDED_LIMIT_GB}
-    return {**found, "growth": grown, "failed": failed}
-
-
-def speed(batch: int, most_s: float) -> dict[str, Any]:
-    """Explained in bfloat16, channels last, beside the compiled forward pass in the same precision."""
-    result = throughput.run(
-        throughput.Options(
-            device="cuda",
-            precision="bfloat16",
-            channels_last=True,
-            batches=(batch,),
-            repeats=30,
-            limit_s=most_s / 4,
-            others=False,
-        )
-    )
-    over = result["batches"][str(batch)]["over_explained"]
-    floors = [value for name, value in over.items() if name.startswith("forward only, compiled")]
-    if not floors:
-        return {**result, "failed": ["no forward pass could be compiled, so there is no floor"]}
-    share = min(floors)
-    return {
-        **result,
-        "share_of_compiled_forward": share,
-        "goal": FORWARD_GOAL,
-        "goal_met": share >= FORWARD_GOAL,
-    }
-
-
-def others(most_s: float) -> dict[str, Any]:
-    """Explained in float32 beside the published steps and other libraries' Grad-CAM."""
-    return throughput.run(
-        throughput.Options(device="cuda", batches=(16,), repeats=10, limit_s=most_s / 2, compiled=False)
-    )
-
-
-def cuml_loop(setup: Setup, batch: int = 16, limit_s: float = 20) -> dict[str, Any]:
-    """`explain_activations` beside the engine that calls cuML image by image, on a model's features."""
-    ok, reason = ENGINES["cuml"].available("cuda")
-    if not ok:
-        return {"not_run": reason}
-    activations, gradients = model_features(setup, batch)
-
-    def explain(engine: str) -> Explanation:
-        size = (setup.side, setup.side)
-        return explain_activations(activations, gradients, size, engine=engine, on_invalid="flag")
-
-    seconds = interleaved(
-        {name: functools.partial(explain, name) for name in ("auto", "cuml")}, 20, limit_s=limit_s
-    )
-    times = ratio(seconds["cuml"], seconds["auto"])
-    return {
-        "batch": batch,
-        "cuml": reason,
-        "cases": {name: summary(values, batch) for name, values in seconds.items()},
-        "cuml_over_auto": times,
-        "goal": CUML_GOAL,
-        "goal_met": times >= CUML_GOAL,
-    }
-
-
-def in_stages(engine: str) -> dict[str, Any]:
-    """The stages beside their floors on this GPU."""
-    ok, reason = ENGINES[engine].available("cuda")
-    if not ok:
-        return {"not_run": reason}
-    return stages.run(
-        stages.Options(
-            device="cuda", precision="bfloat16", channels_last=True, batch=64, engine=engine, repeats=10
-        )
-    )
-
-
-def cuda_graph(setup: Setup) -> dict[str, Any]:
-    """`explain_activations` captured in a CUDA graph gives on new features what it gives without."""
-    found: dict[str, Any] = {"failed": []}
-    first, second = make_features(8, 256, 7, device=setup.device)[0].split(4)
-    gradients = make_features(4, 256, 7, device=setup.device)[1]
-    for engine in NEVER_WAIT:
-        ok, found[engine] = ENGINES[engine].available("cuda")
-        if not ok:
-            continue
-        given = first.clone()
-        explain = functools.partial(
-            explain_activations, given, gradients, (64, 48), engine=engine, on_invalid="flag"
-        )
-        try:
-            captured, graph = explain_in_graph(explain)
-            given.copy_(second)
-            graph.replay()
-            torch.cuda.synchronize()
-            expected = explain()
-            torch.testing.assert_close(captured.labels, expected.labels)
-            torch.testing.assert_close(captured.heatmap, expected.heatmap)
-        except (RuntimeError, AssertionError) as error:
-            found["failed"].append(f"engine {engine}: {str(error).partition(chr(10))[0]}")
-    return found
-
-
-def explain_in_graph(explain: Callable[[], Explanation]) -> tuple[Explanation, torch.cuda.CUDAGraph]:
-    """What one call made, and the graph that makes it again in place; warmed up on a stream of its own."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            explain()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = explain()
-    return captured, graph
-
-
-def gpu_parts() -> dict[str, Part]:
-    """What is right first, then what is fast; a capture that fails can spoil the device, so it comes last."""
-    setup = Setup(device="cuda")
-    return {
-        "tests": Part(30, 150, device_tests),
-        "equivalence": Part(20, 60, lambda _: equivalence(setup)),
-        "no waiting": Part(10, 20, lambda _: no_waiting(setup)),
-        "memory": Part(15, 30, lambda _: memory(setup)),
-        "batch 64": Part(60, 100, lambda most_s: speed(64, most_s)),
-        "batch 256": Part(60, 100, lambda most_s: speed(256, most_s)),
-        "batch 16": Part(50, 80, lambda most_s: speed(16, most_s)),
-        "other libraries": Part(30, 40, others),
-        "loop over cuML": Part(15, 30, lambda _: cuml_loop(setup)),
-        "stages, triton": Part(15, 20, lambda _: in_stages("triton")),
-        "stages, torch": Part(15, 20, lambda _: in_stages("torch")),
-        "CUDA graph": Part(10, 20, lambda _: cuda_graph(setup)),
-    }
-
-
-def run(options: Options) -> dict[str, Any]:
-    """The check's result."""
-    return run_parts(gpu_parts(), options.limit_s)
-
-
-def show(result: dict[str, Any]) -> None:
-    """One line for each part, then the tables of the speeds."""
-    print_table(
-        "GPU check",
-        ("part", "seconds", "outcome"),
-        [(name, seen["seconds"], outcome(seen)) for name, seen in result["parts"].items()],
-    )
-    for name, seen in result["parts"].items():
-        if "batches" in seen:
-            throughput.show(seen)
-        if "stages" in seen:
-            stages.show(seen)
-        for sentence in seen.get("failed", []):
-            print(f"{name}: {sentence}")
-    for sentence in result["skipped"]:
-        print(f"skipped, no time: {sentence}")
-
-
-def outcome(seen: dict[str, Any]) -> str:
-    """A part's result in a few words."""
-    if seen.get("failed"):
-        return f"{len(seen['failed'])} failed"
-    if "not_run" in seen:
-        return f"not run: {seen['not_run']}"
-    if "goal" in seen:
-        return f"goal {seen['goal']:g} {'met' if seen['goal_met'] else 'missed'}"
-    return str(seen.get("closing_line", "ok"))
-
-
-def main() -> None:
-    if not torch.cuda.is_available():
-        print("gpu-check: PyTorch finds no NVIDIA GPU here; nothing was checked", file=sys.stderr)
-        raise SystemExit(2)
-    command("gpu_check", Options, run, show, __doc__)
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--limit-s", type=float, default=540.0, help="seconds for all parts together")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these parts only")
+    parser.add_argument("--again", action="store_true", help="run also what is done")
+    parser.add_argument("--dry-run", action="store_true", help="stubs instead of the parts, on any machine")
+    parser.add_argument("--part", nargs=3, metavar=("WORK", "RESULT", "LIMIT"), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.part:
+        work, result, limit_s = options.part
+        part_main(work, Path(result), float(limit_s))
+    parts = STUBS if options.dry_run else PARTS
+    if options.only:
+        unknown = set(options.only) - set(parts)
+        if unknown:
+            parser.error(f"unknown part {', '.join(sorted(unknown))}; choose among: {', '.join(parts)}")
+        parts = {name: part for name, part in parts.items() if name in options.only or part.required}
+    path = results_file("gpu_check_dry_run.json" if options.dry_run else "gpu_check.json")
+    result_of_all = run(parts, path, options.limit_s, again=options.again)
+    print(summary(result_of_all))
+    print(f"results: {path}")
+    machine = result_of_all["parts"].get("machine", {})
+    if machine.get("no_gpu"):
+        return 2
+    return int(any(found["failed"] for found in result_of_all["parts"].values()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,7 +5,6 @@ Each runs here on a tiny model; the figures mean nothing, the rest is what a rea
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,10 +18,8 @@ from torch import Tensor, nn
 
 from bench import (
     common,
-    device_tests,
     discrimination,
     equivalence,
-    gpu_check,
     memory,
     peers,
     precision,
@@ -33,11 +30,10 @@ from bench import (
 from bench.floors import Count, model_counts, stage_counts
 from bench.machine import threads
 from bench.published import published_steps
-from cfcam_gpu import CFCAM, PRESETS, CFCAMConfig
+from cfcam_gpu import CFCAM, CFCAMConfig
 from cfcam_gpu.capture.layers import find_layer
 from cfcam_gpu.cfcam.clustering import Clusters
 from cfcam_gpu.cli.demo import find_photos
-from cfcam_gpu.engines import ENGINES, resolve_engine
 from tests.helpers.tolerances import MAP
 
 # Both are what the published code does.
@@ -70,19 +66,6 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         monkeypatch.setattr(module, "find_photos", lambda: (find_photos()[0][:2], []))
     with threads(1):
         yield
-
-
-@pytest.fixture
-def wrong_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `auto` takes gives maps that are a thousandth off."""
-    name = resolve_engine("auto", torch.device("cpu"))
-    engine = ENGINES[name]
-
-    def run(*arguments: Any) -> Any:
-        maps = engine.run(*arguments)
-        return dataclasses.replace(maps, heatmap=maps.heatmap * 0.999)
-
-    monkeypatch.setitem(ENGINES, name, dataclasses.replace(engine, run=run))
 
 
 BENCHES: dict[str, Callable[[], dict[str, Any]]] = {
@@ -462,94 +445,3 @@ def test_options_that_cannot_be_are_errors(arguments, message, monkeypatch, caps
     with pytest.raises(SystemExit):
         common.parse(common.Setup, "", arguments)
     assert message in capsys.readouterr().err
-
-
-def test_the_gpu_check_says_that_there_is_no_gpu(monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit) as end:
-        gpu_check.main()
-    assert end.value.code == 2
-    assert capsys.readouterr().err == "gpu-check: PyTorch finds no NVIDIA GPU here; nothing was checked\n"
-    assert not common.RESULTS.exists()
-
-
-def test_a_part_that_fails_does_not_stop_the_others_and_what_had_no_time_is_named():
-    def red(_: float) -> dict[str, Any]:
-        raise SystemExit("equivalence check failed")
-
-    def broken(_: float) -> dict[str, Any]:
-        raise RuntimeError("out of memory\nat line 3")
-
-    parts = {
-        "red": gpu_check.Part(0, 9, red),
-        "broken": gpu_check.Part(0, 9, broken),
-        "slow": gpu_check.Part(100, 200, lambda _: {}),
-        "wrong": gpu_check.Part(0, 9, lambda _: {"failed": ["labels differ"]}),
-        "good": gpu_check.Part(0, 9, lambda most_s: {"most_s": most_s}),
-    }
-    result = gpu_check.run_parts(parts, limit_s=50)
-    assert result["failed"] == [
-        "red: SystemExit: equivalence check failed",
-        "broken: RuntimeError: out of memory",
-        "wrong: labels differ",
-    ]
-    assert [sentence.partition(":")[0] for sentence in result["skipped"]] == ["slow"]
-    assert result["parts"]["good"]["most_s"] == 9
-    assert list(result["parts"]) == ["red", "broken", "wrong", "good"]
-
-
-@pytest.fixture
-def three_engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two that run here and one that does not."""
-    engines = {"numba": (True, "here"), "torch": (True, "here"), "cuml": (False, "needs an NVIDIA GPU")}
-    monkeypatch.setattr(gpu_check, "engines", lambda device: engines)
-
-
-def test_every_engine_is_compared_or_named_with_the_reason(three_engines):
-    found = gpu_check.equivalence(common.Setup(side=16))
-    assert found["failed"] == []
-    assert found["engines"]["cuml"] == {"available": False, "reason": "needs an NVIDIA GPU"}
-    cases = set(found["engines"]["torch"]) - {"available", "reason"}
-    assert len(cases) == len(PRESETS) + 3  # and three of generated features
-    assert cases == set(found["engines"]["numba"]) - {"available", "reason"}
-
-
-def test_an_engine_that_differs_fails_the_gpu_check_by_name(three_engines, wrong_engine):
-    failed = gpu_check.equivalence(common.Setup(side=16))["failed"]
-    wrong = resolve_engine("auto", torch.device("cpu"))
-    assert len(failed) == len(PRESETS) + 3
-    assert all(sentence.startswith(f"{wrong}, ") for sentence in failed)
-
-
-@pytest.mark.parametrize(
-    ("item", "demo", "wanted"),
-    [
-        ({"run": SimpleNamespace(device="cuda")}, False, True),
-        ({"run": SimpleNamespace(device="cpu")}, True, False),
-        ({"run": SimpleNamespace(device="cuda"), "fixtures": ["lite0"]}, False, False),
-        ({"run": SimpleNamespace(device="cuda"), "fixtures": ["lite0"]}, True, True),
-        ({"fixtures": ["device"]}, False, True),
-        ({}, True, False),
-    ],
-    ids=str,
-)
-def test_the_gpu_check_runs_the_tests_that_use_the_gpu(item, demo, wanted):
-    given = SimpleNamespace(
-        callspec=SimpleNamespace(params={key: item[key] for key in item if key == "run"}),
-        fixturenames=item.get("fixtures", []),
-    )
-    assert device_tests.wanted(given, demo) == wanted
-
-
-@pytest.mark.parametrize(
-    ("seen", "words"),
-    [
-        ({"failed": ["a", "b"], "goal": 1, "goal_met": True}, "2 failed"),
-        ({"not_run": "no cuML"}, "not run: no cuML"),
-        ({"goal": 0.9, "goal_met": False}, "goal 0.9 missed"),
-        ({"closing_line": "5 passed"}, "5 passed"),
-        ({}, "ok"),
-    ],
-)
-def test_the_outcome_of_a_part(seen, words):
-    assert gpu_check.outcome(seen) == words

@@ -1,0 +1,415 @@
+"""The parts of `bench.gpu_check`: each is run in a process of its own on a machine with an NVIDIA GPU.
+
+A part takes the seconds it may use and a function that stores what it has found so far; it returns what it
+found: `failed` holds a sentence for each thing that is wrong, `shown` the figures of the printed summary.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench import stages, throughput
+from bench.common import (
+    Setup,
+    environment,
+    interleaved,
+    make_features,
+    make_images,
+    make_model,
+    ratio,
+    summary,
+)
+from bench.equivalence import compare, required
+from bench.gpu_check import Save
+from bench.memory import growth
+from cfcam_gpu import CFCAM, PRESETS, CFCAMConfig, Explanation, explain_activations
+from cfcam_gpu.capture import capture
+from cfcam_gpu.capture.layers import find_layer
+from cfcam_gpu.cfcam import reference
+from cfcam_gpu.engines import ENGINES
+
+TESTS = (
+    "kernels/test_kernels.py",
+    "cfcam/test_golden.py",
+    "engines/test_hard_inputs.py",
+    "engines/test_equivalence.py",
+)
+ROOT = Path(__file__).parents[1]
+
+#: Engines that must not wait for the device, and can be captured in a CUDA graph.
+NEVER_WAIT = ("triton", "torch")
+
+GB = 2**30
+#: What a batch of 256 may take beyond what the model's forward pass takes, in GB.
+ADDED_LIMIT_GB = 8.0
+
+#: Goals: share of the compiled forward pass's throughput; of a dataset run's, of forward only; times cuML's.
+FORWARD_GOAL = 0.90
+DATASET_GOAL = 0.80
+CUML_GOAL = 50.0
+PEERS_GOAL = 10.0
+
+#: From this version on OpenCV's bilateral filter is exact on float32 maps; earlier ones look exponentials up.
+OPENCV = 5
+
+
+def machine(limit_s: float, save: Save) -> Mapping[str, Any]:
+    """The GPU, the versions, and what is missing; without a GPU or OpenCV the rest would mean nothing."""
+    found: dict[str, Any] = {"environment": environment(), "failed": [], "limit_s": limit_s}
+    save(found)
+    for module in ("kornia", "sklearn", "cv2", "triton", "cupy", "cuml", "torchcodec", "pytest"):
+        found[module] = importlib.util.find_spec(module) is not None
+    opencv = found["opencv"] = _opencv_version()
+    if not torch.cuda.is_available():
+        return {**found, "no_gpu": True, "failed": ["PyTorch finds no NVIDIA GPU here; nothing was checked"]}
+    found["gpu"] = torch.cuda.get_device_name()
+    return {**found, "shown": {"GPU": found["gpu"], "PyTorch": torch.__version__, "OpenCV": opencv}}
+
+
+def _opencv_version() -> str | None:
+    """OpenCV's version, of whichever of its distributions is installed."""
+    for name in (
+        "opencv-python-headless",
+        "opencv-python",
+        "opencv-contrib-python-headless",
+        "opencv-contrib-python",
+    ):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def exact_bilateral(grid: NDArray[np.float64], config: CFCAMConfig) -> NDArray[np.float64]:
+    """What `cv2.bilateralFilter` computes on a map (h,w), cell by cell: circular window, reflect-101 borders."""
+    radius = config.radius(*grid.shape)
+    padded = np.pad(grid, radius, mode="reflect")
+    distance = np.add.outer(np.arange(-radius, radius + 1) ** 2, np.arange(-radius, radius + 1) ** 2)
+    space = np.where(distance <= radius**2, np.exp(-distance / (2 * config.sigma_space**2)), 0)
+    filtered = np.empty_like(grid)
+    for y, x in np.ndindex(grid.shape):
+        window = padded[y : y + 2 * radius + 1, x : x + 2 * radius + 1]
+        weights = space * np.exp(-((window - grid[y, x]) ** 2) / (2 * config.sigma_range**2))
+        filtered[y, x] = (weights * window).sum() / weights.sum()
+    return filtered
+
+
+def _exact_reference() -> str:
+    """Takes the reference's bilateral filter from `exact_bilateral` where OpenCV is too old; says which it is."""
+    opencv = _opencv_version()
+    if opencv is not None and int(opencv.partition(".")[0]) >= OPENCV:
+        return f"OpenCV {opencv}"
+    reference.FILTERS["bilateral"] = exact_bilateral
+    return f"a plain loop, since OpenCV is {opencv or 'not installed'}"
+
+
+def engines(device: str) -> dict[str, tuple[bool, str]]:
+    """Every engine but the reference: whether it can run on the device, and why or why not."""
+    return {name: engine.available(device) for name, engine in ENGINES.items() if name != "reference"}
+
+
+def device_tests(limit_s: float, save: Save) -> Mapping[str, Any]:
+    """The tests of the engines and the kernels, on the GPU."""
+    files = [str(path) for name in TESTS if (path := ROOT / "tests" / name).is_file()]
+    # Compiling kernels keeps one core busy, and several processes share the GPU well.
+    spread = ["-n", str(min(8, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
+    pytest = ["-m", "pytest", "-q", "-rf", "-p", "bench.device_tests", "-p", "no:cacheprovider"]
+    try:
+        done = subprocess.run(
+            [sys.executable, *pytest, *spread, *files],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=limit_s - 5,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as late:
+        shown = late.stdout.decode() if isinstance(late.stdout, bytes) else late.stdout or ""
+        return {"failed": [f"the tests did not end in {limit_s - 5:.0f} s; last: {shown.strip()[-200:]!r}"]}
+    lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or ["no output"]
+    failures = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    found: dict[str, Any] = {"tests": list(TESTS), "closing_line": lines[-1], "shown": {"pytest": lines[-1]}}
+    return found | ({"failed": failures or [lines[-1]]} if done.returncode else {})
+
+
+def model_features(setup: Setup, batch: int) -> tuple[Tensor, Tensor]:
+    """Activations and gradients of the predicted classes at the setup's layer, of random images."""
+    model = make_model(setup)
+    captured = capture(model, find_layer(model, setup.layer), make_images(setup, batch))
+    return captured.activations, captured.gradients
+
+
+def equivalence(limit_s: float, save: Save) -> Mapping[str, Any]:
+    """Every engine that can run, against the reference, on a model's features and on generated ones."""
+    bilateral = _exact_reference()
+    return {"reference_bilateral": bilateral, **compare_engines(Setup(device="cuda"), save)}
+
+
+def compare_engines(setup: Setup, save: Save) -> dict[str, Any]:
+    """As `equivalence`, on the setup's model and device; `triton`, the GPU's default, comes first."""
+    several = CFCAMConfig(eps_percentile=10, min_samples_fraction=0.03, sigma_range=0.01)
+    features = model_features(setup, 2)
+    cases = {f"{setup.model} {setup.layer}, {name}": (features, CFCAMConfig.preset(name)) for name in PRESETS}
+    for channels, side in ((256, 7), (63, 9), (130, 14)):
+        generated = make_features(3, channels, side, targets=2, device=setup.device)
+        cases[f"generated, {channels} channels, {side}x{side}"] = (generated, several)
+    found: dict[str, Any] = {"engines": {}, "failed": [], "shown": {}}
+    able = engines(torch.device(setup.device).type)
+    for engine in sorted(able, key=lambda name: name != "triton"):
+        ok, reason = able[engine]
+        found["engines"][engine] = {"available": ok, "reason": reason}
+        largest = 0.0
+        for case, ((activations, gradients), config) in cases.items() if ok else ():
+            difference = compare(activations, gradients, (64, 48), config, engine)
+            found["engines"][engine][case] = difference
+            try:
+                required(difference)
+                largest = max(largest, difference["heatmap"])
+            except SystemExit as red:
+                found["failed"].append(f"{engine}, {case}: {red}")
+            save(found)
+        if ok:
+            found["shown"][engine] = f"differs by {largest:.1e}"
+    return found
+
+
+def no_waits(limit_s: float, save: Save) -> Mapping[str, Any]:
+    """Neither `explain_activations` nor `CFCAM` reads anything back: PyTorch makes an error of each wait."""
+    setup = Setup(device="cuda")
+    activations, gradients = make_features(4, 256, 7, targets=2, device=setup.device)
+    model, images = make_model(setup), make_images(setup, 4)
+    found: dict[str, Any] = {"failed": []}
+    for engine in NEVER_WAIT:
+        ok, found[engine] = ENGINES[engine].available("cuda")
+        for preset in PRESETS if ok else ():
+            config = CFCAMConfig.preset(preset)
+            works: dict[str, Callable[[], Explanation]] = {
+                "explain_activations": functools.partial(
+                    explain_activations, activations, gradients, (64, 48), config, engine, on_invalid="flag"
+                ),
+                "CFCAM": functools.partial(
+                    CFCAM(model, setup.layer, config, engine, on_invalid="flag"), images
+                ),
+            }
+            for what, work in works.items():
+                work()  # compiles, and fills the caches
+                torch.cuda.synchronize()
+                torch.cuda.set_sync_debug_mode("error")
+                try:
+                    work()
+                except RuntimeError as error:
+                    reason = str(error).partition("\n")[0]
+                    found["failed"].append(f"{what}, engine {engine}, preset {preset}: {reason}")
+                finally:
+                    torch.cuda.set_sync_debug_mode("default")
+    return found
+
+
+def memory(limit_s: float, save: Save) -> Mapping[str, Any]:
+    """What explaining a large batch takes beyond the forward pass, and growth over many small batches."""
+    setup, batch, calls = Setup(device="cuda"), 256, 200
+    model, images = make_model(setup), make_images(setup, batch)
+    cam, peaks = CFCAM(model, setup.layer), {}
+
+    def forward() -> None:
+        with torch.inference_mode():
+            model(images)
+
+    for name, work in {"forward only": forward, "explained": lambda: cam(images)}.items():
+        work()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        torch.cuda.synchronize()
+        peaks[name] = round(torch.cuda.max_memory_allocated() / GB, 3)
+    added = peaks["explained"] - peaks["forward only"]
+    grown = growth(lambda: cam(images[:2]), calls)
+    failed = [f"batch {batch} takes {added:.2f} GB beyond the model's own"] if added > ADDED_LIMIT_GB else []
+    failed += [] if grown["none"] else [f"memory grows over {calls} batches"]
+    found = {"batch": batch, "peak_gb": peaks, "added_gb": round(added, 3), "limit_gb": ADDED_LIMIT_GB}
+    return {**found, "growth": grown, "failed": failed, "shown": {"added": f"{added:.2f} GB"}}
+
+
+def batch_64(limit_s: float, save: Save) -> Mapping[str, Any]:
+    """The speed, then the stages of each engine beside their floors."""
+    found = _speed(64, limit_s * 0.6, save)
+    for engine in NEVER_WAIT:
+        found[f"stages, {engine}"] = _in_stages(engine)
+        save(found)
+    return found
+
+
+def batch_256(limit_s: float, save: Save) -> Mapping[str, Any]:
+    return _speed(256, limit_s, save)
+
+
+def batch_16(limit_s: float, save: Save) -> Mapping[str, Any]:
+    return _speed(16, limit_s, save)
+
+
+def _speed(batch: int, limit_s: float, save: Save) -> dict[str, Any]:
+    """Explained in bfloat16, channels last, beside the compiled forward pass in the same precision."""
+    found: dict[str, Any] = throughput.run(
+        throughput.Options(
+            device="cuda",
+            precision="bfloat16",
+            channels_last=True,
+            batches=(batch,),
+            repeats=30,
+            limit_s=limit_s / 4,
+            others=False,
+        )
+    )
+    save(found)
+    over = found["batches"][str(batch)]["over_explained"]
+    floors = [value for name, value in over.items() if name.startswith("forward only, compiled")]
+    if not floors:
+        return {**found, "failed": ["no forward pass could be compiled, so there is no floor"]}
+    share = min(floors)
+    return {**found, "share_of_compiled_forward": share, **_goal("of compiled forward", share, FORWARD_GOAL)}
+
+
+def _goal(name: str, value: float, goal: float) -> dict[str, Any]:
+    """A figure beside its goal; a goal that is missed is no failure of the check."""
+    met = value >= goal
+    return {
+        "goal": goal,
+        "goal_met": met,
+        "shown": {name: f"{value:.3g} (goal {goal:g} {'met' if met else 'missed'})"},
+    }
+
+
+def other_libraries(limit_s: float, save: Save) -> Mapping[str, Any]:
+    """Explained in float32 beside the published steps and other libraries' Grad-CAM."""
+    found = throughput.run(
+        throughput.Options(device="cuda", batches=(16,), repeats=10, limit_s=limit_s / 2, compiled=False)
+    )
+    save(found)
+    over = found["batches"]["16"]["over_explained"]
+    peers = [value for name, value in over.items() if name.startswith("pytorch-grad-cam")]
+    return {**found, **(_goal("times pytorch-grad-cam", peers[0], PEERS_GOAL) if peers else {})}
+
+
+def dataset(limit_s: float, save: Save) -> Mapping[str, Any]:
+    """JPEG files through `explain_dataset`, beside the forward passes alone of the same model and batch."""
+    from bench.dataset import generate
+    from cfcam_gpu.dataset import explain_dataset
+    from cfcam_gpu.models import load_model
+
+    begun, images, batch = time.monotonic(), 2000, 64
+    loaded = load_model("torchvision:resnet50@none")
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "images"
+        source.mkdir()
+        generate(source, images)
+        summary_of_run = explain_dataset(
+            [str(source)], Path(folder) / "out", loaded, overlays="none", device="cuda", batch_size=batch,
+            max_errors="5%", precision="bfloat16", channels_last=True,
+        )  # fmt: skip
+    rate = summary_of_run.now / summary_of_run.seconds
+    found: dict[str, Any] = {"images": images, "images_per_s": round(rate, 1), "ok": summary_of_run.tally.ok}
+    save(found)
+    setup = Setup(device="cuda", precision="bfloat16", channels_last=True)
+    model, views = make_model(setup), make_images(setup, batch)
+    seconds = interleaved(
+        {"forward": lambda: throughput.forward(model, views)},
+        50,
+        limit_s=max(1, limit_s - time.monotonic() + begun),
+    )
+    forward = 1000 / summary(seconds["forward"], batch)["ms_per_image"]
+    found |= {"forward_only_images_per_s": round(forward, 1), "of_forward": round(rate / forward, 3)}
+    return {**found, **_goal("of forward only", rate / forward, DATASET_GOAL)}
+
+
+def cuml_loop(limit_s: float, save: Save) -> Mapping[str, Any]:
+    """`explain_activations` beside the engine that calls cuML image by image, on a model's features."""
+    setup, batch = Setup(device="cuda"), 16
+    ok, reason = ENGINES["cuml"].available("cuda")
+    if not ok:
+        return {"not_run": reason, "shown": {"not run": reason}}
+    activations, gradients = model_features(setup, batch)
+
+    def explain(engine: str) -> Explanation:
+        size = (setup.side, setup.side)
+        return explain_activations(activations, gradients, size, engine=engine, on_invalid="flag")
+
+    seconds = interleaved(
+        {name: functools.partial(explain, name) for name in ("auto", "cuml")}, 20, limit_s=limit_s / 2
+    )
+    times = ratio(seconds["cuml"], seconds["auto"])
+    return {
+        "batch": batch,
+        "cuml": reason,
+        "cases": {name: summary(values, batch) for name, values in seconds.items()},
+        "cuml_over_auto": times,
+        **_goal("times a loop over cuML", times, CUML_GOAL),
+    }
+
+
+def _in_stages(engine: str) -> dict[str, Any]:
+    """The stages beside their floors on this GPU."""
+    ok, reason = ENGINES[engine].available("cuda")
+    if not ok:
+        return {"not_run": reason}
+    return stages.run(
+        stages.Options(
+            device="cuda", precision="bfloat16", channels_last=True, batch=64, engine=engine, repeats=10
+        )
+    )
+
+
+def cuda_graph(limit_s: float, save: Save) -> Mapping[str, Any]:
+    """`explain_activations` captured in a CUDA graph gives on new features what it gives without."""
+    setup = Setup(device="cuda")
+    found: dict[str, Any] = {"failed": []}
+    first, second = make_features(8, 256, 7, device=setup.device)[0].split(4)
+    gradients = make_features(4, 256, 7, device=setup.device)[1]
+    for engine in NEVER_WAIT:
+        ok, found[engine] = ENGINES[engine].available("cuda")
+        if not ok:
+            continue
+        given = first.clone()
+        explain = functools.partial(
+            explain_activations, given, gradients, (64, 48), engine=engine, on_invalid="flag"
+        )
+        try:
+            captured, graph = explain_in_graph(explain)
+            given.copy_(second)
+            graph.replay()
+            torch.cuda.synchronize()
+            expected = explain()
+            torch.testing.assert_close(captured.labels, expected.labels)
+            torch.testing.assert_close(captured.heatmap, expected.heatmap)
+        except (RuntimeError, AssertionError) as error:
+            found["failed"].append(f"engine {engine}: {str(error).partition(chr(10))[0]}")
+    return found
+
+
+def explain_in_graph(explain: Callable[[], Explanation]) -> tuple[Explanation, torch.cuda.CUDAGraph]:
+    """What one call made, and the graph that makes it again in place; warmed up on a stream of its own."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            explain()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = explain()
+    return captured, graph
