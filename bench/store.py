@@ -26,11 +26,12 @@ from PIL import Image
 
 from bench.common import print_table, save
 from bench.dataset import SIZE, generate
-from cfcam_gpu.dataset.execution.worker import PICTURES, Style, read_view, write_overlay
+from cfcam_gpu.dataset.execution.worker import OverlayStyle, read_view, write_overlay
 from cfcam_gpu.dataset.sources.find import find_samples
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.dataset.store.store import Store
+from cfcam_gpu.images.encode import IMAGE_FORMATS
 from cfcam_gpu.images.preprocess import SEED_PREPROCESS
 
 GRID = (7, 7)
@@ -143,8 +144,8 @@ def pictures(folder: Path) -> dict[str, Any]:
         "jpeg_bytes": round(statistics.mean(path.stat().st_size for path in whole)),
         "view": timed(read_view, ((str(path), SEED_PREPROCESS) for path in whole)),
     }
-    for kind, (extension, _) in PICTURES.items():
-        place = (folder / kind, folder / "temporary", Style(kind, "inferno", 0.4))
+    for kind, (extension, _) in IMAGE_FORMATS.items():
+        place = (folder / kind, folder / "temporary", OverlayStyle(kind, "inferno", 0.4))
         names = ((str(path), f"{path.stem}{extension}") for path in whole)
         took = timed(_write, ((uri, grid, name, *place) for uri, name in names))
         size = statistics.mean(path.stat().st_size for path in place[0].iterdir())
@@ -152,7 +153,7 @@ def pictures(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _write(uri: str, grid: np.ndarray, name: str, out: Path, temporary: Path, style: Style) -> None:
+def _write(uri: str, grid: np.ndarray, name: str, out: Path, temporary: Path, style: OverlayStyle) -> None:
     write_overlay(uri, SEED_PREPROCESS, grid, out, name, temporary, style)
 
 

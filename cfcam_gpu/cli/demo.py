@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from cfcam_gpu.dataset.execution.worker import encode
 from cfcam_gpu.dataset.sources.find import open_image
 from cfcam_gpu.dataset.sources.sample import Sample, path_uri
 from cfcam_gpu.dataset.store.atomic_files import write_whole
@@ -22,6 +21,7 @@ from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import InputError, ModelError
 from cfcam_gpu.explainer import CFCAM
 from cfcam_gpu.images.contact_sheet import Entry, Strip, contact_sheet
+from cfcam_gpu.images.encode import encode_image
 from cfcam_gpu.images.overlay import colorize, overlay
 from cfcam_gpu.models import LoadedModel
 
@@ -135,7 +135,7 @@ def _entry(results: Results, row: Row) -> Entry:
         "heatmap": colorize(results.heatmap(row, "original")),
     }
     for kind, picture in pixels.items():
-        write_whole(names[kind], encode(picture, "png"))
+        write_whole(names[kind], encode_image(picture, "png"))
     return Entry(
         photo=Image.fromarray(pixels["original"]),
         heatmap=Image.fromarray(pixels["heatmap"]),

@@ -1,4 +1,4 @@
-"""What worker processes do: decode images for the model, and write pictures. Imports no PyTorch."""
+"""The tasks of worker processes: decode images for the model, and write overlays. Imports no PyTorch."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from cfcam_gpu.dataset.sources.find import open_image
 from cfcam_gpu.dataset.sources.masks import open_mask
 from cfcam_gpu.dataset.store.atomic_files import reason, write_whole
 from cfcam_gpu.errors import ImageError
+from cfcam_gpu.images.encode import encode_image
 from cfcam_gpu.images.masks import MaskError
 from cfcam_gpu.images.overlay import fit_heatmap, overlay, upsample_grid
 from cfcam_gpu.images.preprocess import Preprocess
 
-#: Kind of picture -> its extension, and OpenCV's parameters.
-PICTURES: dict[str, tuple[str, list[int]]] = {
-    "png": (".png", []),
-    "jpeg": (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 90]),
-    "webp": (".webp", [cv2.IMWRITE_WEBP_QUALITY, 85]),
-}
-
+#: The first message of a worker: it takes tasks now.
 READY = "ready"
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a task failed; stage None where the worker could not tell, code the system's error number."""
+    """Why a task failed: the columns `stage`, `error_type` and `message` of an error row.
+
+    Attributes:
+        stage: read, decode, mask or write; None: the worker died or was ended before it could tell.
+        code: the operating system's error number, where there is one.
+    """
 
     stage: str | None
     error_type: str
@@ -45,10 +45,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class View:
-    """What the model sees of an image, (H,W,3) uint8, and the upright original's width and height.
+    """The part of an image that the model sees, at the model's input size.
 
-    `decoding` tells what was chosen to get to 8 bits, where there was a choice (DICOM windows, 16-bit ranges).
-    `mask` (H,W) bool: the object's pixels in the view, where they were asked for.
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB.
+        width, height: size in pixels of the original image, turned upright.
+        decoding: how the pixel values were reduced to 8 bits, where there was a choice (the window of a DICOM
+            image, the range of a 16-bit image).
+        mask: (H, W) bool, the object's pixels in the view; None where no mask was asked for.
     """
 
     pixels: np.ndarray
@@ -59,8 +63,14 @@ class View:
 
 
 @dataclass(frozen=True)
-class Style:
-    """Pictures to write: kind (a key of `PICTURES`), colour map, share of the heatmap."""
+class OverlayStyle:
+    """How overlays look.
+
+    Attributes:
+        kind: file format, a key of `IMAGE_FORMATS`.
+        cmap: colour map of the heatmap.
+        alpha: weight of the heatmap over the image, from 0 to 1.
+    """
 
     kind: str
     cmap: str
@@ -68,44 +78,61 @@ class Style:
 
 
 def read_view(uri: str, preprocess: Preprocess, mask: str | None = None) -> View:
-    """Decodes an image, and its mask, to the model's input size. Raises ImageError."""
+    """Decodes an image, and its mask where one is named, to the model's input size.
+
+    Raises:
+        ImageError: the image cannot be read or decoded. MaskError, a subclass: the mask cannot.
+    """
     image = open_image(uri)
-    objects = None if mask is None else open_mask(mask, image.size, preprocess)
-    return View(preprocess.view(image), *image.size, image.info.get("cfcam"), objects)
+    object_mask = None if mask is None else open_mask(mask, image.size, preprocess)
+    return View(preprocess.view(image), *image.size, image.info.get("cfcam"), object_mask)
 
 
 def write_overlay(
-    uri: str, preprocess: Preprocess, grid: np.ndarray, out: Path, name: str, temporary: Path, style: Style
+    uri: str,
+    preprocess: Preprocess,
+    saliency_map: np.ndarray,
+    out: Path,
+    name: str,
+    temporary: Path,
+    style: OverlayStyle,
 ) -> None:
-    """Writes the heatmap over the original image as `out/name`. Raises ImageError, OSError."""
+    """Writes the heatmap over the original image, at the image's own size, to the file `out/name`.
+
+    Args:
+        saliency_map: (h, w) float32, raw scale.
+        temporary: folder in which the file lies until it is complete.
+
+    Raises:
+        ImageError: the image cannot be decoded or encoded, or `name` leads out of `out`.
+        OSError: the file cannot be written.
+    """
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise ImageError(f"the name {name!r} leads out of the output folder")
     image = open_image(uri)
-    heatmap = upsample_grid(grid, preprocess.size)
+    heatmap = upsample_grid(saliency_map, preprocess.size)
     fitted = fit_heatmap(heatmap, preprocess.visible_box(*image.size), *image.size)
-    content = encode(overlay(np.asarray(image), fitted, style.cmap, style.alpha), style.kind)
+    content = encode_image(overlay(np.asarray(image), fitted, style.cmap, style.alpha), style.kind)
     write_whole(out / name, content, temporary / f"{os.getpid()}.part")
 
 
-def encode(pixels: np.ndarray, kind: str) -> bytes:
-    """(H,W,3) uint8 RGB or (H,W) gray as the bytes of a file. Raises ImageError."""
-    extension, parameters = PICTURES[kind]
-    try:
-        as_stored = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-        _, encoded = cv2.imencode(extension, as_stored, parameters)
-    except cv2.error as error:
-        h, w = pixels.shape[:2]
-        raise ImageError(f"{kind} cannot hold {w} by {h} pixels; use png") from error
-    return encoded.tobytes()
-
-
-TASKS: dict[str, Callable[..., Any]] = {"view": read_view, "overlay": write_overlay}
+_TASKS: dict[str, Callable[..., Any]] = {"view": read_view, "overlay": write_overlay}
 
 
 def perform(task: str, *arguments: Any) -> Any:
-    """The task's result, or a `Failure`; whatever a damaged file makes the decoder raise is one."""
+    """The result of a task, or a `Failure` for whatever exception it raised.
+
+    Args:
+        task: `view` or `overlay`; arguments: those of `read_view` or `write_overlay`.
+
+    Example:
+        >>> from cfcam_gpu.images.preprocess import Preprocess
+        >>> preprocess = Preprocess((8, 8), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        >>> perform("view", "missing.png", preprocess).message
+        'the file does not exist'
+    """
     try:
-        return TASKS[task](*arguments)
+        return _TASKS[task](*arguments)
     except Exception as error:
         return _failure(task, error)
 
@@ -122,11 +149,15 @@ def _failure(task: str, error: Exception) -> Failure:
     return Failure(stage, type(cause).__name__, str(error) or type(error).__name__, code)
 
 
-def main(descriptor: int, parent: int) -> None:
-    """Serves one task after the other until the parent is gone."""
+def serve(descriptor: int, parent: int) -> None:
+    """Performs one task after the other until the parent process closes the pipe or ends.
+
+    Args:
+        descriptor: file descriptor of the pipe to the parent; parent: its process id.
+    """
     os.nice(5)
     cv2.setNumThreads(1)
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     connection = Connection(descriptor)
     try:
         connection.send(READY)
@@ -136,8 +167,8 @@ def main(descriptor: int, parent: int) -> None:
         sys.exit(0)
 
 
-def _follow(parent: int) -> None:
-    """Ends this process when its parent has ended, also in the middle of a task that hangs."""
+def _end_with_parent(parent: int) -> None:
+    """Ends this process when its parent has ended, even in the middle of a task that hangs."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(0)

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from cfcam_gpu.dataset.execution.worker import encode
 from cfcam_gpu.dataset.sources.sample import split_uri
 from cfcam_gpu.dataset.store.atomic_files import reason, whole_file, write_whole
 from cfcam_gpu.dataset.store.results import Results
 from cfcam_gpu.dataset.store.schema import ColumnName, Row, table_maps
 from cfcam_gpu.errors import ConfigError, InputError, ModelError
 from cfcam_gpu.images.colormaps import check_style
+from cfcam_gpu.images.encode import encode_image
 from cfcam_gpu.images.overlay import colorize, upsample_grid
 
 #: Columns that become arrays beside the heatmaps, their types, and what stands for null.
@@ -127,7 +127,7 @@ def _png(results: Results, destination: Path, size: tuple[int, int], cmap: str) 
     written = 0
     for name, row in _explained(results):
         pixels = colorize(results.heatmap(row, "original"), cmap)
-        write_whole(destination / f"{name}_heatmap.png", encode(pixels, "png"))
+        write_whole(destination / f"{name}_heatmap.png", encode_image(pixels, "png"))
         written += 1
     return written
 
@@ -140,7 +140,7 @@ def _fiftyone(results: Results, destination: Path, size: tuple[int, int], cmap: 
         for name, row in _explained(results):
             map_path = f"heatmaps/{name}.png"
             gray = np.rint(results.heatmap(row, "original") * 255).astype(np.uint8)
-            write_whole(destination / map_path, encode(gray, "png"))
+            write_whole(destination / map_path, encode_image(gray, "png"))
             entry = json.dumps(_entry(row, map_path), allow_nan=False)
             file.write((",\n" if written else "\n").encode() + entry.encode())
             written += 1

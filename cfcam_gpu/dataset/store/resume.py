@@ -8,7 +8,6 @@ from typing import Any
 
 from cfcam_gpu.dataset.execution.observer import Observer, counted
 from cfcam_gpu.dataset.execution.pipeline import overlay_name
-from cfcam_gpu.dataset.execution.worker import PICTURES
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.sources.folders import unique_names
 from cfcam_gpu.dataset.sources.sample import Sample
@@ -17,6 +16,7 @@ from cfcam_gpu.dataset.store.locks import Claim
 from cfcam_gpu.dataset.store.plan import Plan
 from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import StoreError
+from cfcam_gpu.images.encode import IMAGE_FORMATS
 
 #: Above this many samples the pictures lie in one folder per part.
 MOST_IN_ONE_FOLDER = 10_000
@@ -116,7 +116,7 @@ def _stored_pictures(store: Store) -> Iterator[str]:
     try:
         stored = store.run()
         kind = stored["fingerprint"]["overlays"]["kind"] if stored else "none"
-        if stored is None or kind not in PICTURES:
+        if stored is None or kind not in IMAGE_FORMATS:
             return
         plan = store.plan()
     except StoreError:
