@@ -19,7 +19,7 @@ from cfcam_gpu.dataset.execution.local import Follow, Model, Parts, local_parts
 from cfcam_gpu.dataset.execution.observer import Interrupted, Observer, Tally, watched_signals
 from cfcam_gpu.dataset.execution.pipeline import Pictures, Work
 from cfcam_gpu.dataset.execution.ray_driver import ray_parts
-from cfcam_gpu.dataset.execution.worker import Style
+from cfcam_gpu.dataset.execution.worker import OverlayStyle
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.sources.find import find_samples
 from cfcam_gpu.dataset.sources.sample import Sample
@@ -192,7 +192,7 @@ class _Run:
     def _pictures(self, temporary: Path) -> Pictures | None:
         if self.options.overlays == "none":
             return None
-        style = Style(self.options.overlays, self.options.cmap, self.options.alpha)
+        style = OverlayStyle(self.options.overlays, self.options.cmap, self.options.alpha)
         stored = self.store.run() or {}
         return Pictures(self.store.out, temporary, style, bool(stored.get("overlay_folders")))
 

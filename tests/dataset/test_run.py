@@ -21,7 +21,7 @@ from cfcam_gpu.dataset import open_results
 from cfcam_gpu.dataset.execution import pipeline as pipelines
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.execution.observer import Observer, Tally
-from cfcam_gpu.dataset.execution.pool import Inline
+from cfcam_gpu.dataset.execution.pool import InlinePool
 from cfcam_gpu.dataset.options import RunOptions, share
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.fingerprint import differences, weights_hash
@@ -486,7 +486,7 @@ def test_only_a_few_batches_are_decoded_ahead(tmp_path, monkeypatch):
     folder = save(tmp_path / "in", **{f"p{i:02}": photo(i) for i in range(40)})
     decoded = itertools.count()
 
-    class Counting(Inline):
+    class Counting(InlinePool):
         def submit(self, task, *arguments):
             self.count = next(decoded) + 1
             return super().submit(task, *arguments)

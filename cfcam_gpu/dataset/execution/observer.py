@@ -1,14 +1,14 @@
-"""Who follows a run, and how a signal ends it."""
+"""Observers, which are told how a run goes; and how SIGINT and SIGTERM end a run."""
 
 from __future__ import annotations
 
 import logging
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from cfcam_gpu._utils.signals import ENDING, in_main_thread, restored_handlers
 from cfcam_gpu.dataset.store.schema import Row
 
 log = logging.getLogger("cfcam_gpu")
@@ -16,41 +16,64 @@ log = logging.getLogger("cfcam_gpu")
 
 @dataclass
 class Tally:
-    """Counts of samples: explained, failed, and blank among the explained."""
+    """Counts of samples: explained, failed, and blank among the explained.
+
+    Example:
+        >>> tally = Tally()
+        >>> tally.add({"status": "ok", "blank": True})
+        >>> tally.add({"status": "error"})
+        >>> tally
+        Tally(ok=1, skipped=1, blank=1)
+    """
 
     ok: int = 0
     skipped: int = 0
     blank: int = 0
 
     def add(self, row: Row) -> None:
+        """Counts one row."""
         self.ok += row["status"] == "ok"
         self.skipped += row["status"] != "ok"
         self.blank += bool(row.get("blank")) and row["status"] == "ok"
 
 
 def counted(count: int, noun: str, rest: str = "") -> str:
-    """`1 sample is`, `2 samples are`, and the rest of the sentence."""
+    """`1 sample is`, `2 samples are`, and the rest of the sentence.
+
+    Example:
+        >>> counted(2, "sample", " left")
+        '2 samples are left'
+    """
     return f"{count} {noun}{' is' if count == 1 else 's are'}{rest}"
 
 
 class Observer:
-    """Follows a run; the methods of this one log what is noteworthy."""
+    """Is told how a run goes. Override the methods of interest; this class only logs the notes.
+
+    Example:
+        >>> class Names(Observer):
+        ...     def row(self, row):
+        ...         print(row["sample_id"])
+        >>> Names().row({"sample_id": "cat.jpg"})
+        cat.jpg
+    """
 
     def begin(self, total: int, done: Tally) -> None:
-        """The run has `total` samples, of which `done` were done before."""
+        """The run starts: it has `total` samples, of which earlier runs did `done`."""
 
     def row(self, row: Row) -> None:
-        """A sample is done; its row is stored with its part."""
+        """A sample is done. Its row is stored later, together with the rest of its part."""
 
     def tick(self) -> None:
-        """Called often, also while nothing is done."""
+        """Called several times a second, also while no sample gets done."""
 
     def note(self, line: str) -> None:
+        """Something the user should know, in one line."""
         log.warning(line)
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM ended the run; finished parts are stored."""
+    """SIGINT or SIGTERM, whose number is `number`, ended the run; finished parts are stored."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -59,24 +82,29 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def watched_signals() -> Iterator[Callable[[], int | None]]:
-    """The number of SIGINT or SIGTERM once one has come; the next one acts at once, as without this."""
-    if threading.current_thread() is not threading.main_thread():
+    """Gives a function: the number of the SIGINT or SIGTERM that arrived, None before one arrives.
+
+    The first signal is only recorded, so that the caller can end cleanly. It also puts the earlier handlers
+    back: a second signal acts at once. Outside the main thread, where Python allows no handlers, signals are
+    not watched.
+
+    Example:
+        >>> import os, signal
+        >>> with watched_signals() as arrived:
+        ...     os.kill(os.getpid(), signal.SIGTERM)
+        ...     arrived() == signal.SIGTERM
+        True
+    """
+    if not in_main_thread():
         yield lambda: None
         return
-    seen: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    arrived: list[int] = []
+    with restored_handlers() as restore:
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+        def record(number: int, _frame: object) -> None:
+            arrived.append(number)
+            restore()
 
-    def handle(number: int, frame: object) -> None:
-        seen.append(number)
-        restore()
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield lambda: seen[0] if seen else None
-    finally:
-        restore()
+        for number in ENDING:
+            signal.signal(number, record)
+        yield lambda: arrived[0] if arrived else None

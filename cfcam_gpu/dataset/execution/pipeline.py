@@ -16,11 +16,12 @@ from typing import Any
 from cfcam_gpu._utils.checks import Check
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.execution.pool import Pool
-from cfcam_gpu.dataset.execution.worker import PICTURES, Failure, Style, View
+from cfcam_gpu.dataset.execution.worker import Failure, OverlayStyle, View
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.atomic_files import NO_SPACE
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.errors import StoreError
+from cfcam_gpu.images.encode import IMAGE_FORMATS
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Pictures:
 
     out: Path
     temporary: Path
-    style: Style
+    style: OverlayStyle
     in_folders: bool
 
     def name(self, part: int, sample: Sample) -> str:
@@ -50,7 +51,7 @@ class Pictures:
 
 def overlay_name(kind: str, in_folders: bool, part: int, sample: Sample) -> str:
     """Path of a sample's overlay below the output folder."""
-    name = f"{sample.name}_cfcam{PICTURES[kind][0]}"
+    name = f"{sample.name}_cfcam{IMAGE_FORMATS[kind].extension}"
     return f"overlays/part-{part:05d}/{name}" if in_folders else name
 
 

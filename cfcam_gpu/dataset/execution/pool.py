@@ -1,4 +1,4 @@
-"""Worker processes that may die or hang without harm: each has one task, its own pipe, and a time limit."""
+"""Worker processes. Each has its own pipe, one task at a time and a time limit; one that dies costs one task."""
 
 from __future__ import annotations
 
@@ -20,30 +20,46 @@ from typing import Any, Protocol
 from cfcam_gpu.dataset.execution.worker import READY, Failure, perform
 from cfcam_gpu.errors import BackendError
 
-#: Seconds a process may take to start, and starts in a row that may fail.
-START_LIMIT, START_ATTEMPTS = 120.0, 3
+#: Seconds that a process may take to start.
+_START_LIMIT = 120.0
 
-#: A fresh interpreter, so that neither the caller's main module nor PyTorch is imported again.
-_START = (
+#: After this many failed starts in a row the pool gives up.
+_START_ATTEMPTS = 3
+
+#: Program of a worker process. A new interpreter imports neither the caller's main module nor PyTorch.
+_PROGRAM = (
     "import json, sys; descriptor, parent, path = json.loads(sys.argv[1]); sys.path[:] = path; "
-    "from cfcam_gpu.dataset.execution.worker import main; main(descriptor, parent)"
+    "from cfcam_gpu.dataset.execution.worker import serve; serve(descriptor, parent)"
 )
 
 
 class Pool(Protocol):
-    """Runs tasks of `worker.TASKS`; a future's result is the task's or a `Failure`, never an exception of it."""
+    """Performs tasks (see `worker.perform`).
+
+    The result of a future is the task's result, or a `Failure`; an exception of the task is never raised.
+    """
 
     def submit(self, task: str, *arguments: Any) -> Future[Any]: ...
     def close(self) -> None: ...
 
 
 def make_pool(workers: int, timeout: float) -> Pool:
-    """`workers` processes, each task limited to `timeout` seconds; 0: in this process, without a limit."""
-    return Processes(workers, timeout) if workers else Inline()
+    """A pool of worker processes.
+
+    Args:
+        workers: their number; 0: this process performs the tasks, without a time limit.
+        timeout: seconds that a task may take.
+
+    Example:
+        >>> pool = make_pool(0, timeout=60.0)
+        >>> pool.submit("view", "missing.png", None).result().message
+        'the file does not exist'
+    """
+    return ProcessPool(workers, timeout) if workers else InlinePool()
 
 
-class Inline:
-    """Does each task at once, in the caller's process."""
+class InlinePool:
+    """Performs each task at once, in the caller's process."""
 
     def submit(self, task: str, *arguments: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -55,17 +71,17 @@ class Inline:
 
 
 class _Worker:
-    """A process, our end of its pipe, and what it is doing."""
+    """A process, our end of its pipe, its task (None: it has none) and the time at which it must be done."""
 
     def __init__(self, timeout: float) -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            # Without these a worker that is stopped halfway through a message would hold up all others.
+            # A worker that stops in the middle of a message would block the thread, and so all other workers.
             for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
                 ours.setsockopt(socket.SOL_SOCKET, option, _timeval(timeout))
             argument = json.dumps([theirs.fileno(), os.getpid(), [os.path.abspath(p) for p in sys.path]])
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _START, argument],
+                [sys.executable, "-c", _PROGRAM, argument],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
@@ -73,18 +89,19 @@ class _Worker:
             self.connection = Connection(ours.detach())
         self.started = False
         self.task: Future[Any] | None = None
-        self.deadline = time.monotonic() + START_LIMIT
+        self.deadline = time.monotonic() + _START_LIMIT
 
     @property
     def idle(self) -> bool:
         return self.started and self.task is None
 
-    def give(self, future: Future[Any], task: tuple[Any, ...], timeout: float) -> None:
+    def assign(self, future: Future[Any], task: tuple[Any, ...], timeout: float) -> None:
+        """Sends a task; its result completes `future`. Raises OSError if the process is gone."""
         self.task, self.deadline = future, time.monotonic() + timeout
         self.connection.send(task)
 
     def kill(self) -> int:
-        """Ends the process whatever it does; its exit status, negative for a signal."""
+        """Ends the process at once. Returns its exit status; a negative one is the signal that ended it."""
         status = self.process.poll()
         if status is None:
             self.process.kill()
@@ -93,11 +110,11 @@ class _Worker:
         return status
 
 
-class Processes:
-    """Up to `workers` processes, started when there is something to do.
+class ProcessPool:
+    """Up to `workers` processes; each is started when a task waits and none is free.
 
-    One thread of this process serves them all, so that they go on while the caller computes. A
-    process that dies or passes the time limit is replaced; only the task it had fails.
+    One thread of this process serves them all, so that they get tasks also while the caller computes. A
+    process that dies or exceeds the time limit is replaced; only its current task fails.
     """
 
     def __init__(self, workers: int, timeout: float) -> None:
@@ -119,7 +136,7 @@ class Processes:
         return future
 
     def close(self) -> None:
-        """Kills the processes; what they had not finished never ends."""
+        """Ends the processes. Futures whose tasks are not done never complete."""
         if not self._closing:
             self._closing = True
             self._wake()
@@ -128,11 +145,11 @@ class Processes:
             os.close(self._wake_writer)
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # enough wake-up calls lie in the pipe
+        with contextlib.suppress(BlockingIOError):  # the pipe is full: the thread wakes up anyway
             os.write(self._wake_writer, b".")
 
     def _serve(self) -> None:
-        # Children inherit the mask: Ctrl-C and a job's end reach the whole group, but only we decide.
+        # Workers inherit the mask: Ctrl-C and the end of a job signal the whole group, but this process ends them.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
         try:
             while not self._closing:
@@ -150,7 +167,7 @@ class Processes:
             if worker.idle and self._queue:
                 future, task = self._queue.popleft()
                 try:
-                    worker.give(future, task, self.timeout)
+                    worker.assign(future, task, self.timeout)
                 except OSError:
                     self._replace(worker, *_died(worker))
                     return self._assign()
@@ -167,15 +184,15 @@ class Processes:
             if ready == self._wake_reader:
                 os.read(self._wake_reader, 65536)
             elif isinstance(ready, Connection):
-                self._take(by_connection[ready])
+                self._receive_from(by_connection[ready])
 
-    def _take(self, worker: _Worker) -> None:
+    def _receive_from(self, worker: _Worker) -> None:
         try:
             result = worker.connection.recv()
-        except BlockingIOError:  # the rest of the message does not come
-            self._replace(worker, "Timeout", self._late())
+        except BlockingIOError:  # the rest of the message did not arrive in time
+            self._replace(worker, "Timeout", self._timeout_message())
             return
-        except Exception:  # the end of the pipe, or half a message
+        except Exception:  # the pipe ended, perhaps in the middle of a message
             self._replace(worker, *_died(worker))
             return
         if not worker.started:
@@ -189,49 +206,50 @@ class Processes:
     def _expire(self) -> None:
         now = time.monotonic()
         for worker in [w for w in self._workers if not w.idle and w.deadline <= now]:
-            self._replace(worker, "Timeout", self._late())
+            self._replace(worker, "Timeout", self._timeout_message())
 
-    def _late(self) -> str:
+    def _timeout_message(self) -> str:
         return f"not done after {self.timeout:g} s; its process was ended"
 
     def _replace(self, worker: _Worker, error_type: str, message: str) -> None:
-        """Another one is started when there is something to do."""
+        """Ends a worker and fails its task; `_assign` starts another one when a task waits."""
         worker.kill()
         self._workers.remove(worker)
         if worker.task is not None:
             worker.task.set_result(Failure(None, error_type, message))
         elif not worker.started:
             self._failed_starts += 1
-            if self._failed_starts >= START_ATTEMPTS:
+            if self._failed_starts >= _START_ATTEMPTS:
                 raise BackendError(
-                    f"worker processes do not start ({message}); --workers 0 does without them"
+                    f"worker processes do not start ({message}); --workers 0 decodes in this process instead"
                 )
 
     def _fail_all(self, error: Exception) -> None:
-        """Whoever waits, and whoever comes later, is told."""
+        """Raises the error for every task that waits, and for every later one, until the pool is closed."""
         self._workers, workers = [], self._workers
-        tasks = [worker.task for worker in workers if worker.task is not None]
+        futures = [worker.task for worker in workers if worker.task is not None]
         for worker in workers:
             worker.kill()
         while not self._closing:
             while self._queue:
-                tasks.append(self._queue.popleft()[0])
-            for future in tasks:
+                futures.append(self._queue.popleft()[0])
+            for future in futures:
                 future.set_exception(error)
-            tasks = []
+            futures = []
             time.sleep(0.05)
 
 
 def _timeval(seconds: float) -> bytes:
-    """At least a microsecond, since 0 means without end."""
+    """The C struct timeval of a time limit; at least a microsecond, since 0 means no limit."""
     whole = min(int(seconds), 10**9)
     return struct.pack("@ll", whole, max(int(seconds % 1 * 1e6), int(whole == 0)))
 
 
 def _died(worker: _Worker) -> tuple[str, str]:
+    """Error type and message for a worker whose process has ended."""
     worker.process.poll()
     try:
-        status = worker.process.wait(1)  # the end of its pipe comes a moment before its own
+        status = worker.process.wait(1)  # a process closes its pipe a moment before it ends
     except subprocess.TimeoutExpired:
         status = worker.kill()
     if status >= 0:

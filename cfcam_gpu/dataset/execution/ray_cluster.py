@@ -1,4 +1,4 @@
-"""A Ray cluster: joining or starting one, and how many actors fit."""
+"""A Ray cluster: joining or starting one, and how many actors of which size it takes."""
 
 from __future__ import annotations
 
@@ -11,40 +11,32 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
+from cfcam_gpu._utils.messages import first_line
+from cfcam_gpu._utils.signals import restored_handlers
 from cfcam_gpu.dataset.execution.observer import Interrupted
 from cfcam_gpu.errors import BackendError
 
-#: Seconds that a cluster has to answer.
-PATIENCE = 5.0
+#: Seconds that a cluster has to accept a connection.
+_CONNECT_TIMEOUT = 5.0
 
 
 @contextmanager
-def joined(ray: ModuleType) -> Iterator[None]:
-    """Ray, connected: as this process is already, at RAY_ADDRESS, or to a cluster of this machine that it starts.
+def joined_cluster(ray: ModuleType) -> Iterator[None]:
+    """Connects this process to a Ray cluster, and disconnects it on leaving.
+
+    A connection that this process has already is used and kept. Otherwise the cluster at RAY_ADDRESS is
+    joined; without that variable a cluster is started on this machine.
 
     Raises:
-        BackendError: none can be reached or started.
-        Interrupted: SIGTERM meanwhile.
+        BackendError: the cluster cannot be reached or started.
+        Interrupted: SIGTERM arrived while connecting.
     """
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    with _own_signals():
-        try:
-            _reach(address)
-            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        except (OSError, RuntimeError, ValueError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise BackendError(
-                f"Ray cannot be reached or started at {address!r} ({reason}); check RAY_ADDRESS, or unset "
-                "it to start Ray on this machine"
-            ) from error
-        except SystemExit:  # Ray's own answer to SIGTERM
-            raise Interrupted(signal.SIGTERM) from None
+    _connect(ray, os.environ.get("RAY_ADDRESS") or "local")
     try:
         with redirect_stdout(_OwnOutput(sys.stdout)):
             yield
@@ -52,15 +44,30 @@ def joined(ray: ModuleType) -> Iterator[None]:
         ray.shutdown()
 
 
-def _reach(address: str) -> None:
-    """Raises OSError where nothing listens: Ray itself would try for minutes."""
-    found = re.fullmatch(r"(?:ray://)?\[?([^\[\]]+)\]?:(\d{1,5})", address)
-    if found:
-        socket.create_connection((found[1], int(found[2])), PATIENCE).close()
+def _connect(ray: ModuleType, address: str) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with restored_handlers():  # Ray sets handlers of its own; a run needs those it had
+        try:
+            _check_reachable(address)
+            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        except (OSError, RuntimeError, ValueError) as error:
+            raise BackendError(
+                f"Ray cannot be reached or started at {address!r} ({first_line(error)}); check RAY_ADDRESS, "
+                "or unset it to start Ray on this machine"
+            ) from error
+        except SystemExit:  # Ray's own handler of SIGTERM raises it
+            raise Interrupted(signal.SIGTERM) from None
+
+
+def _check_reachable(address: str) -> None:
+    """Raises OSError if nothing listens at HOST:PORT; Ray itself would retry for minutes."""
+    match = re.fullmatch(r"(?:ray://)?\[?([^\[\]]+)\]?:(\d{1,5})", address)
+    if match:
+        socket.create_connection((match[1], int(match[2])), _CONNECT_TIMEOUT).close()
 
 
 class _OwnOutput:
-    """Standard output for this thread alone: what Ray prints in its own goes to standard error."""
+    """Standard output for the thread that made it; what other threads (Ray's) print goes to standard error."""
 
     def __init__(self, stream: Any) -> None:
         self.stream, self.thread = stream, threading.get_ident()
@@ -73,39 +80,49 @@ class _OwnOutput:
         return getattr(self.stream, name)
 
 
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Whatever handlers Ray sets go again: a run has its own."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                signal.signal(number, handler or signal.SIG_DFL)
+class Placement(NamedTuple):
+    """The number of actors, and the CPUs and GPUs that each gets."""
+
+    actors: int
+    cpus: int
+    gpus: int
 
 
-def layout(nodes: Sequence[Mapping[str, float]], device: str, actors: int | None) -> tuple[int, int, int]:
-    """Number of actors, and CPUs and GPUs of each, for the resources of the machines.
+def placement(nodes: Sequence[Mapping[str, float]], device: str, actors: int | None) -> Placement:
+    """The actors that a cluster takes.
+
+    Without a number: one actor per GPU; on a cluster without GPUs one per two CPUs.
+
+    Args:
+        nodes: the resources of each machine, as Ray names them: `CPU`, `GPU`.
+        device: auto, cpu or cuda.
+        actors: their number; None: chosen as above.
 
     Raises:
-        BackendError: more actors than there are GPUs, or without GPUs CPUs.
+        BackendError: device cuda without a GPU, or more actors than GPUs (without GPUs: than CPUs).
+
+    Example:
+        >>> placement([{"CPU": 64, "GPU": 8}, {"CPU": 4}], "auto", None)
+        Placement(actors=8, cpus=1, gpus=1)
+        >>> placement([{"CPU": 16}, {"CPU": 7}], "cpu", 3)
+        Placement(actors=3, cpus=7, gpus=0)
     """
     gpus = 0 if device == "cpu" else sum(int(node.get("GPU", 0)) for node in nodes)
     cpus = [int(node.get("CPU", 0)) for node in nodes]
-    on_gpus = bool(gpus) or device == "cuda"
-    count = actors or gpus or max(1, sum(n // 2 for n in cpus))
-    if on_gpus and not gpus:
+    if device == "cuda" and not gpus:
         raise BackendError(
             "device 'cuda' was asked for and the cluster has no GPU; use --device cpu, or auto"
         )
-    room, unit = (gpus, "GPU") if on_gpus else (sum(cpus), "CPU")
-    if count > room:
+    count = actors or gpus or max(1, sum(n // 2 for n in cpus))
+    available, unit = (gpus, "GPU") if gpus else (sum(cpus), "CPU")
+    if count > available:
         raise BackendError(
-            f"{count} actors need a {unit} each and the cluster has {room}; give fewer --actors, or another "
-            "--device"
+            f"{count} actors need a {unit} each and the cluster has {available}; give fewer --actors, "
+            "or another --device"
         )
-    if on_gpus:
-        return count, 1, 1
-    return count, max(n for n in range(1, max(cpus) + 1) if sum(node // n for node in cpus) >= count), 0
+    return Placement(count, 1, 1) if gpus else Placement(count, _cpus_each(cpus, count), 0)
+
+
+def _cpus_each(cpus: Sequence[int], count: int) -> int:
+    """The most CPUs that each of `count` actors can have on machines with so many CPUs."""
+    return max(n for n in range(1, max(cpus) + 1) if sum(node // n for node in cpus) >= count)

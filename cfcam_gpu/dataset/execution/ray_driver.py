@@ -22,7 +22,7 @@ from cfcam_gpu.dataset.execution.local import Finished, Follow, Model
 from cfcam_gpu.dataset.execution.observer import Interrupted, Observer, watched_signals
 from cfcam_gpu.dataset.execution.pipeline import Pictures, Work
 from cfcam_gpu.dataset.execution.ray_actor import AT_ONCE, PartActor, Task
-from cfcam_gpu.dataset.execution.ray_cluster import joined, layout
+from cfcam_gpu.dataset.execution.ray_cluster import joined_cluster, placement
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.store.fingerprint import differences
 from cfcam_gpu.dataset.store.schema import Row
@@ -70,9 +70,9 @@ def ray_parts(
 def _ray_parts(
     ray: ModuleType, model: str | Callable[[], LoadedModel], options: RunOptions, observer: Observer
 ) -> Iterator[tuple[RayParts, dict[str, Any]]]:
-    with joined(ray):
+    with joined_cluster(ray):
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        count, cpus, gpus = layout(nodes, options.device, options.actors)
+        count, cpus, gpus = placement(nodes, options.device, options.actors)
         task = Task(model, options, os.getcwd(), None if gpus else cpus)
         # One more thread than parts, for `close`.
         kind = ray.remote(num_cpus=cpus, num_gpus=gpus, max_concurrency=AT_ONCE + 1)(PartActor)

@@ -16,8 +16,8 @@ from PIL import Image
 
 import cfcam_gpu
 from cfcam_gpu.dataset.execution import pool as pools
-from cfcam_gpu.dataset.execution.pool import Inline, Processes
-from cfcam_gpu.dataset.execution.worker import Failure, Style, View
+from cfcam_gpu.dataset.execution.pool import InlinePool, ProcessPool
+from cfcam_gpu.dataset.execution.worker import Failure, OverlayStyle, View
 from cfcam_gpu.errors import BackendError
 from cfcam_gpu.images.overlay import fit_heatmap, overlay, upsample_grid
 from tests.helpers.smallnet import PLAIN, photo, save
@@ -26,12 +26,12 @@ WAIT = 60
 
 
 @pytest.fixture
-def make() -> Iterator[Callable[..., Processes]]:
+def make() -> Iterator[Callable[..., ProcessPool]]:
     """Pools that are closed in the end."""
-    made: list[Processes] = []
+    made: list[ProcessPool] = []
 
-    def pool(workers: int = 1, timeout: float = 30.0) -> Processes:
-        made.append(Processes(workers, timeout))
+    def pool(workers: int = 1, timeout: float = 30.0) -> ProcessPool:
+        made.append(ProcessPool(workers, timeout))
         return made[-1]
 
     yield pool
@@ -60,7 +60,7 @@ def traps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_views_are_those_of_the_preprocessing(make, tmp_path, workers):
     folder = save(tmp_path / "in", a=photo(1), b=b"no image", c=photo(2, (31, 77)))
-    pool = make(workers) if workers else Inline()
+    pool = make(workers) if workers else InlinePool()
     uris = [str(folder / f"{name}.png") for name in "abc"] + [str(tmp_path / "gone.png")]
     a, b, c, gone = (f.result(WAIT) for f in [pool.submit("view", uri, PLAIN) for uri in uris])
     for view, image in ((a, photo(1)), (c, photo(2, (31, 77)))):
@@ -75,8 +75,8 @@ def test_views_are_those_of_the_preprocessing(make, tmp_path, workers):
 def test_an_overlay_is_written_whole_or_told(make, tmp_path, workers):
     folder, out = save(tmp_path / "in", a=photo(1)), tmp_path / "out"
     grid = np.random.default_rng(0).random((4, 5)).astype(np.float32) * 30
-    pool = make(workers) if workers else Inline()
-    style = Style("png", "jet", 0.3)
+    pool = make(workers) if workers else InlinePool()
+    style = OverlayStyle("png", "jet", 0.3)
     (out / "taken.png").mkdir(parents=True)
 
     def write(name: str) -> object:
@@ -127,7 +127,7 @@ def test_a_worker_stopped_halfway_through_its_answer_holds_up_nobody_for_long(ma
     (tmp_path / "once").touch()
     monkeypatch.setattr(
         pools,
-        "_START",
+        "_PROGRAM",
         "import json, os, signal, struct, sys; descriptor, parent, path = json.loads(sys.argv[1]); sys.path[:] = path\n"
         "from cfcam_gpu.dataset.execution import worker\n"
         "from multiprocessing.connection import Connection\n"
@@ -136,7 +136,7 @@ def test_a_worker_stopped_halfway_through_its_answer_holds_up_nobody_for_long(ma
         "    os.write(descriptor, struct.pack('!i', 5000) + bytes(2000))\n"
         "    os.kill(os.getpid(), signal.SIGSTOP)\n"
         f"worker.perform = half if os.path.exists({str(tmp_path / 'once')!r}) else worker.perform\n"
-        "worker.main(descriptor, parent)",
+        "worker.serve(descriptor, parent)",
     )
     folder, pool = save(tmp_path / "in", a=photo(1)), make(1, timeout=1.5)
     stuck, other = (pool.submit("view", str(folder / "a.png"), PLAIN) for _ in range(2))
@@ -153,8 +153,10 @@ def test_a_time_limit_is_never_endless(seconds, expected):
 
 
 def test_processes_that_do_not_start_are_an_error_and_no_endless_wait(make, monkeypatch):
-    monkeypatch.setattr(pools, "_START", "raise SystemExit(3)")
-    with pytest.raises(BackendError, match=r"do not start \(.*status 3\); --workers 0 does without them"):
+    monkeypatch.setattr(pools, "_PROGRAM", "raise SystemExit(3)")
+    with pytest.raises(
+        BackendError, match=r"do not start \(.*status 3\); --workers 0 decodes in this process"
+    ):
         make(1).submit("view", "x", PLAIN).result(WAIT)
 
 
@@ -173,9 +175,9 @@ def test_workers_end_with_their_parent_also_in_the_middle_of_a_task(tmp_path, tr
     folder = save(tmp_path / "in", a=photo(1), hang=photo(2))
     code = f"""
 import time
-from cfcam_gpu.dataset.execution.pool import Processes
+from cfcam_gpu.dataset.execution.pool import ProcessPool
 from cfcam_gpu.images.preprocess import SEED_PREPROCESS
-pool = Processes(2, 600)
+pool = ProcessPool(2, 600)
 pool.submit("view", {str(folder / "hang.png")!r}, SEED_PREPROCESS)
 for _ in range(9):
     pool.submit("view", {str(folder / "a.png")!r}, SEED_PREPROCESS).result(30)

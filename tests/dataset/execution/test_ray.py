@@ -22,7 +22,7 @@ from PIL import Image
 
 from cfcam_gpu.dataset import open_results
 from cfcam_gpu.dataset.execution.observer import Interrupted, Observer
-from cfcam_gpu.dataset.execution.ray_cluster import _OwnOutput, joined, layout
+from cfcam_gpu.dataset.execution.ray_cluster import _OwnOutput, joined_cluster, placement
 from cfcam_gpu.dataset.execution.ray_driver import RayParts
 from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import BackendError, ConfigError, ModelError, TooManyErrors
@@ -252,7 +252,7 @@ def interrupted(folder: Path, work: Path, number: signal.Signals) -> tuple[Ended
 
 @needs_ray
 @pytest.mark.slow
-def test_a_signal_ends_the_command_and_its_actors_on_a_cluster_that_it_joined(
+def test_a_signal_ends_the_command_and_its_actors_on_a_cluster_that_it_joined_cluster(
     ray, folder, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
@@ -360,7 +360,7 @@ def test_a_model_that_an_actor_cannot_read_is_told_in_one_line():
     ],
 )
 def test_actors_fill_the_cluster_and_fit_its_machines(nodes, device, actors, expected):
-    assert layout(nodes, device, actors) == expected
+    assert placement(nodes, device, actors) == expected
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_actors_fill_the_cluster_and_fit_its_machines(nodes, device, actors, exp
 )
 def test_a_cluster_that_is_too_small_is_an_error(nodes, device, actors, message):
     with pytest.raises(BackendError, match=message):
-        layout(nodes, device, actors)
+        placement(nodes, device, actors)
 
 
 @pytest.mark.parametrize(
@@ -418,7 +418,7 @@ def test_rays_own_end_at_sigterm_is_an_interruption(monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     with (
         pytest.raises(Interrupted) as caught,
-        joined(SimpleNamespace(is_initialized=lambda: False, init=init)),
+        joined_cluster(SimpleNamespace(is_initialized=lambda: False, init=init)),
     ):
         pass
     assert caught.value.number == signal.SIGTERM
