@@ -47,7 +47,8 @@ from cfcam_gpu.cfcam.clustering import (
     min_samples,
     pairwise_distances,
 )
-from cfcam_gpu.cfcam.weighting import activation_map, channel_weights, upsample_and_normalise
+from cfcam_gpu.cfcam.maps import upsample_and_normalise
+from cfcam_gpu.cfcam.weighting import activation_map, channel_weights
 from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK, NOISE
 from cfcam_gpu.engines import resolve_engine
 from cfcam_gpu.models.prepare import DTYPES

@@ -21,7 +21,7 @@ from cfcam_gpu.capture.model_runner import Features, ModelRunner
 from cfcam_gpu.capture.model_state import unwrapped
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.errors import CaptureError, ConfigError
-from cfcam_gpu.explanation import Explanation, finished, first_problem, without_invalid
+from cfcam_gpu.explanation import Explanation, Problem, finished, status_of, without_invalid
 from cfcam_gpu.methods import Method, find_method
 
 
@@ -242,20 +242,25 @@ def _explain(features: Features, method: Method) -> Explanation:
         bad_a = ~a.isfinite().flatten(1).all(1)
         bad_g = ~g.isfinite().flatten(1).all(1) & method.uses_gradients
         maps = method(replace(features, activations=a, gradients=g).without(bad_a | bad_g))
-        problems = [(1, bad_a), (2, bad_g), (5, ~maps.grid.isfinite().flatten(1).all(1))]
+        problems = {
+            Problem.ACTIVATIONS_NOT_FINITE: bad_a,
+            Problem.GRADIENTS_NOT_FINITE: bad_g,
+            Problem.MAP_NOT_FINITE: ~maps.grid.isfinite().flatten(1).all(1),
+        }
         if features.out_of_range is not None:
-            problems.append((3, features.out_of_range))
             zero = (features.gradients == 0).flatten(2).all(2).any(1)
-            problems.append((4, zero & method.uses_gradients))
+            problems[Problem.TARGET_OUT_OF_RANGE] = features.out_of_range
+            problems[Problem.ZERO_GRADIENT] = zero & method.uses_gradients
         clusters = maps.clusters
         result = Explanation(
             heatmap=maps.heatmap,
             grid=maps.grid,
+            peak=maps.peak,
             blank=maps.grid.amax((2, 3)) <= 0,
             labels=None if clusters is None else clusters.labels,
             n_clusters=None if clusters is None else clusters.n_clusters,
             eps=None if clusters is None else clusters.eps,
-            status=first_problem(sorted(problems, key=lambda found: found[0])),
+            status=status_of(problems),
             engine=features.engine,
             logits=features.logits,
             targets=features.targets,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import IntEnum
 
 import torch
 from torch import Tensor
@@ -10,15 +11,39 @@ from torch import Tensor
 from cfcam_gpu.config import NOISE
 from cfcam_gpu.errors import InvalidImagesError
 
-#: What can be wrong with one image of a batch; `Explanation.status` holds the position, 0 is none of them.
-PROBLEMS = (
-    None,
-    "the layer's activations contain NaN or Inf",
-    "the gradients contain NaN or Inf",
-    "a target is not a class of the model",
-    "the gradient of the target score is zero everywhere at the layer, so nothing can be explained",
-    "the map contains NaN or Inf, as an earlier layer or the model's scores of changed inputs do",
-)
+
+class Problem(IntEnum):
+    """What can be wrong with one image of a batch; `Explanation.status` holds the number, 0 for a good image.
+
+    Example:
+        >>> Problem(3).name, Problem(3).sentence
+        ('TARGET_OUT_OF_RANGE', 'a target is not a class of the model')
+    """
+
+    ACTIVATIONS_NOT_FINITE = 1
+    GRADIENTS_NOT_FINITE = 2
+    TARGET_OUT_OF_RANGE = 3
+    ZERO_GRADIENT = 4
+    MAP_NOT_FINITE = 5
+
+    @property
+    def sentence(self) -> str:
+        """The problem in words, to stand behind "image 3: "."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Problem.ACTIVATIONS_NOT_FINITE: "the layer's activations contain NaN or Inf",
+    Problem.GRADIENTS_NOT_FINITE: "the gradients contain NaN or Inf",
+    Problem.TARGET_OUT_OF_RANGE: "a target is not a class of the model",
+    Problem.ZERO_GRADIENT: (
+        "the gradient of the target score is zero everywhere at the layer, so nothing can be explained"
+    ),
+    Problem.MAP_NOT_FINITE: (
+        "the map contains NaN or Inf: the earlier layer, or the model run again on modified images, "
+        "produced them"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -28,12 +53,14 @@ class Explanation:
     Attributes:
         heatmap: (B,H,W) or (B,K,H,W) float32 in [0,1], each divided by its own maximum; zeros where blank.
         grid: (B,h,w) or (B,K,h,w) float32, the map at the layer's resolution, raw scale, not negative.
+        peak: (B,) or (B,K) float32, the maximum of the upsampled grid, by which the heatmap was divided;
+            0 where blank.
         blank: (B,) or (B,K) bool: no positive evidence (or a problem, see `status`).
         labels: (B,C) int64: cluster 0, 1, …; -1 noise; -2 dominant. This, n_clusters, eps and
             noise_fraction are None for methods that do not cluster.
         n_clusters: (B,) int64.
         eps: (B,) float64, DBSCAN's radius, in units of the activations.
-        status: (B,) int64, position in `PROBLEMS`; 0 for a good image.
+        status: (B,) int64, number of a `Problem`; 0 for a good image.
         engine: name of the engine that ran.
         logits: (B,classes) float32, None from `explain_activations`.
         targets: (B,) or (B,K) int64; None for callable targets and from `explain_activations`.
@@ -41,6 +68,7 @@ class Explanation:
 
     heatmap: Tensor
     grid: Tensor
+    peak: Tensor
     blank: Tensor
     labels: Tensor | None
     n_clusters: Tensor | None
@@ -58,14 +86,21 @@ class Explanation:
     @property
     def problems(self) -> list[str | None]:
         """What is wrong with each image, None for a good one. Waits for the device."""
-        return [PROBLEMS[code] for code in self.status.tolist()]
+        return [Problem(code).sentence if code else None for code in self.status.tolist()]
 
 
-def first_problem(found: list[tuple[int, Tensor]]) -> Tensor:
-    """(B,) int64: the lowest code whose (B,) bool mask holds, else 0."""
-    status = torch.zeros_like(found[0][1], dtype=torch.int64)
-    for code, mask in reversed(found):
-        status = torch.where(mask, code, status)
+def status_of(masks: dict[Problem, Tensor]) -> Tensor:
+    """(B,) int64: the lowest problem whose mask (B,) bool holds for the image, 0 where none does.
+
+    Example:
+        >>> masks = {Problem.ZERO_GRADIENT: torch.tensor([True, True, False])}
+        >>> masks[Problem.ACTIVATIONS_NOT_FINITE] = torch.tensor([True, False, False])
+        >>> status_of(masks)
+        tensor([1, 4, 0])
+    """
+    status = torch.zeros_like(next(iter(masks.values())), dtype=torch.int64)
+    for problem in sorted(masks, reverse=True):
+        status = torch.where(masks[problem], int(problem), status)
     return status
 
 
@@ -76,6 +111,7 @@ def without_invalid(result: Explanation) -> Explanation:
         result,
         heatmap=result.heatmap.masked_fill(bad[:, None, None, None], 0),
         grid=result.grid.masked_fill(bad[:, None, None, None], 0),
+        peak=result.peak.masked_fill(bad[:, None], 0),
         blank=result.blank | bad[:, None],
     )
 
@@ -89,8 +125,8 @@ def finished(result: Explanation, single: bool, on_invalid: str) -> Explanation:
 def _of_one_target(result: Explanation) -> Explanation:
     """The result of K = 1 targets without the axis K."""
     targets = None if result.targets is None else result.targets[:, 0]
-    heatmap, grid, blank = result.heatmap[:, 0], result.grid[:, 0], result.blank[:, 0]
-    return replace(result, heatmap=heatmap, grid=grid, blank=blank, targets=targets)
+    maps = {name: getattr(result, name)[:, 0] for name in ("heatmap", "grid", "peak", "blank")}
+    return replace(result, **maps, targets=targets)
 
 
 def _raise_invalid(result: Explanation) -> Explanation:

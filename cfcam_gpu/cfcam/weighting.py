@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cfcam_gpu.cfcam.clustering import Clusters
@@ -133,14 +132,3 @@ def _filtered_where(mask: Tensor, maps: Tensor, config: CFCAMConfig) -> Tensor:
     chosen = maps.clone()
     chosen[mask] = filter_maps(maps[mask], config)
     return chosen
-
-
-def upsample_and_normalise(grid: Tensor, size: tuple[int, int]) -> Tensor:
-    """Heatmaps (B,K,H,W) float32 in [0,1]: bilinear to `size`, divided by their maximum; blank: zeros."""
-    return over_maximum(F.interpolate(grid, size=size, mode="bilinear", align_corners=False))
-
-
-def over_maximum(maps: Tensor) -> Tensor:
-    """Maps (B,K,h,w), not negative, divided by their maxima; blank ones stay zeros."""
-    peak = maps.amax((2, 3), keepdim=True)
-    return maps / torch.where(peak > 0, peak, 1)

@@ -11,18 +11,10 @@ import torch
 from torch import Tensor
 
 from cfcam_gpu.cfcam.clustering import Clusters, Scan, cluster_channels, scan_in_chunks
-from cfcam_gpu.cfcam.weighting import class_map, upsample_and_normalise
+from cfcam_gpu.cfcam.maps import Maps, maps_of, upsample_and_normalise
+from cfcam_gpu.cfcam.weighting import class_map
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.errors import BackendError
-
-
-@dataclass(frozen=True)
-class Maps:
-    """What an engine gives: clusters, grid (B,K,h,w) and heatmap (B,K,H,W) float32, on one device."""
-
-    clusters: Clusters
-    grid: Tensor
-    heatmap: Tensor
 
 
 @dataclass(frozen=True)
@@ -50,7 +42,7 @@ def run_torch(
     """The batched path in PyTorch, on any device."""
     clusters = cluster_channels(activations, config, scan)
     grid = class_map(activations, gradients, clusters, config)
-    return Maps(clusters, grid, upsample_and_normalise(grid, size))
+    return maps_of(grid, size, clusters)
 
 
 def run_numba(activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig) -> Maps:
@@ -70,7 +62,7 @@ def run_triton(activations: Tensor, gradients: Tensor, size: tuple[int, int], co
     """Every stage in the Triton kernels of `cfcam_gpu.kernels`; no distance is stored."""
     from cfcam_gpu.engines import triton_engine
 
-    return Maps(*triton_engine.run_triton(activations, gradients, size, config))
+    return triton_engine.run_triton(activations, gradients, size, config)
 
 
 def _triton_available(device: str) -> tuple[bool, str]:
@@ -121,7 +113,9 @@ def run_reference(activations: Tensor, gradients: Tensor, size: tuple[int, int],
 
     first = [row[:1] for row in results]
     clusters = Clusters(*(gather(name, first)[:, 0] for name in ("labels", "n_clusters", "eps")))
-    return Maps(clusters, gather("grid", results).float(), gather("heatmap", results).float())
+    grid = gather("grid", results).float()
+    _, peak = upsample_and_normalise(grid, size)  # of the float32 grid, as in every engine
+    return Maps(grid, gather("heatmap", results).float(), peak, clusters)
 
 
 ENGINES: dict[str, Engine] = {

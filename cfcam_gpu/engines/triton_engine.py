@@ -11,7 +11,8 @@ from torch import Tensor
 
 from cfcam_gpu.cfcam import weighting
 from cfcam_gpu.cfcam.clustering import Clusters, cluster_channels, min_samples
-from cfcam_gpu.cfcam.weighting import class_map, upsample_and_normalise
+from cfcam_gpu.cfcam.maps import Maps, maps_of
+from cfcam_gpu.cfcam.weighting import class_map
 from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK, CFCAMConfig
 
 
@@ -28,10 +29,8 @@ def available(device_type: str) -> tuple[bool, str]:
     return False, "needs a GPU; for tests on the CPU set TRITON_INTERPRET=1 before Python starts"
 
 
-def run_triton(
-    activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig
-) -> tuple[Clusters, Tensor, Tensor]:
-    """The fields of `engines.Maps`: clusters, grid (B,K,h,w) and heatmaps (B,K,H,W) float32.
+def run_triton(activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig) -> Maps:
+    """CF-CAM with every stage in a kernel.
 
     Args:
         activations: (B,C,h,w) float32, bfloat16 or float16, finite, contiguous.
@@ -42,7 +41,7 @@ def run_triton(
 
     clusters = cluster_channels(activations, config, scan_triton)
     grid = class_map(activations, gradients, clusters, config, pool_triton, weighted_sum)
-    return clusters, grid, upsample_and_normalise(grid, size)
+    return maps_of(grid, size, clusters)
 
 
 def scan_triton(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[Tensor, Tensor, Tensor]:

@@ -92,7 +92,7 @@ def fit_heatmap(
 def upsample_grid(grid: npt.NDArray[np.floating], size: tuple[int, int]) -> npt.NDArray[np.float32]:
     """A heatmap (H, W) float32 in [0, 1] from a map (h, w) at raw scale, zeros where that has no evidence.
 
-    Bilinear with half-pixel centres, divided by its maximum: what `weighting.upsample_and_normalise`
+    Bilinear with half-pixel centres, divided by its maximum: what `maps.upsample_and_normalise`
     does, without PyTorch.
     """
     peak = float(grid.max())

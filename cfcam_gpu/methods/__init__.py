@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cfcam_gpu.capture.model_runner import Features
-from cfcam_gpu.cfcam.clustering import Clusters
-from cfcam_gpu.cfcam.weighting import over_maximum, upsample_and_normalise
+from cfcam_gpu.cfcam.maps import Maps, maps_of, over_maximum
 from cfcam_gpu.config import PRESETS, CFCAMConfig
 from cfcam_gpu.engines import ENGINES, resolve_engine
 from cfcam_gpu.errors import ConfigError
@@ -27,28 +26,18 @@ from cfcam_gpu.methods.gradient import (
 from cfcam_gpu.methods.gradient_free import ablationcam, eigencam, random, scorecam
 
 
-@dataclass(frozen=True)
-class MethodMaps:
-    """Grid (B,K,h,w), heatmap (B,K,H,W), both float32; clusters where the method makes any."""
-
-    grid: Tensor
-    heatmap: Tensor
-    clusters: Clusters | None = None
-
-
-def cfcam(features: Features) -> MethodMaps:
+def cfcam(features: Features) -> Maps:
     """He, Pan and Yao 2025, arXiv 2504.00060; see the modules of its stages."""
     f = features
-    maps = ENGINES[f.engine].run(f.activations, f.gradients, f.size, f.config)
-    return MethodMaps(maps.grid, maps.heatmap, maps.clusters)
+    return ENGINES[f.engine].run(f.activations, f.gradients, f.size, f.config)
 
 
-def cfcam_fine(features: Features) -> MethodMaps:
+def cfcam_fine(features: Features) -> Maps:
     """CF-CAM of the layer, sharpened by CF-CAM (preset `spatial`) of an earlier layer with larger maps."""
     coarse, (finer, bad) = cfcam(features), _finite(features.finer())
     fine = cfcam(replace(finer, config=CFCAMConfig.preset("spatial"))).grid
     grid = _sharpened(coarse.grid, fine.masked_fill(bad, torch.nan), features.config.fine_share)
-    return MethodMaps(grid, upsample_and_normalise(grid, features.size), coarse.clusters)
+    return maps_of(grid, features.size, coarse.clusters)
 
 
 def gradcam_fine(features: Features) -> Tensor:
@@ -81,7 +70,7 @@ class Method:
     """A way to make maps.
 
     Attributes:
-        function: features -> grid (B,K,h,w) float32, not negative, or `MethodMaps`.
+        function: features -> grid (B,K,h,w) float32, not negative, or `Maps`.
         uses_gradients: whether it reads `Features.gradients`.
         needs_model: whether it runs the model again.
         about: one line for people; source: where it was published.
@@ -90,7 +79,7 @@ class Method:
     """
 
     name: str
-    function: Callable[[Features], MethodMaps | Tensor]
+    function: Callable[[Features], Maps | Tensor]
     uses_gradients: bool
     needs_model: bool
     about: str
@@ -98,7 +87,7 @@ class Method:
     needs_finer: bool = False
     per_channel: bool = False
 
-    def __call__(self, features: Features) -> MethodMaps:
+    def __call__(self, features: Features) -> Maps:
         """The maps of B images for K targets.
 
         Raises:
@@ -108,10 +97,8 @@ class Method:
             raise ConfigError(f"method {self.name!r} runs the model again; use CFCAM(model, method=...)")
         if self.uses_gradients and not features.gradients.shape[1]:
             raise ConfigError(f"method {self.name!r} needs gradients; capture or pass them")
-        found = self.function(features)
-        if isinstance(found, MethodMaps):
-            return found
-        return MethodMaps(found, upsample_and_normalise(found, features.size))
+        maps = self.function(features)
+        return maps if isinstance(maps, Maps) else maps_of(maps, features.size)
 
     @property
     def clusters(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cfcam_gpu import CFCAMConfig, Explanation, explain_activations
@@ -89,17 +90,26 @@ def assert_equivalent(
     same = ~differ
     torch.testing.assert_close(fast.eps, plain.eps, rtol=TIE, atol=0)
     torch.testing.assert_close(fast.n_clusters[same], plain.n_clusters[same])
-    peak = plain.grid.flatten(-2).amax(-1).clamp_min(torch.finfo(torch.float32).tiny)
-    peak = torch.maximum(peak, CANCELLED * uncancelled(activations, gradients))[..., None, None]
+    largest = plain.grid.flatten(-2).amax(-1).clamp_min(torch.finfo(torch.float32).tiny)
+    scale = torch.maximum(largest, CANCELLED * uncancelled(activations, gradients))[..., None, None]
     seen = {
-        "grid": float(((fast.grid - plain.grid).abs() / peak)[same].max()),
+        "grid": float(((fast.grid - plain.grid).abs() / scale)[same].max()),
         "heatmap": float((fast.heatmap - plain.heatmap).abs()[same].max()),
         "label differences": int(differ.sum()),
     }
     assert seen["grid"] <= MAP, seen
     assert seen["heatmap"] <= MAP, seen
     assert torch.equal(fast.blank[same], plain.blank[same])
+    for result in (fast, plain):
+        assert torch.equal(result.peak, upsampled_peak(result.grid, size))
     return seen
+
+
+def upsampled_peak(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """The maximum of each map (…,h,w) at `size`, as the stored column `heatmap_max` holds it."""
+    maps = grid.flatten(0, -3)[:, None]
+    upsampled = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    return upsampled.amax((1, 2, 3)).view(grid.shape[:-2])
 
 
 def uncancelled(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -112,5 +122,5 @@ def part(result: Explanation, index: int) -> dict[str, Tensor]:
     """The fields of one image of a batch."""
     return {
         name: getattr(result, name)[index]
-        for name in ("heatmap", "grid", "labels", "eps", "n_clusters", "blank")
+        for name in ("heatmap", "grid", "peak", "labels", "eps", "n_clusters", "blank")
     }

@@ -329,13 +329,15 @@ class TritonRun:
         single = gradients.ndim == 4
         g = gradients[:, None] if single else gradients
         a, g = activations.to(self.device), g.to(self.device)
-        self.clusters, grid, heatmap = triton_engine.run_triton(a, g, size, config)
+        maps = triton_engine.run_triton(a, g, size, config)
+        self.clusters = maps.clusters
         axis = 0 if single else slice(None)
         return SimpleNamespace(
             **{name: value.cpu() for name, value in vars(self.clusters).items()},
-            grid=grid[:, axis].cpu(),
-            heatmap=heatmap[:, axis].cpu(),
-            blank=(grid.amax((2, 3)) <= 0)[:, axis].cpu(),
+            grid=maps.grid[:, axis].cpu(),
+            heatmap=maps.heatmap[:, axis].cpu(),
+            peak=maps.peak[:, axis].cpu(),
+            blank=(maps.grid.amax((2, 3)) <= 0)[:, axis].cpu(),
         )
 
 

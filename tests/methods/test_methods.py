@@ -137,7 +137,7 @@ def test_scores_that_are_not_finite_are_flagged(images, method):
         fragile.fine = False
         found = cam.explain(features)
     assert (found.status == 5).all()
-    assert "changed inputs" in str(found.problems[0])
+    assert "modified images" in str(found.problems[0])
     assert not found.heatmap.any()
 
 

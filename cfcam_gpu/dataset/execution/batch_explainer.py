@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu._utils.device import model_errors
@@ -141,7 +140,7 @@ class BatchExplainer:
             "noise_fraction": _listed(result.noise_fraction, len(result.logits)),
             "blank": result.blank.tolist(),
             "grid": list(result.grid.float().cpu().numpy()),
-            "heatmap_max": self._peaks(result.grid),
+            "heatmap_max": result.peak.tolist(),
         }
         columns = {"status": ["ok"] * len(result.logits), **columns}
         return [
@@ -162,11 +161,6 @@ class BatchExplainer:
             "pred_name": [self.loaded.class_name(index) for index in predicted.tolist()],
             "prob": best.tolist(),
         }
-
-    def _peaks(self, grid: torch.Tensor) -> list[float]:
-        size = self.loaded.preprocess.size
-        upsampled = F.interpolate(grid[:, None].float(), size=size, mode="bilinear", align_corners=False)
-        return [float(peak) for peak in upsampled.amax((1, 2, 3)).tolist()]
 
 
 def rows_of(columns: Mapping[str, Sequence[Any]]) -> list[Row]:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import cfcam_gpu
-from cfcam_gpu.cfcam.weighting import upsample_and_normalise
+from cfcam_gpu.cfcam.maps import upsample_and_normalise
 from cfcam_gpu.dataset import Results, open_results
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.export import FORMATS, export
@@ -92,7 +92,7 @@ def test_heatmaps_are_those_of_the_explainer_at_any_size(results, size):
         if row["grid"] is None:
             continue
         grid = torch.from_numpy(row["grid"].copy())[None, None]
-        expected = upsample_and_normalise(grid, size)[0, 0].numpy()
+        expected = upsample_and_normalise(grid, size)[0][0, 0].numpy()
         np.testing.assert_allclose(results.heatmap(row, size), expected, atol=2e-6)
     np.testing.assert_array_equal(results.heatmap("id/a"), results.heatmap(results.row("id/a"), (32, 32)))
 
