@@ -20,9 +20,9 @@ from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import InputError, ModelError
 from cfcam_gpu.explainer import CFCAM
-from cfcam_gpu.images.contact_sheet import Entry, Strip, contact_sheet
+from cfcam_gpu.images.contact_sheet import Entry, Strip, draw_contact_sheet
 from cfcam_gpu.images.encode import encode_image
-from cfcam_gpu.images.overlay import colorize, overlay
+from cfcam_gpu.images.overlay import colorize, draw_overlay
 from cfcam_gpu.models import LoadedModel
 
 MODEL = "efficientnet-lite0"
@@ -120,7 +120,7 @@ def _sheet(loaded: LoadedModel, results: Results, entries: list[Entry]) -> Image
     if len(photos) == len(QUESTION):
         with CFCAM(loaded.model) as cam:
             strip = two_questions(loaded, cam, photos)
-    return contact_sheet(
+    return draw_contact_sheet(
         entries,
         strip,
         title="What EfficientNet-Lite0 looks at",
@@ -155,7 +155,7 @@ def two_questions(loaded: LoadedModel, cam: CFCAM, photos: Sequence[Image.Image]
     targets = torch.tensor([[loaded.class_index(name) for name in QUESTION.values()]])
     heatmaps = cam(batch, targets=targets).heatmap[0].cpu().numpy()
     answers = [
-        (Image.fromarray(overlay(composite, heatmap)), f"Where is the {name}?")
+        (Image.fromarray(draw_overlay(composite, heatmap)), f"Where is the {name}?")
         for name, heatmap in zip(QUESTION.values(), heatmaps, strict=True)
     ]
     return Strip(

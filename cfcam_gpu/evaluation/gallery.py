@@ -17,7 +17,7 @@ from cfcam_gpu.dataset.sources.find import open_image
 from cfcam_gpu.dataset.store.schema import Row, table_to_rows
 from cfcam_gpu.errors import ImageError
 from cfcam_gpu.evaluation.store import MethodRow
-from cfcam_gpu.images.overlay import overlay, upsample_grid
+from cfcam_gpu.images.overlay import draw_overlay, upsample_grid
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -71,7 +71,7 @@ def _cell(photo: Pixels, row: Row | None) -> Cell:
     if row is None or row["grid"] is None:
         return Cell(None, note="no map")
     heatmap = upsample_grid(row["grid"], (photo.shape[0], photo.shape[1]))
-    return Cell(overlay(photo, heatmap, alpha=0.5), note="blank" if row["blank"] else "")
+    return Cell(draw_overlay(photo, heatmap, alpha=0.5), note="blank" if row["blank"] else "")
 
 
 def _class(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""The contact sheet: photos, heatmaps and overlays on one page."""
+"""The contact sheet: photos, heatmaps and overlays in one picture."""
 
 from __future__ import annotations
 
@@ -31,7 +31,12 @@ HEADINGS = ("photo", "heatmap", "overlay")
 
 @dataclass(frozen=True)
 class Entry:
-    """One explained photo: three pictures of the same aspect, a title and a smaller detail."""
+    """One explained photo: three pictures of the same aspect ratio, and two texts below them.
+
+    Attributes:
+        title: on the left.
+        detail: on the right, smaller.
+    """
 
     photo: Image.Image
     heatmap: Image.Image
@@ -42,19 +47,37 @@ class Entry:
 
 @dataclass(frozen=True)
 class Strip:
-    """The last row: pictures side by side, each with its caption, under one title."""
+    """The last row of the sheet.
+
+    Attributes:
+        title: above the pictures.
+        pictures: pictures with their captions, shown side by side.
+    """
 
     title: str
     pictures: Sequence[tuple[Image.Image, str]]
 
 
-def contact_sheet(
+def draw_contact_sheet(
     entries: Sequence[Entry], strip: Strip | None = None, *, title: str, subtitle: str, cmap: str = "inferno"
 ) -> Image.Image:
-    """Lays out the page, `WIDTH` pixels wide: two entries a row, then the strip over the full width.
+    """Draws the sheet, `WIDTH` pixels wide: two entries per row, then the strip over the full width.
+
+    Args:
+        entries: the explained photos.
+        strip: the last row; None: there is none.
+        title, subtitle: texts at the top.
+        cmap: the colour map of the heatmaps, shown as a bar at the top.
 
     Raises:
-        ConfigError: nothing to show, or an unknown colour map.
+        ConfigError: no entry and no strip, or an unknown colour map.
+
+    Example:
+        >>> photo = Image.new("RGB", (30, 20))
+        >>> entry = Entry(photo, photo, photo, title="tabby, 79%", detail="2 clusters")
+        >>> sheet = draw_contact_sheet([entry], title="One photo", subtitle="CF-CAM")
+        >>> sheet.width == WIDTH, sheet.mode
+        (True, 'RGB')
     """
     if not entries and (strip is None or not strip.pictures):
         raise ConfigError("a contact sheet needs at least one picture, got none")
@@ -113,7 +136,7 @@ def _draw_strip(sheet: Image.Image, strip: Strip, top: int) -> None:
 
 
 def _strip_slot(strip: Strip) -> tuple[int, int]:
-    """Equal slots over the page's width, as high as the flattest picture allows at full width."""
+    """(width, height) of each picture's slot: equal widths, and the height of the flattest picture at that width."""
     width = (WIDTH - 2 * MARGIN - STRIP_GAP * (len(strip.pictures) - 1)) // len(strip.pictures)
     return width, min(round(width * picture.height / picture.width) for picture, _ in strip.pictures)
 
@@ -123,7 +146,7 @@ def _strip_height(strip: Strip | None) -> int:
 
 
 def _paste(sheet: Image.Image, picture: Image.Image, corner: tuple[int, int], box: tuple[int, int]) -> None:
-    """The whole picture, in its own aspect, centred in a box of (width, height) pixels at `corner`."""
+    """Pastes the whole picture, keeping its aspect ratio, centred in a box of (width, height) at `corner`."""
     fitted = ImageOps.contain(picture.convert("RGB"), box, Image.Resampling.LANCZOS)
     sheet.paste(fitted, (corner[0] + (box[0] - fitted.width) // 2, corner[1] + (box[1] - fitted.height) // 2))
 
@@ -137,7 +160,7 @@ def _text(
     anchor: str = "la",
     room: int | None = None,
 ) -> int:
-    """Writes one line, shortened to `room` pixels; returns the width it took."""
+    """Draws one line of text, shortened to `room` pixels; returns its width in pixels."""
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size)
     if room is not None and draw.textlength(text, font) > room:
         while text and draw.textlength(text + "...", font) > room:

@@ -1,4 +1,4 @@
-"""DICOM files to 8-bit RGB: modality LUT, VOI LUT or window, MONOCHROME1 inverted (extra `dicom`)."""
+"""Decoding DICOM files to 8-bit RGB: modality LUT, VOI LUT or window, MONOCHROME1 inverted (extra `dicom`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cfcam_gpu.errors import ImageError
+from cfcam_gpu._utils.optional import require
+from cfcam_gpu.errors import ImageError, MissingPackageError
+from cfcam_gpu.images.limits import check_pixels
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -16,36 +18,47 @@ if TYPE_CHECKING:
 
 _HEAD = 132  # a preamble of 128 bytes, then "DICM"
 
-#: Where files of several frames keep what others keep at the top.
+#: Where files of several frames have the rescale and window that other files have at the top level.
 _FUNCTIONAL_GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
 _FRAME_MACROS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 
 
 def is_dicom(stream: BinaryIO, name: str) -> bool:
-    """Whether the stream, which stays at its start, is a DICOM file by its content, else by its name."""
+    """Whether a file is DICOM, by its content or else by its name.
+
+    Args:
+        stream: the open file, at its start; it is there again afterwards.
+        name: the file's name.
+
+    Example:
+        >>> import io
+        >>> is_dicom(io.BytesIO(bytes(128) + b"DICM"), "scan"), is_dicom(io.BytesIO(b"GIF89a"), "x.gif")
+        (True, False)
+    """
     head = stream.read(_HEAD)
     stream.seek(0)
     return head[128:] == b"DICM" or (name.lower().endswith((".dcm", ".dicom")) and head[:4] != b"\x89PNG")
 
 
 def load_dicom(stream: BinaryIO, max_pixels: int) -> Image.Image:
-    """The first frame as an RGB image, 8 bits a channel; `info["cfcam"]` says how it was made.
+    """The first frame of a DICOM file as an RGB image, 8 bits per channel.
 
-    Grayscale goes through the modality LUT or rescale, then the first VOI LUT or window, whose
-    output range becomes 0 to 255. Without one the range that the file declares (bits stored, sign,
-    after rescale) does, so that nothing is clipped. MONOCHROME1 is inverted. Colour is converted to
-    RGB and scaled by its bits stored.
+    Grayscale goes through the modality LUT or rescale, then through the first VOI LUT or window; the
+    range of that one's output becomes 0 to 255. Without VOI LUT and window, 0 to 255 is the whole range
+    that the file can store (from bits stored and sign, after rescale), so that nothing is clipped.
+    MONOCHROME1 is inverted. Colour is converted to RGB and scaled by its bits stored. The image's
+    `info["cfcam"]` says what was done.
 
     Raises:
-        ImageError: the extra is missing, or the file is damaged, holds no pixels, more than
-            `max_pixels` a frame or a compression that no installed package decodes.
+        ImageError: pydicom is not installed, or the file is damaged, has no pixels, more than
+            `max_pixels` per frame, or a compression that no installed package decodes.
     """
     try:
-        from pydicom import dcmread
-        from pydicom.pixels.utils import pixel_array
-    except ImportError as error:
-        raise ImageError("DICOM files need the extra: pip install 'cfcam-gpu[dicom]'") from error
-    data = dcmread(stream, force=True)
+        pydicom = require("pydicom", "dicom")
+        pixel_array = require("pydicom.pixels.utils", "dicom").pixel_array
+    except MissingPackageError as error:  # only the DICOM files among a run's images fail then
+        raise ImageError(f"a DICOM file, but {error}") from error
+    data = pydicom.dcmread(stream, force=True)
     _check(data, max_pixels)
     if "TransferSyntaxUID" not in data.file_meta:
         data.file_meta.TransferSyntaxUID = _syntax(*data.original_encoding)
@@ -71,13 +84,11 @@ def _check(data: Dataset, max_pixels: int) -> None:
     width, height = int(data.get("Columns") or 0), int(data.get("Rows") or 0)
     if width * height == 0:
         raise ImageError(f"truncated or corrupt: {width} columns and {height} rows")
-    if width * height > max_pixels:
-        size = f"{width}×{height} = {width * height:,} pixels"  # noqa: RUF001
-        raise ImageError(f"{size} is over the limit of {max_pixels:,}")
+    check_pixels(width, height, max_pixels)
 
 
 def _syntax(implicit: bool | None, little_endian: bool | None) -> UID:
-    """What a file without a header was found to be written in."""
+    """The transfer syntax of a file that does not state it, from what pydicom detected while reading."""
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     if implicit:
@@ -96,7 +107,7 @@ def _undecodable(data: Dataset, error: Exception) -> str:
 
 
 def _hoist_frame_macros(data: Dataset) -> None:
-    """Copies the first frame's rescale and window to the top, where the functions below look for them."""
+    """Copies the first frame's rescale and window to the top level, where the functions below look for them."""
     for groups in _FUNCTIONAL_GROUPS:
         for macro in _FRAME_MACROS:
             for frame in (data.get(groups) or [])[:1]:
@@ -140,7 +151,7 @@ def _window(data: Dataset) -> str:
 
 
 def _modality_range(data: Dataset) -> tuple[float, float]:
-    """What the smallest and the largest value that can be stored become in the modality LUT or rescale."""
+    """The smallest and the largest possible value after the modality LUT or rescale."""
     if data.get("ModalityLUTSequence"):
         return 0.0, 2.0 ** _descriptor(data.ModalityLUTSequence[0].LUTDescriptor)[2] - 1
     bits, signed = int(data.BitsStored), bool(data.PixelRepresentation)
@@ -152,7 +163,7 @@ def _modality_range(data: Dataset) -> tuple[float, float]:
 
 
 def _descriptor(values: Any) -> tuple[int, int, int]:
-    """Number of entries, first value mapped, bits of an entry."""
+    """Of a lookup table: number of entries, first value mapped, bits per entry."""
     entries, first, bits = (int(value) for value in values)
     return entries or 2**16, first, bits
 
@@ -167,8 +178,8 @@ def _colour(pixels: npt.NDArray[Any], data: Dataset) -> tuple[npt.NDArray[np.uin
 
 
 def _to_8_bit(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.uint8]:
-    """`low` to `high`, the bounds of what can come, become 0 to 255."""
+    """Scales values so that `low` becomes 0 and `high` 255, and rounds them."""
     if low == high or not np.isfinite([low, high]).all():
-        raise ImageError(f"truncated or corrupt: its values are said to go from {low:g} to {high:g}")
+        raise ImageError(f"truncated or corrupt: it declares values from {low:g} to {high:g}")
     scaled = (values.astype(np.float64) - low) * (255.0 / (high - low))
     return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)

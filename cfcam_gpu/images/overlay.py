@@ -1,4 +1,4 @@
-"""Heatmaps as colours, over the image, and back in the image's own frame."""
+"""Heatmaps as pictures: coloured, fitted to the original image, and blended over it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def colorize(heatmap: npt.ArrayLike, cmap: str = "inferno") -> Pixels:
-    """A heatmap in colours.
+    """A heatmap as an RGB picture.
 
     Args:
         heatmap: (H, W) float in [0, 1]; rounded to 256 steps.
@@ -24,6 +24,10 @@ def colorize(heatmap: npt.ArrayLike, cmap: str = "inferno") -> Pixels:
 
     Raises:
         ConfigError: unknown colour map, not two-dimensional, or a value that is NaN or outside [0, 1].
+
+    Example:
+        >>> colorize([[0.0, 1.0]], "hot").tolist()
+        [[[0, 0, 0], [255, 255, 255]]]
     """
     check_style(cmap, 0)
     steps = np.rint(_checked(heatmap) * 255).astype(np.uint8)
@@ -31,20 +35,26 @@ def colorize(heatmap: npt.ArrayLike, cmap: str = "inferno") -> Pixels:
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def overlay(image: npt.NDArray, heatmap: npt.ArrayLike, cmap: str = "inferno", alpha: float = 0.4) -> Pixels:
-    """alpha · colour + (1 - alpha) · image, rounded to the nearest integer.
+def draw_overlay(
+    image: npt.NDArray, heatmap: npt.ArrayLike, cmap: str = "inferno", alpha: float = 0.4
+) -> Pixels:
+    """Blends a coloured heatmap over an image: alpha · colour + (1 - alpha) · image, rounded.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         heatmap: (H, W) float in [0, 1].
         cmap: one of `colormaps.COLORMAPS`.
-        alpha: share of the colour, 0 to 1.
+        alpha: weight of the colour, 0 to 1.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
         ConfigError: as `colorize`; also alpha out of range, or image and heatmap of different sizes.
+
+    Example:
+        >>> draw_overlay(np.full((1, 1, 3), 200, np.uint8), [[1.0]], "hot", alpha=0.5).tolist()
+        [[[228, 228, 228]]]
     """
     check_style(cmap, alpha)
     image = np.asarray(image)
@@ -62,11 +72,12 @@ def overlay(image: npt.NDArray, heatmap: npt.ArrayLike, cmap: str = "inferno", a
 def fit_heatmap(
     heatmap: npt.ArrayLike, box: tuple[float, float, float, float], width: int, height: int
 ) -> npt.NDArray[np.float32]:
-    """Places the map of what the model saw into the original image; zeros where it saw nothing.
+    """Enlarges a heatmap of the model's view to the original image; zeros where the model saw nothing.
 
     Args:
-        heatmap: (H, W) float in [0, 1], in the model's view.
-        box: (left, top, right, bottom) of that view in pixels of the original image; may reach beyond it.
+        heatmap: (H, W) float in [0, 1], of the part of the image that the model sees.
+        box: (left, top, right, bottom) of that part in pixels of the original image (see
+            `Preprocess.visible_box`); may reach beyond the image.
         width: the original image's width in pixels.
         height: the original image's height in pixels.
 
@@ -76,6 +87,10 @@ def fit_heatmap(
 
     Raises:
         ConfigError: as `colorize`, or a box or size without area.
+
+    Example:
+        >>> fit_heatmap([[0.25, 1.0]], box=(1, 0, 3, 1), width=4, height=1).tolist()
+        [[0.0, 0.25, 1.0, 0.0]]
     """
     heatmap = _checked(heatmap)
     left, top, right, bottom = box
@@ -90,10 +105,19 @@ def fit_heatmap(
 
 
 def upsample_grid(grid: npt.NDArray[np.floating], size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """A heatmap (H, W) float32 in [0, 1] from a map (h, w) at raw scale, zeros where that has no evidence.
+    """The heatmap of a stored grid, as `maps.upsample_and_normalise` computes it, without PyTorch.
 
-    Bilinear with half-pixel centres, divided by its maximum: what `maps.upsample_and_normalise`
-    does, without PyTorch.
+    Args:
+        grid: (h, w) float, the saliency map at the layer's resolution, at raw scale.
+        size: (H, W) of the heatmap.
+
+    Returns:
+        (H, W) float32 in [0, 1]: bilinear with half-pixel centres, divided by its maximum; zeros where
+        no value of the grid is above 0.
+
+    Example:
+        >>> upsample_grid(np.array([[0.0, 4.0]], np.float32), (1, 4)).tolist()
+        [[0.0, 0.25, 0.75, 1.0]]
     """
     peak = float(grid.max())
     if not peak > 0:
@@ -104,7 +128,9 @@ def upsample_grid(grid: npt.NDArray[np.floating], size: tuple[int, int]) -> npt.
 
 
 def _taps(start: float, stop: float, n_out: int, n_in: int) -> tuple[npt.NDArray, ...]:
-    """Per output pixel: the two cells around its centre, the second's share, whether the box holds it."""
+    """For each output pixel along an axis: the two cells around its centre, the weight of the second one, and
+    whether the centre is in the box from `start` to `stop`.
+    """
     relative = (np.arange(n_out) + 0.5 - start) / (stop - start)
     position = np.clip(relative * n_in - 0.5, 0, n_in - 1)
     lower = np.floor(position).astype(np.intp)

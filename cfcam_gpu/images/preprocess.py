@@ -1,4 +1,4 @@
-"""From a photo to a model's input, and back to what of the photo the model saw."""
+"""From an image to a model's input, and which part of the image the model sees."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cfcam_gpu._utils.messages import unknown
 from cfcam_gpu.errors import ImageError, ModelError
 
-if TYPE_CHECKING:  # processes that only decode images do without PyTorch
+if TYPE_CHECKING:  # worker processes do not import PyTorch
     from torch import Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -29,17 +30,25 @@ INTERPOLATIONS = {
 
 @dataclass(frozen=True)
 class Preprocess:
-    """From an image to the model's input, the way torchvision's evaluation transforms do it.
+    """Turns an image into the model's input, as torchvision's evaluation transforms do.
 
     Attributes:
         size: (height, width) of the model's input, in pixels.
-        mean, std: per channel (RGB), in units of the image's range 0 to 1.
-        resize: None: the whole image is squashed to `size`. A number: the image's shorter side is
-            resized to it, keeping the aspect ratio, and the centre of `size` is kept.
+        mean, std: per channel (red, green, blue), for pixel values in [0, 1].
+        resize: None: the whole image is squashed to `size`. A number of pixels: the image's shorter
+            side is resized to it, keeping the aspect ratio, and the centre is cropped to `size`.
         interpolation: a key of `INTERPOLATIONS`, antialiased (except nearest).
 
     Raises:
         ModelError: a value that no model can have.
+
+    Example:
+        >>> preprocess = Preprocess(size=(2, 2), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), resize=2)
+        >>> image = Image.new("RGB", (8, 4), (255, 0, 255))
+        >>> preprocess(image)[:, 0, 0]
+        tensor([ 1., -1.,  1.])
+        >>> preprocess.visible_box(8, 4)
+        (2.0, 0.0, 6.0, 4.0)
     """
 
     size: tuple[int, int]
@@ -61,29 +70,20 @@ class Preprocess:
         if min(self.std) <= 0:
             raise ModelError(f"std must be above 0 in every channel, got {self.std}")
         if self.interpolation not in INTERPOLATIONS:
-            choices = ", ".join(INTERPOLATIONS)
-            raise ModelError(f"unknown interpolation {self.interpolation!r}; choose one of: {choices}")
+            raise ModelError(unknown("interpolation", self.interpolation, INTERPOLATIONS))
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """RGB image -> (3, H, W) float32, on the CPU, normalised.
-
-        Raises:
-            ImageError: an image of another mode.
-        """
+        """RGB image -> (3, H, W) float32 on the CPU, normalised. Raises ImageError for another mode."""
         import torch
 
         return self.normalise(torch.from_numpy(self.view(image))[None])[0]
 
     def view(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """RGB image -> (H, W, 3) uint8: what the model sees of it, at its input size.
-
-        Raises:
-            ImageError: an image of another mode.
-        """
+        """RGB image -> (H, W, 3) uint8: the part the model sees, at input size. Raises ImageError for another mode."""
         if image.mode != "RGB":
             raise ImageError(f"expected an RGB image, got mode {image.mode}; read files with load_image")
         height, width = self.size
-        # Cropping within the resize gives the same pixels without the margins ever being made.
+        # Resizing only the visible box gives the same pixels as resizing all and cropping, and is faster.
         box = self.visible_box(*image.size)
         return np.array(image.resize((width, height), INTERPOLATIONS[self.interpolation], box))
 
@@ -95,7 +95,7 @@ class Preprocess:
         return ((views.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
     def visible_box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """(left, top, right, bottom) of what the model sees of a width×height image, in its pixels."""
+        """(left, top, right, bottom) of what the model sees of a width×height image, in the image's pixels."""
         if self.resize is None:
             return 0.0, 0.0, float(width), float(height)
         crop_height, crop_width = self.size
@@ -108,7 +108,7 @@ class Preprocess:
         return left * x, top * y, right, bottom
 
 
-#: The original's own: the whole image at 224×224.
+#: Of the published code: the whole image squashed to 224×224, ImageNet's mean and std.
 SEED_PREPROCESS = Preprocess((224, 224), IMAGENET_MEAN, IMAGENET_STD)
 
 
@@ -129,7 +129,14 @@ def overridden(
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
 ) -> Preprocess:
-    """The preprocessing with the given parts replaced; the share of the image that is visible stays."""
+    """The preprocessing with every value that is not None replaced.
+
+    A new size changes `resize` in proportion, so that the model sees the same part of the image.
+
+    Example:
+        >>> overridden(SEED_PREPROCESS, size=(64, 64), mean=None, std=None).size
+        (64, 64)
+    """
     changes: dict[str, Any] = {"size": size, "mean": mean, "std": std}
     changes = {name: tuple(value) for name, value in changes.items() if value is not None}
     if size is not None and preprocess.resize is not None:

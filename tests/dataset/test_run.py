@@ -27,7 +27,7 @@ from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.fingerprint import differences, weights_hash
 from cfcam_gpu.errors import CFCAMError, ConfigError, InputError, StoreError, TargetError, TooManyErrors
 from cfcam_gpu.explainer import CFCAM
-from cfcam_gpu.images.overlay import colorize, fit_heatmap, overlay
+from cfcam_gpu.images.overlay import colorize, draw_overlay, fit_heatmap
 from tests.helpers.smallnet import PLAIN, POISON, make_loaded, photo, run, save
 
 CROPPED = dataclasses.replace(PLAIN, resize=40)
@@ -106,7 +106,7 @@ def test_pictures_have_the_originals_size_and_the_right_pixels(tmp_path, preproc
     with CFCAM(loaded.model, "conv:relu") as cam:
         heatmap = cam(preprocess(image)[None]).heatmap[0].numpy()
     fitted = fit_heatmap(heatmap, preprocess.visible_box(*size), *size)
-    expected = overlay(np.asarray(image), fitted, "jet", 0.3)
+    expected = draw_overlay(np.asarray(image), fitted, "jet", 0.3)
     # The map is upsampled again from the grid: a step of colour at most.
     shown = pixels(tmp_path / "out/a_cfcam.png").astype(int)
     assert np.abs(shown - expected).max() <= 2

@@ -21,7 +21,7 @@ from cfcam_gpu.evaluation.gallery import gallery
 from cfcam_gpu.evaluation.page import write_page
 from cfcam_gpu.evaluation.plots import write_plots
 from cfcam_gpu.evaluation.summary import summarise
-from cfcam_gpu.images.overlay import overlay, upsample_grid
+from cfcam_gpu.images.overlay import draw_overlay, upsample_grid
 from cfcam_gpu.images.preprocess import Preprocess
 from cfcam_gpu.metrics.options import MetricOptions
 from tests.helpers.evaluation_tables import COLUMNS, as_table, failure, made_rows, row
@@ -126,7 +126,7 @@ def test_the_grid_shows_each_methods_map_over_the_view(photos: list[Image.Image]
     np.testing.assert_array_equal(photo.pixels, VIEW(photos[0]))
     for cell, r in zip((first, second), rows, strict=True):
         np.testing.assert_array_equal(
-            cell.pixels, overlay(photo.pixels, upsample_grid(r["grid"], (96, 96)), alpha=0.5)
+            cell.pixels, draw_overlay(photo.pixels, upsample_grid(r["grid"], (96, 96)), alpha=0.5)
         )
 
 

@@ -18,7 +18,7 @@ from cfcam_gpu.images.contact_sheet import (
     WIDTH,
     Entry,
     Strip,
-    contact_sheet,
+    draw_contact_sheet,
 )
 from cfcam_gpu.images.overlay import colorize
 
@@ -32,7 +32,7 @@ def entry(size: tuple[int, int] = (300, 200), title: str = "tabby, 79%") -> Entr
 
 
 def sheet_of(*entries: Entry, strip: Strip | None = None, cmap: str = "inferno") -> np.ndarray:
-    return np.asarray(contact_sheet(entries, strip, title="Title", subtitle="Subtitle", cmap=cmap))
+    return np.asarray(draw_contact_sheet(entries, strip, title="Title", subtitle="Subtitle", cmap=cmap))
 
 
 def extent(sheet: np.ndarray, colour: tuple[int, int, int]) -> list[tuple[int, int, int, int]]:
@@ -99,4 +99,4 @@ def test_the_colour_bar_runs_from_0_to_1_in_the_colour_map_used(cmap):
 
 def test_an_empty_sheet_is_refused():
     with pytest.raises(ConfigError, match="a contact sheet needs at least one picture, got none"):
-        contact_sheet([], None, title="", subtitle="")
+        draw_contact_sheet([], None, title="", subtitle="")

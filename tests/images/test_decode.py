@@ -424,7 +424,7 @@ def test_paths_that_are_no_file(tmp_path: Path) -> None:
         with pytest.raises(ImageError) as caught:
             load_image(tmp_path / name)
         assert str(caught.value) == reason
-    with pytest.raises(ImageError, match=r"^no file can have this name: it holds a null character$"):
+    with pytest.raises(ImageError, match=r"^no file can have this name: it contains a null character$"):
         load_image(Path("a\0b"))
 
 

@@ -268,7 +268,7 @@ def test_files_that_are_no_dicom_image() -> None:
         "truncated or corrupt: "
     )
     assert _reason(_bytes(_dataset(RAMP, RescaleSlope="0", RescaleIntercept="5"))) == (
-        "truncated or corrupt: its values are said to go from 5 to 5"
+        "truncated or corrupt: it declares values from 5 to 5"
     )
 
 
@@ -306,4 +306,6 @@ except ValueError as error:
     print(error)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert run.stdout == "DICOM files need the extra: pip install 'cfcam-gpu[dicom]'\n", run.stderr
+    assert (
+        run.stdout == "a DICOM file, but pydicom is not installed; run: pip install 'cfcam-gpu[dicom]'\n"
+    ), run.stderr

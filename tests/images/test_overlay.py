@@ -8,7 +8,7 @@ import pytest
 
 from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.images.colormaps import COLORMAPS
-from cfcam_gpu.images.overlay import colorize, fit_heatmap, overlay
+from cfcam_gpu.images.overlay import colorize, draw_overlay, fit_heatmap
 
 RAMP = np.linspace(0, 1, 256, dtype=np.float32)[None]
 
@@ -45,7 +45,7 @@ def test_overlay_is_the_rounded_weighted_sum(alpha):
     image = np.random.default_rng(0).integers(0, 256, (37, 256, 3), dtype=np.uint8)
     heatmap = np.repeat(RAMP, 37, axis=0)
     exact = alpha * colorize(heatmap, "jet").astype(np.float64) + (1 - alpha) * image
-    result = overlay(image, heatmap, "jet", alpha)
+    result = draw_overlay(image, heatmap, "jet", alpha)
     assert result.dtype == np.uint8
     # Half a step is rounding; the rest allows for ties (alpha 0.25) and float32 products.
     assert np.abs(result - exact).max() <= 0.5 + 1e-4
@@ -53,7 +53,7 @@ def test_overlay_is_the_rounded_weighted_sum(alpha):
 
 def test_the_default_is_40_percent_inferno_over_60_percent_image():
     image = np.full((1, 1, 3), 200, np.uint8)
-    np.testing.assert_array_equal(overlay(image, [[1.0]])[0, 0], [221, 222, 186])
+    np.testing.assert_array_equal(draw_overlay(image, [[1.0]])[0, 0], [221, 222, 186])
 
 
 @pytest.mark.parametrize("size", [(31, 17), (7, 5), (3, 100)])
@@ -103,11 +103,11 @@ GOOD = np.zeros((2, 2), np.float32)
         (lambda: colorize([[0.0, 1.5]]), r"heatmap must lie in \[0, 1\], got values from 0 to 1\.5"),
         (lambda: colorize([[-0.1, 0.5]]), r"heatmap must lie in \[0, 1\], got values from -0\.1 to 0\.5"),
         (lambda: colorize([[float("nan"), 0.5]]), r"heatmap must lie in \[0, 1\], got values from nan"),
-        (lambda: overlay(IMAGE, GOOD, alpha=1.2), r"alpha must be a number from 0 .* got 1\.2"),
-        (lambda: overlay(IMAGE, GOOD, alpha=float("nan")), r"alpha must be a number from 0 .* got nan"),
-        (lambda: overlay(IMAGE.astype(float), GOOD), r"image must be .* got \(2, 2, 3\) float64"),
-        (lambda: overlay(IMAGE[..., 0], GOOD), r"image must be .* got \(2, 2\) uint8"),
-        (lambda: overlay(IMAGE, np.zeros((2, 3))), r"the image's size \(2, 2\), got \(2, 3\)"),
+        (lambda: draw_overlay(IMAGE, GOOD, alpha=1.2), r"alpha must be a number from 0 .* got 1\.2"),
+        (lambda: draw_overlay(IMAGE, GOOD, alpha=float("nan")), r"alpha must be a number from 0 .* got nan"),
+        (lambda: draw_overlay(IMAGE.astype(float), GOOD), r"image must be .* got \(2, 2, 3\) float64"),
+        (lambda: draw_overlay(IMAGE[..., 0], GOOD), r"image must be .* got \(2, 2\) uint8"),
+        (lambda: draw_overlay(IMAGE, np.zeros((2, 3))), r"the image's size \(2, 2\), got \(2, 3\)"),
         (lambda: fit_heatmap(GOOD, (2, 0, 2, 2), 4, 4), r"box and image must have an area"),
         (lambda: fit_heatmap(GOOD, (0, 0, 2, 2), 0, 4), r"box and image must have an area"),
     ],

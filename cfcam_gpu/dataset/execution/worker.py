@@ -21,7 +21,7 @@ from cfcam_gpu.dataset.store.atomic_files import reason, write_whole
 from cfcam_gpu.errors import ImageError
 from cfcam_gpu.images.encode import encode_image
 from cfcam_gpu.images.masks import MaskError
-from cfcam_gpu.images.overlay import fit_heatmap, overlay, upsample_grid
+from cfcam_gpu.images.overlay import draw_overlay, fit_heatmap, upsample_grid
 from cfcam_gpu.images.preprocess import Preprocess
 
 #: The first message of a worker: it takes tasks now.
@@ -112,7 +112,7 @@ def write_overlay(
     image = open_image(uri)
     heatmap = upsample_grid(saliency_map, preprocess.size)
     fitted = fit_heatmap(heatmap, preprocess.visible_box(*image.size), *image.size)
-    content = encode_image(overlay(np.asarray(image), fitted, style.cmap, style.alpha), style.kind)
+    content = encode_image(draw_overlay(np.asarray(image), fitted, style.cmap, style.alpha), style.kind)
     write_whole(out / name, content, temporary / f"{os.getpid()}.part")
 
 

@@ -19,7 +19,7 @@ from cfcam_gpu.dataset.execution import pool as pools
 from cfcam_gpu.dataset.execution.pool import InlinePool, ProcessPool
 from cfcam_gpu.dataset.execution.worker import Failure, OverlayStyle, View
 from cfcam_gpu.errors import BackendError
-from cfcam_gpu.images.overlay import fit_heatmap, overlay, upsample_grid
+from cfcam_gpu.images.overlay import draw_overlay, fit_heatmap, upsample_grid
 from tests.helpers.smallnet import PLAIN, photo, save
 
 WAIT = 60
@@ -86,7 +86,7 @@ def test_an_overlay_is_written_whole_or_told(make, tmp_path, workers):
     assert write("sub/a.png") is None
     fitted = fit_heatmap(upsample_grid(grid, PLAIN.size), (0, 0, 60, 45), 60, 45)
     np.testing.assert_array_equal(
-        np.asarray(Image.open(out / "sub/a.png")), overlay(np.asarray(photo(1)), fitted, "jet", 0.3)
+        np.asarray(Image.open(out / "sub/a.png")), draw_overlay(np.asarray(photo(1)), fitted, "jet", 0.3)
     )
     taken = write("taken.png")
     assert (taken.stage, taken.error_type, taken.message) == ("write", "IsADirectoryError", "Is a directory")

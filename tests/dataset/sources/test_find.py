@@ -128,7 +128,7 @@ def test_files_of_any_name_are_opened_again_and_can_be_stored(tmp_path: Path, na
         ("tar:/gone.tar#a@512+1", "the shard cannot be read: No such file or directory"),
         ("tar:/gone.tar", "not a URI of this program: tar: needs 2 parts divided by '#', got 1"),
         ("broken:where#why", "why"),
-        ("a\0b", "no file can have this name: it holds a null character"),
+        ("a\0b", "no file can have this name: it contains a null character"),
     ],
 )
 def test_uris_that_cannot_be_opened(uri: str, reason: str) -> None:
