@@ -76,7 +76,7 @@ def parts(out: Path, size: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         "commit": timed(store.write_part, ((i, make_rows(size, i * size), GRID) for i in numbers)),
         "send": timed(_sent, ((make_rows(size, i * size),) for i in numbers)),
-        "scan": timed(store.rows, ((i, ["status", "blank"]) for i in numbers)),
+        "scan": timed(store.read_rows, ((i, ["status", "blank"]) for i in numbers)),
     }
     total = sum(store.part_file(i).stat().st_size for i in numbers)
     shutil.rmtree(out)
@@ -94,8 +94,8 @@ def resume(out: Path, count: int, size: int = 256) -> dict[str, Any]:
     for i in range(1, count):
         shutil.copyfile(store.part_file(0), store.part_file(i))
     cpu, start = time.process_time(), time.perf_counter()
-    for part in sorted(store.done()):
-        store.rows(part, ["status", "blank"])
+    for part in sorted(store.finished_parts()):
+        store.read_rows(part, ["status", "blank"])
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     return {"parts": count, "part_size": size, "seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3)}
 

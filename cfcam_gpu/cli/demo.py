@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from cfcam_gpu.dataset.sources.find import open_image
 from cfcam_gpu.dataset.sources.sample import Sample, path_uri
-from cfcam_gpu.dataset.store.atomic_files import write_whole
+from cfcam_gpu.dataset.store.atomic_files import write_atomically
 from cfcam_gpu.dataset.store.results import Results
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.dataset.store.store import Store
@@ -73,9 +73,12 @@ def package_folder(package: str) -> Path | None:
 
 def is_demo(out: Path) -> bool:
     """Whether the run in a folder is one of the demo's, which the next one may replace."""
-    run = Store(out).run()
+    run = Store(out).read_run()
     photos = {path for _, path in PHOTOS.values()}
-    return run is not None and {row["sample_id"] for row in Store(out).plan().columns("sample_id")} <= photos
+    return (
+        run is not None
+        and {row["sample_id"] for row in Store(out).read_plan().columns("sample_id")} <= photos
+    )
 
 
 def files(row: Row) -> dict[str, str]:
@@ -106,7 +109,7 @@ def write_pictures(loaded: LoadedModel, results: Results) -> Path:
         entries = [_entry(results, row) for row in results.rows() if row["status"] == "ok"]
         encoded = io.BytesIO()
         _sheet(loaded, results, entries).save(encoded, "PNG", optimize=True)
-        write_whole(path, encoded.getvalue())
+        write_atomically(path, encoded.getvalue())
     except OSError as error:
         raise InputError(f"cannot write into {out}: {error.strerror or error}") from error
     return path
@@ -135,7 +138,7 @@ def _entry(results: Results, row: Row) -> Entry:
         "heatmap": colorize(results.heatmap(row, "original")),
     }
     for kind, picture in pixels.items():
-        write_whole(names[kind], encode_image(picture, "png"))
+        write_atomically(names[kind], encode_image(picture, "png"))
     return Entry(
         photo=Image.fromarray(pixels["original"]),
         heatmap=Image.fromarray(pixels["heatmap"]),

@@ -121,7 +121,7 @@ def _names(text: str, option: str) -> list[str]:
 def _as_json(summary: EvaluationSummary, options: EvaluationOptions) -> dict[str, Any]:
     """The curves stay in summary.json."""
     run, found = summary.run, summary.found
-    stored = EvaluationStore(run.out, ()).run() or {}
+    stored = EvaluationStore(run.out, ()).read_run() or {}
     return {
         "version": cfcam_gpu.__version__,
         "model": stored["fingerprint"]["model"],

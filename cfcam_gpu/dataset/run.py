@@ -23,7 +23,7 @@ from cfcam_gpu.dataset.execution.worker import OverlayStyle
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.sources.find import find_samples
 from cfcam_gpu.dataset.sources.sample import Sample
-from cfcam_gpu.dataset.store.locks import claim, setup
+from cfcam_gpu.dataset.store.locks import claim, setup_lock
 from cfcam_gpu.dataset.store.plan import Plan
 from cfcam_gpu.dataset.store.resume import open_plan
 from cfcam_gpu.dataset.store.schema import Row
@@ -115,10 +115,10 @@ def carry_out(
     Empties `samples`: the plan on disk has them, and a million take memory.
     """
     with ExitStack() as stack:
-        store.make()
-        with setup(store.locks):
-            claimed = claim(stack, store.locks, options.rank, options.world_size)
-            store.clear_leftovers(claimed.index, claimed.count)
+        store.make_folder()
+        with setup_lock(store.locks_folder):
+            claimed = claim(stack, store.locks_folder, options.rank, options.world_size)
+            store.clear_leftovers(claimed.rank, claimed.world_size)
             plan = open_plan(store, claimed, samples, options, content, observer)
             samples.clear()
         return _Run(store, plan, parts, options, observer)()
@@ -145,11 +145,11 @@ class _Run:
         with watched_signals() as self.stopped:
             redo = self._count_done(mine)
             self.observer.begin(self.total, replace(self.tally))
-            done = store.done()
+            done = store.finished_parts()
             todo = [part for part in mine if part not in done or part in redo]
             if todo:
                 self._explain(todo, redo)
-        left = len(set(range(self.plan.parts)) - set(mine) - store.done())
+        left = len(set(range(self.plan.parts)) - set(mine) - store.finished_parts())
         seconds, by = time.perf_counter() - start, self.parts
         return Summary(
             store.out, self.tally, mine, by.layer, by.engine, by.device, self.before, self.now, seconds, left
@@ -158,10 +158,10 @@ class _Run:
     def _count_done(self, mine: list[int]) -> set[int]:
         """Counts the rows that stay; gives the parts of which failed rows are redone."""
         redo: set[int] = set()
-        done = self.store.done()
+        done = self.store.finished_parts()
         for part in (part for part in mine if part in done):
             self.check()
-            rows = self.store.rows(part, ["status", "blank"])
+            rows = self.store.read_rows(part, ["status", "blank"])
             good = [row for row in rows if row["status"] == "ok"]
             if self.options.retry_failed and len(good) < len(rows):
                 redo.add(part)
@@ -172,7 +172,7 @@ class _Run:
         return redo
 
     def _explain(self, todo: list[int], redo: set[int]) -> None:
-        temporary = self.store.temporary(self.options.rank)
+        temporary = self.store.temporary_folder(self.options.rank)
         works = (self._work(part, part in redo) for part in todo)
         new, pictures = self.total - self.before, self._pictures(temporary)
         try:
@@ -186,14 +186,14 @@ class _Run:
         samples = self.plan.samples(part)
         if not redo:
             return Work(part, samples)
-        rows = self.store.rows(part)
+        rows = self.store.read_rows(part)
         return Work(part, samples, {i: row for i, row in enumerate(rows) if row["status"] == "ok"})
 
     def _pictures(self, temporary: Path) -> Pictures | None:
         if self.options.overlays == "none":
             return None
         style = OverlayStyle(self.options.overlays, self.options.cmap, self.options.alpha)
-        stored = self.store.run() or {}
+        stored = self.store.read_run() or {}
         return Pictures(self.store.out, temporary, style, bool(stored.get("overlay_folders")))
 
     def _row(self, row: Row) -> None:
@@ -211,7 +211,7 @@ class _Run:
         """The pictures' names are made to last before the rows that tell of them."""
         overlays = (row.get("overlay") for row in rows)
         for folder in {(self.store.out / overlay).parent for overlay in overlays if overlay}:
-            self.store.sync(folder)
+            self.store.sync_folder(folder)
         self.store.write_part(part, rows, self.parts.grid, self.options.rank)
 
     def check(self) -> None:

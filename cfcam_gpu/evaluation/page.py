@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from cfcam_gpu.dataset.store.atomic_files import reason, write_whole
+from cfcam_gpu.dataset.store.atomic_files import os_reason, write_atomically
 from cfcam_gpu.errors import InputError
 from cfcam_gpu.evaluation.axes import metric_of
 from cfcam_gpu.evaluation.tables import (
@@ -83,11 +83,11 @@ def write_page(out: Path) -> Path:
     summary, run = _read(out / "summary.json"), _read(out / "evaluation.json")
     path = out / "report.html"
     try:
-        write_whole(
+        write_atomically(
             path, render(f"CF-CAM evaluation: {out.resolve().name}", summary, run, out / "plots").encode()
         )
     except OSError as error:
-        raise InputError(f"cannot write the page {path}: {reason(error)}") from error
+        raise InputError(f"cannot write the page {path}: {os_reason(error)}") from error
     return path
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from cfcam_gpu.dataset.store.atomic_files import reason, write_whole
+from cfcam_gpu.dataset.store.atomic_files import os_reason, write_atomically
 from cfcam_gpu.errors import InputError, ModelError
 from cfcam_gpu.evaluation.drawing import draw_bars, draw_curves, draw_grid, shown
 from cfcam_gpu.evaluation.gallery import gallery
@@ -77,10 +77,10 @@ def write_plots(
             try:
                 path.unlink(missing_ok=True)
                 if figure := draw():
-                    write_whole(path, _png(figure))
+                    write_atomically(path, _png(figure))
                     written.append(path)
             except OSError as error:
-                raise InputError(f"cannot write {path}: {reason(error)}") from error
+                raise InputError(f"cannot write {path}: {os_reason(error)}") from error
     return written
 
 

@@ -20,7 +20,7 @@ from cfcam_gpu.dataset.run import Summary, carry_out, samples_of
 from cfcam_gpu.dataset.sources.masks import check_masks, with_masks
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.fingerprint import about
-from cfcam_gpu.dataset.store.locks import setup
+from cfcam_gpu.dataset.store.locks import setup_lock
 from cfcam_gpu.errors import InputError, ModelError
 from cfcam_gpu.evaluation.drawing import shown
 from cfcam_gpu.evaluation.evaluator import Evaluator
@@ -124,9 +124,9 @@ def _summed_up(
     grid: tuple[int, int],
 ) -> EvaluationSummary:
     """Merges the parts and writes the summary, plots and page, once every part is there."""
-    with setup(store.locks):
-        plan = store.plan()
-        if set(range(plan.parts)) - store.done():
+    with setup_lock(store.locks_folder):
+        plan = store.read_plan()
+        if set(range(plan.parts)) - store.finished_parts():
             return EvaluationSummary(run)
         store.merge(plan, grid)
         found = summarise(

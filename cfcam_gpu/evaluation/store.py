@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cfcam_gpu.dataset.store.atomic_files import whole_file
+from cfcam_gpu.dataset.store.atomic_files import atomic_file
 from cfcam_gpu.dataset.store.plan import Plan
 from cfcam_gpu.dataset.store.schema import ColumnName, Row, arrow_schema, rows_to_table, table_to_rows
-from cfcam_gpu.dataset.store.store import Store
+from cfcam_gpu.dataset.store.store import OtherKind, Store
 from cfcam_gpu.errors import StoreError
 from cfcam_gpu.metrics.base import Column
 
@@ -72,8 +72,8 @@ def schema(columns: Sequence[Column], grid: tuple[int, int]) -> pa.Schema:
 class EvaluationStore(Store):
     """The files of an evaluation; `columns`: of the metrics that are measured."""
 
-    with_masks = True
-    other = ("run.json", "a run of cfcam explain")
+    uses_masks = True
+    other_kind = OtherKind("run.json", "a run of cfcam explain")
 
     def __init__(self, out: Path, columns: Sequence[Column]) -> None:
         super().__init__(out)
@@ -83,7 +83,7 @@ class EvaluationStore(Store):
         self.metrics_file = out / "metrics.parquet"
         self.summary_file = out / "summary.json"
 
-    def rows(self, part: int, columns: Sequence[str] | None = None) -> list[Row]:
+    def read_rows(self, part: int, columns: Sequence[str] | None = None) -> list[Row]:
         """One row per sample; what belongs to a method stands under `methods`."""
         wanted = None if columns is None else ["sample_id", "method", *columns]
         lines: list[Any] = table_to_rows(self.read_part(part, wanted))
@@ -112,14 +112,14 @@ class EvaluationStore(Store):
         """Writes metrics.parquet from all parts, one after the other. Raises StoreError."""
         try:
             with (
-                whole_file(self.metrics_file) as file,
+                atomic_file(self.metrics_file) as file,
                 pq.ParquetWriter(file, schema(self.columns, grid), compression="zstd") as writer,
             ):
                 for part in range(plan.parts):
                     writer.write_table(self.read_part(part))
         except OSError as error:
             raise self._unwritable(self.metrics_file, error) from error
-        self.sync(self.out)
+        self.sync_folder(self.out)
 
     def table(self, names: Sequence[str] | None = None, samples: Sequence[str] | None = None) -> pa.Table:
         """Columns of metrics.parquet; None: all but the maps. Only the rows of `samples`, where given.
@@ -149,12 +149,12 @@ class EvaluationStore(Store):
         except OSError as error:
             raise self._unwritable(self.out / "plots", error) from error
 
-    def wipe(self, pictures: Iterable[str]) -> None:
-        """Removes the evaluation and what was made of it, and no other file. Raises StoreError."""
+    def wipe(self, files: Iterable[str]) -> None:
+        """Removes the evaluation and what was made of it, `files`, and no other file. Raises StoreError."""
         folders = {"cost": "share-*.json", "plots": "*.png"}
         made = [path for folder, names in folders.items() for path in (self.out / folder).glob(names)]
-        files = [self.metrics_file, self.summary_file, self.out / "report.html"]
-        super().wipe([path.relative_to(self.out).as_posix() for path in [*files, *made]])
+        made += [self.metrics_file, self.summary_file, self.out / "report.html"]
+        super().wipe([*files, *(path.relative_to(self.out).as_posix() for path in made)])
 
 
 def _lines(row: EvaluationRow) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cfcam_gpu.dataset.store.atomic_files import reason, remove_page_folders, write_whole
+from cfcam_gpu.dataset.store.atomic_files import os_reason, remove_page_folders, write_atomically
 from cfcam_gpu.dataset.store.results import Results, open_results
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.dataset.store.store import REPORT, REPORT_TITLE
@@ -72,7 +72,7 @@ def write_report(
         page.parent.mkdir(parents=True, exist_ok=True)
         _write(page, results, survey, rows, notes, self_contained, on_progress)
     except OSError as error:
-        raise InputError(f"cannot write the report {str(page)!r}: {reason(error)}") from error
+        raise InputError(f"cannot write the report {str(page)!r}: {os_reason(error)}") from error
     return page
 
 
@@ -96,7 +96,7 @@ def _write(
             on_progress(start + len(part), len(rows))
     index |= {"block": BLOCK, "sources": files.sources}
     title = f"{REPORT_TITLE}: {results.store.out.resolve().name}"
-    write_whole(page, render(title, results.run, survey, notes, to_json(index), files).encode())
+    write_atomically(page, render(title, results.run, survey, notes, to_json(index), files).encode())
     remove_page_folders(page, files.folder)
 
 

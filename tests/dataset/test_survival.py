@@ -71,7 +71,7 @@ def pictures(out: Path) -> dict[str, bytes]:
 
 
 def wait_for_parts(process: Process, out: Path, count: int) -> None:
-    wait_until(lambda: len(Store(out).done()) >= count or not is_alive(process.pid))
+    wait_until(lambda: len(Store(out).finished_parts()) >= count or not is_alive(process.pid))
 
 
 def assert_same(out: Path, whole: tuple[pa.Table, dict[str, bytes]]) -> None:
@@ -102,7 +102,7 @@ def test_thirty_kills_at_random_moments_lose_and_repeat_nothing(work, cfcam, who
             if process.wait().status != -signal.SIGKILL:
                 break
             kills += 1
-            done = sorted(Store(out).done())
+            done = sorted(Store(out).finished_parts())
             midway += 0 < len(done) < COUNT // 4
             for part in done:
                 assert Store(out).read_part(part).equals(whole[0].slice(4 * part, 4))
@@ -132,7 +132,7 @@ def test_a_signal_ends_the_run_with_its_status_and_the_next_one_resumes(work, cf
         ended.err.splitlines()[-1]
         == "interrupted; what is finished is kept, the same command goes on from there"
     )
-    assert 3 <= len(Store(out).done()) < 15
+    assert 3 <= len(Store(out).finished_parts()) < 15
     assert_clean(out)
     wait_until(lambda: not any(map(is_alive, workers)))
     ended = cfcam.run(*EXPLAIN, "--out", str(out), "--json")
@@ -171,7 +171,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_room_lets_it_complete(cfcam, w
     assert re.match(
         r"error: cannot write .*: No space left on device; what is done so far is kept, the same", line
     )
-    assert 0 < len(Store(out).done()) < 15
+    assert 0 < len(Store(out).finished_parts()) < 15
     assert_clean(out)
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
     assert cfcam.run(*command).status == 3
@@ -270,7 +270,7 @@ def test_too_many_errors_end_with_4_and_keep_what_is_finished(work, cfcam):
     ended = cfcam.run(*EXPLAIN, "--out", "hopeless", "--max-errors", "1")
     assert ended.status == 4
     assert ended.err.splitlines()[-1].startswith("error: stopped: 2 of ")
-    assert len(Store(work / "hopeless").done()) == 7
+    assert len(Store(work / "hopeless").finished_parts()) == 7
     again = cfcam.run(*EXPLAIN, "--out", "hopeless", "--max-errors", "2")
     assert again.status == 3
 

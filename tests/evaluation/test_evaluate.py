@@ -487,7 +487,7 @@ def test_overwriting_removes_what_the_evaluation_made_and_nothing_else(pictures,
     measure(pictures, out, metrics=["drop"], overwrite=True)
     assert (out / "notes.txt").read_text() == "mine"
     assert not list((out / "plots").iterdir())
-    assert len(EvaluationStore(out, ()).done()) == 1
+    assert len(EvaluationStore(out, ()).finished_parts()) == 1
     assert "similarity_least" not in table(out).column_names
     assert "class_sensitivity" not in (out / "report.html").read_text()
 
@@ -592,7 +592,9 @@ def test_a_killed_evaluation_goes_on_and_ends_the_same(work, launcher):
         out = work / f"ended{number}"
         process = launcher.start(*arguments, str(out))
         store = EvaluationStore(out, ())
-        wait_until(lambda store=store, process=process: len(store.done()) >= 2 or not is_alive(process.pid))
+        wait_until(
+            lambda store=store, process=process: len(store.finished_parts()) >= 2 or not is_alive(process.pid)
+        )
         process.kill(number)
         assert process.wait().status == {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130}[number]
         assert not (out / "metrics.parquet").exists()

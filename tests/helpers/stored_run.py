@@ -31,7 +31,7 @@ Row = dict[str, Any]
 def write_store(out: Path, rows: list[Row], names: list[str] | None = None, part_size: int = 8) -> Path:
     """A finished run of these rows."""
     store = Store(out)
-    store.make()
+    store.make_folder()
     samples = [Sample(row["sample_id"], row["uri"], row.get("label")) for row in rows]
     plan = store.write_plan(samples, part_size)
     for part in range(plan.parts):

@@ -17,7 +17,7 @@ import numpy as np
 
 from cfcam_gpu.dataset.sources.find import open_image
 from cfcam_gpu.dataset.sources.masks import open_mask
-from cfcam_gpu.dataset.store.atomic_files import reason, write_whole
+from cfcam_gpu.dataset.store.atomic_files import os_reason, write_atomically
 from cfcam_gpu.errors import ImageError
 from cfcam_gpu.images.encode import encode_image
 from cfcam_gpu.images.masks import MaskError
@@ -113,7 +113,7 @@ def write_overlay(
     heatmap = upsample_grid(saliency_map, preprocess.size)
     fitted = fit_heatmap(heatmap, preprocess.visible_box(*image.size), *image.size)
     content = encode_image(draw_overlay(np.asarray(image), fitted, style.cmap, style.alpha), style.kind)
-    write_whole(out / name, content, temporary / f"{os.getpid()}.part")
+    write_atomically(out / name, content, temporary / f"{os.getpid()}.part")
 
 
 _TASKS: dict[str, Callable[..., Any]] = {"view": read_view, "overlay": write_overlay}
@@ -141,7 +141,7 @@ def _failure(task: str, error: Exception) -> Failure:
     cause = error.__cause__ if isinstance(error, ImageError) and error.__cause__ else error
     code = cause.errno if isinstance(cause, OSError) else None
     if task == "overlay":
-        message = reason(error) if isinstance(error, OSError) else str(error)
+        message = os_reason(error) if isinstance(error, OSError) else str(error)
         return Failure("write", type(cause).__name__, message, code)
     if isinstance(error, MaskError):
         return Failure("mask", type(cause).__name__, str(error), code)

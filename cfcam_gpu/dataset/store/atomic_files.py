@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, also when the power fails."""
+"""Files that are written completely or not at all, also when the power fails."""
 
 from __future__ import annotations
 
@@ -11,19 +11,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-#: No sample is at fault when one of these is raised; every later write would fail as well.
+#: Error numbers of a full or read-only disk: every later write would fail as well, whatever the sample.
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 @contextmanager
-def whole_file(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
-    """A file to write, which gets its name when the block ends without an exception and its bytes are on the disk.
+def atomic_file(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write. It gets its name when the block ends without an exception and its bytes are on the disk.
 
     Args:
-        temporary: where it lies until then, on the same file system; None: beside `path`, hidden.
+        path: its final name; missing folders above it are made.
+        temporary: its name until then, on the same file system; None: a hidden file beside `path`.
 
     Raises:
         OSError: it cannot be written. Nothing is left behind.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "sums.txt"
+        >>> with atomic_file(path) as file:
+        ...     _ = file.write(b"1 + 1 = 2")
+        ...     path.exists()
+        False
+        >>> path.read_text()
+        '1 + 1 = 2'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary or path.parent / f".cfcam-{os.getpid()}.part"
@@ -39,19 +50,39 @@ def whole_file(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
         raise
 
 
-def write_whole(path: Path, content: bytes, temporary: Path | None = None) -> None:
-    """Writes `content` as `whole_file` does. Raises OSError."""
-    with whole_file(path, temporary) as file:
+def write_atomically(path: Path, content: bytes, temporary: Path | None = None) -> None:
+    """Writes `content` into an `atomic_file`.
+
+    Raises:
+        OSError: it cannot be written. Nothing is left behind.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "deep" / "greeting"
+        >>> write_atomically(path, b"hello")
+        >>> path.read_bytes()
+        b'hello'
+    """
+    with atomic_file(path, temporary) as file:
         file.write(content)
 
 
 def page_folder(page: Path) -> Path:
-    """Where what does not fit into an HTML page lies, in folders r-VERSION."""
+    """The folder beside an HTML page that holds what does not fit into it, in subfolders r-VERSION.
+
+    Example:
+        >>> page_folder(Path("out/report.html")).name
+        'report_files'
+    """
     return page.with_name(f"{page.stem}_files")
 
 
 def remove_page_folders(page: Path, keep: Path | None = None) -> None:
-    """Removes the page's folders r-VERSION but `keep`, and nothing else. Raises OSError."""
+    """Removes the page's subfolders r-VERSION except `keep`, and nothing else.
+
+    Raises:
+        OSError: one cannot be removed.
+    """
     parent = page_folder(page)
     if not parent.is_dir():
         return
@@ -63,7 +94,11 @@ def remove_page_folders(page: Path, keep: Path | None = None) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names given in a folder so far survive a power failure. Raises OSError."""
+    """Makes the names of the files in a folder survive a power failure.
+
+    Raises:
+        OSError: the folder cannot be opened or written.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -71,6 +106,11 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def reason(error: OSError) -> str:
-    """What the operating system says, without the number and the file's name."""
+def os_reason(error: OSError) -> str:
+    """What the operating system says about an error, without its number and the file's name.
+
+    Example:
+        >>> os_reason(FileNotFoundError(2, "No such file or directory", "photo.jpg"))
+        'No such file or directory'
+    """
     return error.strerror or str(error) or type(error).__name__

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cfcam_gpu.dataset.sources.sample import split_uri
-from cfcam_gpu.dataset.store.atomic_files import reason, whole_file, write_whole
+from cfcam_gpu.dataset.store.atomic_files import atomic_file, os_reason, write_atomically
 from cfcam_gpu.dataset.store.results import Results
 from cfcam_gpu.dataset.store.schema import ColumnName, Row, table_maps
 from cfcam_gpu.errors import ConfigError, InputError, ModelError
@@ -63,12 +63,12 @@ def export(
     try:
         return FORMATS[to](results, destination, size or results.size, cmap)
     except OSError as error:
-        raise InputError(f"cannot write {destination}: {reason(error)}") from error
+        raise InputError(f"cannot write {destination}: {os_reason(error)}") from error
 
 
 def _npz(results: Results, destination: Path, size: tuple[int, int], cmap: str) -> int:
     count = len(results)
-    with whole_file(destination) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+    with atomic_file(destination) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, shape in (("heatmap", size), ("grid", results.grid)):
             header = {"descr": "<f4", "fortran_order": False, "shape": (count, *shape)}
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -127,7 +127,7 @@ def _png(results: Results, destination: Path, size: tuple[int, int], cmap: str) 
     written = 0
     for name, row in _explained(results):
         pixels = colorize(results.heatmap(row, "original"), cmap)
-        write_whole(destination / f"{name}_heatmap.png", encode_image(pixels, "png"))
+        write_atomically(destination / f"{name}_heatmap.png", encode_image(pixels, "png"))
         written += 1
     return written
 
@@ -135,12 +135,12 @@ def _png(results: Results, destination: Path, size: tuple[int, int], cmap: str) 
 def _fiftyone(results: Results, destination: Path, size: tuple[int, int], cmap: str) -> int:
     written = 0
     destination.mkdir(parents=True)
-    with whole_file(destination / "samples.json") as file:
+    with atomic_file(destination / "samples.json") as file:
         file.write(b'{"samples": [')
         for name, row in _explained(results):
             map_path = f"heatmaps/{name}.png"
             gray = np.rint(results.heatmap(row, "original") * 255).astype(np.uint8)
-            write_whole(destination / map_path, encode_image(gray, "png"))
+            write_atomically(destination / map_path, encode_image(gray, "png"))
             entry = json.dumps(_entry(row, map_path), allow_nan=False)
             file.write((",\n" if written else "\n").encode() + entry.encode())
             written += 1

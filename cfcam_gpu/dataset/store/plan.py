@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cfcam_gpu.dataset.sources.sample import Sample
-from cfcam_gpu.dataset.store.atomic_files import sync_folder, whole_file
+from cfcam_gpu.dataset.store.atomic_files import atomic_file, sync_folder
 from cfcam_gpu.errors import StoreError
 
 _FIELDS = ("sample_id", "uri", "label", "target", "name", "mask")
@@ -103,7 +103,7 @@ def write_plan(path: Path, samples: Iterable[Sample], segments: Sequence[int], p
     about = json.dumps({"shard_size": part_size, "segments": list(segments)})
     schema = _SCHEMA.with_metadata({"cfcam": about})
     rest = iter(samples)
-    with whole_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    with atomic_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         while piece := list(islice(rest, _GROUP)):
             columns = [pa.array([getattr(s, name) for s in piece], pa.string()) for name in _FIELDS]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))

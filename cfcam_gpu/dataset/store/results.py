@@ -28,10 +28,10 @@ def open_results(out: str | Path) -> Results:
         StoreError: the folder holds none, or they cannot be read.
     """
     store = Store(Path(out))
-    run = store.run()
-    file, what = store.other
-    if run is None and (store.out / file).exists():
-        raise StoreError(f"{out} holds {what}; this needs the folder of a cfcam explain run")
+    run = store.read_run()
+    if run is None and store.holds_other_kind():
+        kind = store.other_kind.description
+        raise StoreError(f"{out} holds {kind}; this needs the folder of a cfcam explain run")
     if run is None:
         raise StoreError(
             f"{out} holds no results: there is no run.json; `cfcam explain … --out {out}` makes them"
@@ -50,7 +50,7 @@ class Results:
     def __init__(self, store: Store, run: dict[str, Any], parts: Iterable[int] | None = None) -> None:
         self.store = store
         self.run = run
-        self.parts = sorted(store.done() if parts is None else store.done() & set(parts))
+        self.parts = sorted(store.finished_parts() if parts is None else store.finished_parts() & set(parts))
         self.grid: tuple[int, int] = (run["grid"][0], run["grid"][1])
         self.size: tuple[int, int] = (run["size"][0], run["size"][1])
 
@@ -61,7 +61,7 @@ class Results:
     @property
     def plan(self) -> Plan:
         """The samples of the run, also those that have no row yet."""
-        return self.store.plan()
+        return self.store.read_plan()
 
     def __len__(self) -> int:
         """Number of rows."""

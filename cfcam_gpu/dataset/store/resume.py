@@ -33,22 +33,22 @@ def open_plan(
     """The stored plan, with what is new among the samples; made when there is none."""
     if options.overwrite:
         store.wipe(_stored_pictures(store))
-    stored = store.run()
+    stored = store.read_run()
     if stored is None:
-        if store.done():
+        if store.finished_parts():
             raise StoreError(
-                f"{store.parts} holds parts but {store.run_file} is missing; choose another output folder, "
+                f"{store.parts_folder} holds parts but {store.run_file} is missing; choose another output folder, "
                 "or --overwrite to begin anew"
             )
         plan = store.write_plan(samples, about["shard_size"])
         store.write_run({**about, "overlay_folders": len(samples) > MOST_IN_ONE_FOLDER})
         return plan
     _check_same(store, stored, about, options)
-    plan = store.plan()
+    plan = store.read_plan()
     new = _new_samples(store, plan, samples, observer)
     if not new:
         return plan
-    if not claim.alone():
+    if not claim.is_alone():
         observer.note(
             counted(len(new), "new sample", f" left to the next run, since others are writing to {store.out}")
         )
@@ -72,7 +72,7 @@ def _check_same(store: Store, stored: dict[str, Any], about: dict[str, Any], opt
 
 def _new_samples(store: Store, plan: Plan, samples: list[Sample], observer: Observer) -> list[Sample]:
     known = {row["sample_id"]: row["uri"] for row in plan.columns("sample_id", "uri")}
-    if store.with_masks:
+    if store.uses_masks:
         _check_masks(store, plan, samples)
     found = 0
     new: list[Sample] = []
@@ -114,11 +114,11 @@ def _renamed(plan: Plan, new: list[Sample]) -> list[Sample]:
 def _stored_pictures(store: Store) -> Iterator[str]:
     """Every picture that the stored run has written or was about to; none when that cannot be read."""
     try:
-        stored = store.run()
-        kind = stored["fingerprint"]["overlays"]["kind"] if stored else "none"
+        stored = store.read_run()
+        kind = stored["fingerprint"].get("overlays", {}).get("kind") if stored else None
         if stored is None or kind not in IMAGE_FORMATS:
             return
-        plan = store.plan()
+        plan = store.read_plan()
     except StoreError:
         return
     for part in range(plan.parts):

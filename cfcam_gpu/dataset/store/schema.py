@@ -36,7 +36,7 @@ class Row(TypedDict, total=False):
         sample_id: the sample's id, unique in the run.
         uri: where its image lies, for `open_image`.
         status: `ok`, or `error` where the sample could not be read, decoded, explained or its overlay written.
-        stage: where it failed: `read`, `decode`, `explain` or `write`; null where the status is ok.
+        stage: where it failed: `read`, `decode`, `mask`, `explain` or `write`; null where the status is ok.
         error_type: class of the exception; null where the status is ok.
         message: why it failed, for people; null where the status is ok.
         label: the true class as the input gives it, an index or a name; null where it gives none.

@@ -1,9 +1,11 @@
-"""A run's output folder: run.json, the plan, and one Parquet file a part. What has its name is whole.
+"""The output folder of a run: run.json, the plan, and one Parquet file for each part.
 
-OUT/run.json                    fingerprint, shapes, and what people want to know
+OUT/run.json                    fingerprint, shapes, and information for people
 OUT/plan.parquet                the samples in order (see `plan`)
-OUT/shards/part-NNNNN.parquet   one row per sample, also for the failed ones
-OUT/.cfcam/                     locks, and files that have no name yet
+OUT/shards/part-NNNNN.parquet   one row for each sample of a part, also for failed ones (see `schema`)
+OUT/.cfcam/                     locks, and files that are being written
+
+A file gets its name when it is complete, so every file under its final name can be relied on.
 """
 
 from __future__ import annotations
@@ -14,69 +16,108 @@ import re
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cfcam_gpu._utils.messages import first_line
 from cfcam_gpu.dataset.sources.sample import Sample
-from cfcam_gpu.dataset.store.atomic_files import reason, remove_page_folders, sync_folder, write_whole
+from cfcam_gpu.dataset.store.atomic_files import (
+    os_reason,
+    remove_page_folders,
+    sync_folder,
+    write_atomically,
+)
 from cfcam_gpu.dataset.store.plan import Plan, write_plan
 from cfcam_gpu.dataset.store.schema import Row, arrow_schema, rows_to_table, table_to_rows
 from cfcam_gpu.errors import InputError, StoreError
 
-FORMAT = 1
+#: Version of the format of run.json.
+_FORMAT = 1
 
 #: The page that `cfcam report` writes into the folder, and how its title begins.
 REPORT, REPORT_TITLE = "report.html", "CF-CAM report"
 
 
-class Store:
-    """The files of an output folder; whoever writes holds a claim on it (`locks`).
+class OtherKind(NamedTuple):
+    """The kind of run that must not share a folder with this one: its marker file, and what to call it."""
 
-    `with_masks`: whether the rows depend on the samples' masks. `other`: the file by which results of another
-    kind are known, and what they are; they do not share a folder.
+    marker: str
+    description: str
+
+
+class Store:
+    """The files of an output folder. Whoever writes into it holds a claim on it (see `locks`).
+
+    Class attributes:
+        uses_masks: whether the rows depend on the masks of the samples.
+        other_kind: the kind of run that must not share the folder.
+
+    Attributes:
+        out: the folder.
+        run_file, plan_file: paths of run.json and of the plan.
+        parts_folder: folder of the parts.
+        hidden_folder: folder of the locks, and of files that are being written.
+        locks_folder: folder of the locks.
+
+    Example:
+        >>> import tempfile
+        >>> store = Store(Path(tempfile.mkdtemp()) / "out")
+        >>> store.make_folder()
+        >>> row = {"sample_id": "a", "uri": "/a.png", "status": "error", "message": "empty file"}
+        >>> store.write_part(0, [row], map_shape=(7, 7))
+        >>> store.finished_parts(), store.read_rows(0, ["status", "message"])
+        ({0}, [{'status': 'error', 'message': 'empty file'}])
     """
 
-    with_masks = False
-    other = ("evaluation.json", "an evaluation, whose page is report.html")
+    uses_masks = False
+    other_kind = OtherKind("evaluation.json", "an evaluation, whose page is report.html")
 
     def __init__(self, out: Path) -> None:
         self.out = out
         self.run_file = out / "run.json"
         self.plan_file = out / "plan.parquet"
-        self.parts = out / "shards"
-        self.hidden = out / ".cfcam"
-        self.locks = self.hidden / "locks"
+        self.parts_folder = out / "shards"
+        self.hidden_folder = out / ".cfcam"
+        self.locks_folder = self.hidden_folder / "locks"
 
-    def make(self) -> None:
-        """Makes the folder. Raises InputError, and StoreError where something else has its results in it."""
-        file, what = self.other
-        if (self.out / file).exists():
-            raise StoreError(f"{self.out} holds {what}; choose another output folder")
+    def make_folder(self) -> None:
+        """Makes the output folder where it is missing.
+
+        Raises:
+            InputError: it cannot be made.
+            StoreError: it holds a run of the other kind.
+        """
+        if self.holds_other_kind():
+            raise StoreError(f"{self.out} holds {self.other_kind.description}; choose another output folder")
         try:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"cannot make the output folder {self.out}: {reason(error)}") from error
+            raise InputError(f"cannot make the output folder {self.out}: {os_reason(error)}") from error
 
-    def temporary(self, index: int) -> Path:
-        """Folder of the files of a claim that have no name yet."""
-        return self.hidden / f"temporary-{index}"
+    def holds_other_kind(self) -> bool:
+        """Whether the folder holds a run of the other kind."""
+        return (self.out / self.other_kind.marker).exists()
 
-    def clear_leftovers(self, index: int, count: int) -> None:
-        """Removes what a crash left of this index, and of those beyond `count` that nobody can hold."""
-        for folder in self.hidden.glob("temporary-*"):
+    def temporary_folder(self, rank: int) -> Path:
+        """Folder of the files that the process of a rank is writing."""
+        return self.hidden_folder / f"temporary-{rank}"
+
+    def clear_leftovers(self, rank: int, world_size: int) -> None:
+        """Removes unfinished files that a crash left: those of `rank`, and of ranks that no process has now."""
+        for folder in self.hidden_folder.glob("temporary-*"):
             number = folder.name.partition("-")[2]
-            if number.isdecimal() and (int(number) == index or int(number) >= count):
+            if number.isdecimal() and (int(number) == rank or int(number) >= world_size):
                 shutil.rmtree(folder, ignore_errors=True)
         for file in self.out.glob(".cfcam-*.part"):  # of run.json and the plan, written under the setup lock
             file.unlink(missing_ok=True)
 
-    def run(self) -> dict[str, Any] | None:
-        """What run.json says; None when there is none.
+    def read_run(self) -> dict[str, Any] | None:
+        """The content of run.json; None where there is none.
 
         Raises:
-            StoreError: it cannot be read, or another version of the package wrote it.
+            StoreError: it cannot be read, or a version of the package with another format wrote it.
         """
         try:
             content = json.loads(self.run_file.read_text(encoding="utf-8"))
@@ -84,105 +125,146 @@ class Store:
             return None
         except (OSError, ValueError) as error:
             raise StoreError(f"{self.run_file} cannot be read ({error})") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise StoreError(
-                f"{self.run_file} is of another format than {FORMAT}; choose another output folder"
+                f"{self.run_file} must have format {_FORMAT} and has another; choose another output folder"
             )
         return content
 
     def write_run(self, content: dict[str, Any]) -> None:
-        """Stores run.json. Raises StoreError."""
-        text = json.dumps({"format": FORMAT, **content}, indent=2, allow_nan=False)
+        """Writes run.json.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        text = json.dumps({"format": _FORMAT, **content}, indent=2, allow_nan=False)
         self._write(self.run_file, text.encode(), None)
 
-    def plan(self) -> Plan:
+    def read_plan(self) -> Plan:
+        """The stored plan.
+
+        Raises:
+            StoreError: it is missing or damaged.
+        """
         return Plan(self.plan_file)
 
     def write_plan(self, samples: Sequence[Sample], part_size: int) -> Plan:
+        """Stores a new plan of the samples.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
         try:
             return write_plan(self.plan_file, samples, [len(samples)], part_size)
         except OSError as error:
             raise self._unwritable(self.plan_file, error) from error
 
     def extend_plan(self, plan: Plan, samples: Sequence[Sample]) -> Plan:
+        """Stores the plan with more samples.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
         try:
             return plan.extended(samples)
         except OSError as error:
             raise self._unwritable(self.plan_file, error) from error
 
     def part_file(self, part: int) -> Path:
-        return self.parts / f"part-{part:05d}.parquet"
+        """Path of the file of a part."""
+        return self.parts_folder / f"part-{part:05d}.parquet"
 
-    def done(self) -> set[int]:
-        """Numbers of the parts that are whole."""
-        names = (path.name for path in self.parts.glob("part-*.parquet"))
-        found = (re.fullmatch(r"part-(\d{5,})\.parquet", name) for name in names)
-        return {int(match[1]) for match in found if match}
+    def finished_parts(self) -> set[int]:
+        """Numbers of the parts that have been written."""
+        names = (path.name for path in self.parts_folder.glob("part-*.parquet"))
+        matches = (re.fullmatch(r"part-(\d{5,})\.parquet", name) for name in names)
+        return {int(match[1]) for match in matches if match}
 
-    def write_part(self, part: int, rows: Iterable[Row], grid: tuple[int, int], index: int = 0) -> None:
-        """Commits the rows of a part. Raises StoreError; nothing is left behind then."""
+    def write_part(self, part: int, rows: Iterable[Row], map_shape: tuple[int, int], rank: int = 0) -> None:
+        """Writes all rows of a part at once.
+
+        Args:
+            map_shape: (h, w) of the maps.
+            rank: that of this process.
+
+        Raises:
+            StoreError: it cannot be written. No file is left behind.
+        """
         content = io.BytesIO()
-        pq.write_table(self._table(list(rows), grid), content, compression="zstd")
+        pq.write_table(self._table(list(rows), map_shape), content, compression="zstd")
         path = self.part_file(part)
-        self._write(path, content.getvalue(), self.temporary(index) / path.name)
+        self._write(path, content.getvalue(), self.temporary_folder(rank) / path.name)
 
     def read_part(self, part: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of a part. Raises StoreError."""
+        """The table of a part; `columns`: names of the columns to read, None: all.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
         path = self.part_file(part)
         try:
             return pq.read_table(path, columns=columns, partitioning=None)
         except (OSError, pa.ArrowException) as error:
             raise StoreError(
-                f"{path} cannot be read ({str(error).splitlines()[0]}); remove it and run again to redo it"
+                f"{path} cannot be read ({first_line(error)}); remove it and run again to redo it"
             ) from error
 
-    def rows(self, part: int, columns: Sequence[str] | None = None) -> list[Row]:
-        """One row per sample of a part. Raises StoreError."""
+    def read_rows(self, part: int, columns: Sequence[str] | None = None) -> list[Row]:
+        """The rows of a part, one for each sample; `columns` as for `read_part`.
+
+        Raises:
+            StoreError: the part cannot be read.
+        """
         return table_to_rows(self.read_part(part, columns))
 
-    def sync(self, folder: Path) -> None:
-        """Makes the names in a folder last. Raises StoreError."""
+    def sync_folder(self, folder: Path) -> None:
+        """Makes the file names in a folder survive a power failure.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
         try:
             sync_folder(folder)
         except OSError as error:
             raise self._unwritable(folder, error) from error
 
-    def wipe(self, pictures: Iterable[str]) -> None:
-        """Removes the run, its report, and of other files only `pictures`, paths below the folder.
+    def wipe(self, files: Iterable[str]) -> None:
+        """Removes the run and its report; all other files in the folder stay.
 
-        Rows go before the pictures they tell of, and run.json last: a wipe that is cut short leaves
-        a run that is less far.
+        Parts go before the pictures that their rows name, and run.json goes last: if this is
+        interrupted, a run is left of which fewer parts are finished.
+
+        Args:
+            files: further files of the run, such as its pictures, as paths below the folder.
 
         Raises:
-            StoreError: something cannot be removed.
+            StoreError: a file cannot be removed.
         """
         try:
-            for part in self.done():
+            for part in self.finished_parts():
                 self.part_file(part).unlink(missing_ok=True)
-            for picture in pictures:
-                self._remove_picture(picture)
-            for folder in (
-                *sorted((self.out / "overlays").glob("part-*")),
-                self.out / "overlays",
-                self.parts,
-            ):
+            for file in files:
+                self._remove_inside(file)
+            overlays = self.out / "overlays"
+            for folder in (*sorted(overlays.glob("part-*")), overlays, self.parts_folder):
                 _remove_if_empty(folder)
             self._remove_report()
             self.plan_file.unlink(missing_ok=True)
             self.run_file.unlink(missing_ok=True)
         except OSError as error:
-            raise StoreError(f"cannot remove the earlier run in {self.out}: {reason(error)}") from error
+            raise StoreError(f"cannot remove the earlier run in {self.out}: {os_reason(error)}") from error
 
-    def _table(self, rows: Sequence[Row], grid: tuple[int, int]) -> pa.Table:
-        return rows_to_table(rows, arrow_schema(grid))
+    def _table(self, rows: Sequence[Row], map_shape: tuple[int, int]) -> pa.Table:
+        return rows_to_table(rows, arrow_schema(map_shape))
 
-    def _remove_picture(self, picture: str) -> None:
-        path = self.out / picture
+    def _remove_inside(self, file: str) -> None:
+        """Removes a file, unless its path leads out of the output folder."""
+        path = self.out / file
         if path.is_file() and self.out.resolve() in path.resolve().parents:
             path.unlink(missing_ok=True)
 
     def _remove_report(self) -> None:
-        """A page of that name that somebody else wrote stays."""
+        """Removes the page of `cfcam report`; a page of that name that somebody else wrote stays."""
         page = self.out / REPORT
         remove_page_folders(page)
         if page.is_file():
@@ -193,14 +275,14 @@ class Store:
 
     def _write(self, path: Path, content: bytes, temporary: Path | None) -> None:
         try:
-            write_whole(path, content, temporary)
+            write_atomically(path, content, temporary)
         except OSError as error:
             raise self._unwritable(path, error) from error
-        self.sync(path.parent)
+        self.sync_folder(path.parent)
 
     def _unwritable(self, path: Path, error: OSError) -> StoreError:
         return StoreError(
-            f"cannot write {path}: {reason(error)}; what is done so far is kept, the same command resumes"
+            f"cannot write {path}: {os_reason(error)}; what is done so far is kept, the same command resumes"
         )
 
 

@@ -168,7 +168,7 @@ def test_a_part_that_ends_its_actor_every_time_is_named_and_the_others_are_done(
     )
     with pytest.raises(BackendError, match=message):
         on_ray(inputs, tmp_path / "out", model=deadly, actors=1)
-    assert Store(tmp_path / "out").done() == {0, 1, 2}
+    assert Store(tmp_path / "out").finished_parts() == {0, 1, 2}
     summary = run(inputs, tmp_path / "out", **SETTINGS)
     assert (summary.before, summary.now, summary.tally.ok) == (12, 1, 13)
 
@@ -179,7 +179,7 @@ def test_too_many_errors_end_the_run_and_it_resumes(ray, folder, whole, tmp_path
     out = tmp_path / "out"
     with pytest.raises(TooManyErrors, match=r"stopped: 2 of \d+ samples failed, more than the 1 allowed"):
         on_ray(folder, out, max_errors=1, actors=1)
-    done = len(Store(out).done())
+    done = len(Store(out).finished_parts())
     assert 0 < done < COUNT // 4
     summary = on_ray(folder, out, actors=1)
     assert summary.before == 4 * done
@@ -238,14 +238,14 @@ def interrupted(folder: Path, work: Path, number: signal.Signals) -> tuple[Ended
     model = ("--model", "py:slownet:make", "--size", "32", "--engine", "torch", "--max-errors", "5")
     command = ("explain", str(folder), *model, "--out", "out", "--part-size", "4", "--workers", "1")
     process = launcher.start(*command, "--distributed", "ray", "--actors", "1")
-    wait_until(lambda: len(Store(out).done()) >= 2 or not is_alive(process.pid), 100)
+    wait_until(lambda: len(Store(out).finished_parts()) >= 2 or not is_alive(process.pid), 100)
     children = process.children()
     process.kill(number)
     ended = process.wait()
     launcher.close()
     assert ended.out == ""
     assert ended.err.splitlines()[-1].startswith("interrupted; what is finished is kept")
-    assert 2 <= len(Store(out).done()) < COUNT // 4
+    assert 2 <= len(Store(out).finished_parts()) < COUNT // 4
     assert not list(out.glob(".cfcam/temporary-*"))
     return ended, children
 

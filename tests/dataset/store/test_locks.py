@@ -16,33 +16,33 @@ from cfcam_gpu.errors import StoreError
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     store = Store(tmp_path / "out")
-    store.make()
+    store.make_folder()
     return store
 
 
-def test_one_run_holds_an_index_and_gives_it_back(store):
+def test_one_run_holds_a_rank_and_gives_it_back(store):
     with ExitStack() as first, ExitStack() as second:
-        claim = locks.claim(first, store.locks, 0, 1)
-        assert claim.alone()
+        claim = locks.claim(first, store.locks_folder, 0, 1)
+        assert claim.is_alone()
         with pytest.raises(
             StoreError, match=rf"out is being written by another run \(process {os.getpid()} on "
         ):
-            locks.claim(second, store.locks, 0, 1)
+            locks.claim(second, store.locks_folder, 0, 1)
     with ExitStack() as third:
-        locks.claim(third, store.locks, 0, 1)
+        locks.claim(third, store.locks_folder, 0, 1)
 
 
-def test_shares_of_one_number_work_side_by_side_and_no_others(store):
+def test_processes_of_one_world_size_work_side_by_side_and_no_others(store):
     with ExitStack() as stack:
-        one = locks.claim(stack, store.locks, 0, 3)
-        assert one.alone()
-        two = locks.claim(stack, store.locks, 2, 3)
-        assert not one.alone()
-        assert not two.alone()
-        with pytest.raises(StoreError, match=r"by another run as index 2 of 3 \(process"):
-            locks.claim(stack, store.locks, 2, 3)
-        for count in (1, 2):
-            with pytest.raises(StoreError, match=rf"that share it among 3 \(this one among {count}\)"):
-                locks.claim(stack, store.locks, 0, count)
+        one = locks.claim(stack, store.locks_folder, 0, 3)
+        assert one.is_alone()
+        two = locks.claim(stack, store.locks_folder, 2, 3)
+        assert not one.is_alone()
+        assert not two.is_alone()
+        with pytest.raises(StoreError, match=r"by another run as rank 2 of 3 \(process"):
+            locks.claim(stack, store.locks_folder, 2, 3)
+        for world_size in (1, 2):
+            with pytest.raises(StoreError, match=rf"runs with world size 3, this one has {world_size}"):
+                locks.claim(stack, store.locks_folder, 0, world_size)
     with ExitStack() as stack:
-        locks.claim(stack, store.locks, 1, 2)
+        locks.claim(stack, store.locks_folder, 1, 2)

@@ -11,7 +11,7 @@ import pytest
 
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store import atomic_files as files
-from cfcam_gpu.dataset.store.atomic_files import write_whole
+from cfcam_gpu.dataset.store.atomic_files import write_atomically
 from cfcam_gpu.dataset.store.schema import arrow_schema
 from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import InputError, StoreError
@@ -21,16 +21,16 @@ from tests.helpers.result_rows import BAD, GOOD, MAP_SHAPE, assert_rows
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     store = Store(tmp_path / "out")
-    store.make()
+    store.make_folder()
     return store
 
 
 def test_rows_come_back_as_they_were_written(store):
     store.write_part(3, [GOOD, BAD], MAP_SHAPE)
     assert store.read_part(3).schema.equals(arrow_schema(MAP_SHAPE))
-    assert_rows(store.rows(3), [GOOD, BAD])
-    assert store.rows(3, ["status"]) == [{"status": "ok"}, {"status": "error"}]
-    assert store.done() == {3}
+    assert_rows(store.read_rows(3), [GOOD, BAD])
+    assert store.read_rows(3, ["status"]) == [{"status": "ok"}, {"status": "error"}]
+    assert store.finished_parts() == {3}
     assert store.part_file(3).name == "part-00003.parquet"
 
 
@@ -43,7 +43,7 @@ def test_a_part_that_cannot_be_written_leaves_nothing_behind(store, monkeypatch)
         StoreError, match=r"cannot write .*part-00000.parquet: No space left on device; what is"
     ):
         store.write_part(0, [GOOD], MAP_SHAPE)
-    assert store.done() == set()
+    assert store.finished_parts() == set()
     assert not [path for path in store.out.rglob("*") if path.is_file()]
 
 
@@ -55,22 +55,22 @@ def test_a_damaged_part_is_named_with_what_to_do(store):
 
 
 def test_only_whole_parts_count_as_done(store):
-    store.parts.mkdir()
+    store.parts_folder.mkdir()
     for name in ("part-00001.parquet.tmp", ".part-00002.parquet", "part-1.parquet", "part-00003.csv"):
-        (store.parts / name).touch()
-    (store.parts / "part-100000.parquet").touch()
-    assert store.done() == {100000}
+        (store.parts_folder / name).touch()
+    (store.parts_folder / "part-100000.parquet").touch()
+    assert store.finished_parts() == {100000}
 
 
-def test_the_leftovers_of_a_crash_are_removed_but_not_those_of_another_index(store):
+def test_the_leftovers_of_a_crash_are_removed_but_not_those_of_another_rank(store):
     for number in (0, 1, 2, 5):
-        folder = store.temporary(number)
+        folder = store.temporary_folder(number)
         folder.mkdir(parents=True)
         (folder / "half").touch()
     (store.out / ".cfcam-77.part").touch()
     (store.out / "mine.txt").touch()
-    store.clear_leftovers(index=1, count=4)
-    left = sorted(path.name for path in store.hidden.glob("temporary-*"))
+    store.clear_leftovers(rank=1, world_size=4)
+    left = sorted(path.name for path in store.hidden_folder.glob("temporary-*"))
     assert left == ["temporary-0", "temporary-2"]
     assert [path.name for path in store.out.iterdir() if path.is_file()] == ["mine.txt"]
 
@@ -82,15 +82,15 @@ def test_a_wipe_removes_what_belongs_to_the_run_and_nothing_else(store):
     pictures = ["a_cfcam.png", "overlays/part-00000/b_cfcam.png", "sub/c_cfcam.png"]
     foreign = ["mine.txt", "sub/mine.png", "shards/notes.md", "overlays/readme"]
     for name in (*pictures, *foreign):
-        write_whole(store.out / name, b"x")
+        write_atomically(store.out / name, b"x")
     outside = store.out.parent / "outside.png"
     outside.touch()
     store.wipe([*pictures, "never-written.png", "../outside.png"])
     left = {str(path.relative_to(store.out)) for path in store.out.rglob("*") if path.is_file()}
     assert left == set(foreign)
     assert outside.exists()
-    assert store.run() is None
-    assert store.done() == set()
+    assert store.read_run() is None
+    assert store.finished_parts() == set()
 
 
 @pytest.mark.parametrize("ours", [True, False])
@@ -99,29 +99,29 @@ def test_a_wipe_removes_the_report_and_no_page_of_somebody_else(store, ours):
     page = f"<!doctype html><title>{'CF-CAM report: out' if ours else 'My notes'}</title>"
     (store.out / "report.html").write_text(page)
     folder = store.out / "report_files"
-    write_whole(folder / "r-0123456789ab/pictures/000-00.jpg", b"x")
-    write_whole(folder / "r-0123456789ab/data-000.js", b"x")
+    write_atomically(folder / "r-0123456789ab/pictures/000-00.jpg", b"x")
+    write_atomically(folder / "r-0123456789ab/data-000.js", b"x")
     store.wipe([])
     assert (store.out / "report.html").exists() is not ours
     assert not folder.exists()
-    write_whole(folder / "mine/r-0123456789ab", b"x")
+    write_atomically(folder / "mine/r-0123456789ab", b"x")
     store.wipe([])
     assert (folder / "mine/r-0123456789ab").exists()
 
 
 def test_run_json_of_another_format_is_refused(store):
-    assert store.run() is None
+    assert store.read_run() is None
     store.write_run({"grid": [1, 2]})
-    assert store.run() == {"format": 1, "grid": [1, 2]}
+    assert store.read_run() == {"format": 1, "grid": [1, 2]}
     store.run_file.write_text(json.dumps({"format": 2}))
-    with pytest.raises(StoreError, match="is of another format than 1"):
-        store.run()
+    with pytest.raises(StoreError, match="must have format 1 and has another"):
+        store.read_run()
     store.run_file.write_text("{")
     with pytest.raises(StoreError, match=r"run.json cannot be read"):
-        store.run()
+        store.read_run()
 
 
 def test_an_output_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot make the output folder .*file: File exists"):
-        Store(tmp_path / "file").make()
+        Store(tmp_path / "file").make_folder()
