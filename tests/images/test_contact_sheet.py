@@ -26,9 +26,8 @@ RED, GREEN, BLUE = (200, 30, 30), (30, 160, 60), (40, 60, 210)
 
 
 def entry(size: tuple[int, int] = (300, 200), title: str = "tabby, 79%") -> Entry:
-    return Entry(
-        *(Image.new("RGB", size, colour) for colour in (RED, GREEN, BLUE)), title, "2 clusters, 23% noise"
-    )
+    photo, heatmap, overlay = (Image.new("RGB", size, colour) for colour in (RED, GREEN, BLUE))
+    return Entry(photo, heatmap, overlay, title, "2 clusters, 23% noise")
 
 
 def sheet_of(*entries: Entry, strip: Strip | None = None, cmap: str = "inferno") -> np.ndarray:

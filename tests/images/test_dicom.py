@@ -53,7 +53,7 @@ def _dataset(pixels: np.ndarray, **fields: Any) -> Dataset:
     return data
 
 
-def _bytes(data: Dataset, whole: bool = True) -> bytes:
+def _bytes(data: Dataset, *, whole: bool = True) -> bytes:
     buffer = io.BytesIO()
     data.save_as(buffer, enforce_file_format=whole)
     return buffer.getvalue()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import timm
 import torch
@@ -9,6 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from cfcam_gpu import CFCAM, ConfigError
+from cfcam_gpu.models import LoadedModel
 from cfcam_gpu.models.prepare import prepared
 
 
@@ -17,6 +20,8 @@ def with_statistics(model: nn.Module) -> nn.Module:
     torch.manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             module.running_mean.normal_(0, 0.2)
             module.running_var.uniform_(0.5, 2)
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -39,8 +44,8 @@ def count(model: nn.Module) -> int:
     ],
     ids=["resnet18", "mobilenet_v2", "densenet121", "timm"],
 )
-def test_folding_changes_nothing_but_rounding(make, left):
-    model, images = with_statistics(make()).requires_grad_(False), torch.randn(2, 3, 64, 64)
+def test_folding_changes_nothing_but_rounding(make: Callable[[], nn.Module], left: int) -> None:
+    model, images = with_statistics(make()).requires_grad_(requires_grad=False), torch.randn(2, 3, 64, 64)
     names = [name for name, _ in model.named_modules()]
     before = {key: value.clone() for key, value in model.state_dict().items()}
     folded = prepared(model, images[:1], fold_batchnorm=True)
@@ -52,7 +57,7 @@ def test_folding_changes_nothing_but_rounding(make, left):
     torch.testing.assert_close(dict(model.state_dict()), before)
 
 
-def test_folding_the_packaged_model_keeps_its_heatmaps(lite0, photo_batch):
+def test_folding_the_packaged_model_keeps_its_heatmaps(lite0: LoadedModel, photo_batch: Tensor) -> None:
     folded = prepared(lite0.model, photo_batch[:1], fold_batchnorm=True)
     assert count(folded) == 0
     plain, fast = CFCAM(lite0.model)(photo_batch), CFCAM(folded)(photo_batch)
@@ -74,13 +79,13 @@ class Shared(nn.Module):
         return self.fc((self.norm(y) + y).mean((2, 3)))
 
 
-def test_shared_modules_and_reused_outputs_are_left_alone():
+def test_shared_modules_and_reused_outputs_are_left_alone() -> None:
     model = with_statistics(Shared())
     assert count(prepared(model, torch.randn(1, 3, 8, 8), fold_batchnorm=True)) == 2
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_precision_and_layout(lite0, photo_batch, precision):
+def test_precision_and_layout(lite0: LoadedModel, photo_batch: Tensor, precision: str) -> None:
     model = prepared(
         lite0.model, photo_batch[:1], precision=precision, channels_last=True, fold_batchnorm=True
     )
@@ -88,11 +93,13 @@ def test_precision_and_layout(lite0, photo_batch, precision):
     images = photo_batch.to(memory_format=torch.channels_last)
     result, plain = CFCAM(model)(images), CFCAM(lite0.model)(photo_batch)
     assert result.heatmap.dtype == torch.float32
+    assert result.targets is not None
+    assert plain.targets is not None
     assert torch.equal(result.targets[:4], plain.targets[:4])  # the photos it is sure of
     assert float((result.heatmap - plain.heatmap).abs().mean()) < 0.05
 
 
-def test_an_unknown_precision_is_an_error():
+def test_an_unknown_precision_is_an_error() -> None:
     with pytest.raises(
         ConfigError, match="unknown precision 'int8'; choose one of: float32, bfloat16, float16"
     ):

@@ -1,0 +1,101 @@
+"""Factories in the user's own modules, and what is wrong with those that give no model."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from cfcam_gpu.images.preprocess import SEED_PREPROCESS
+from cfcam_gpu.models import load_model
+from tests.helpers.load_models import problem
+
+_MODULE = """
+    import torch
+    from torch import nn
+    from helpers import channels
+
+    def build(num_classes=4):
+        return nn.Sequential(nn.Conv2d(3, channels, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                             nn.Linear(channels, num_classes)).train()
+
+    def fixed(): return build()
+    def needs(depth): return build()
+    def number(): return 7
+    def breaks(): raise KeyError("backbone\\nsecond line")
+    def leaves(): raise SystemExit(2)
+    class Factory:
+        make = staticmethod(build)
+    constant = 3
+"""
+
+
+@pytest.fixture
+def user_module(project: Path) -> Path:
+    (project / "mine").mkdir()
+    (project / "helpers.py").write_text("channels = 6\n")
+    (project / "mine" / "models.py").write_text(textwrap.dedent(_MODULE))
+    return project
+
+
+@pytest.mark.parametrize(
+    ("factory", "classes", "outputs"), [("build", None, 4), ("build", 9, 9), ("Factory.make", 2, 2)]
+)
+def test_factory_of_a_module_in_the_current_folder(
+    user_module: Path, factory: str, classes: int | None, outputs: int
+) -> None:
+    loaded = load_model(f"py:mine.models:{factory}", num_classes=classes)
+    assert loaded.model(torch.zeros(1, 3, 8, 8)).shape == (1, outputs)
+    assert not loaded.model.training
+    assert loaded.preprocess == SEED_PREPROCESS
+    assert sys.path[0] == str(user_module)
+
+
+def test_factory_takes_weights(user_module: Path) -> None:
+    trained = load_model("py:mine.models:build", num_classes=2).model
+    torch.save(trained.state_dict(), user_module / "w.pth")
+    loaded = load_model("py:mine.models:build", num_classes=2, weights="w.pth")
+    assert torch.equal(loaded.model.get_parameter("3.weight"), trained.get_parameter("3.weight"))
+    assert "pass --num-classes 2" in problem("py:mine.models:build", weights="w.pth")
+
+
+@pytest.mark.parametrize(
+    ("factory", "classes", "message"),
+    [
+        ("fixed", 2, "called with num_classes=2 does not work: got an unexpected keyword argument 'num_classes'; "
+                     "change the factory's parameters"),
+        ("needs", None, "called with no arguments does not work: missing a required argument: 'depth'; "
+                        "change the factory's parameters"),
+        ("number", None, "must return a torch.nn.Module, got int"),
+        ("breaks", None, "called with no arguments raised KeyError: 'backbone\\nsecond line'"),
+        ("leaves", None, "called with no arguments raised SystemExit: 2"),
+        ("constant", None, "must be a function or class, got int"),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("user_module")
+def test_factories_that_give_no_model(factory: str, classes: int | None, message: str) -> None:
+    spec = f"py:mine.models:{factory}"
+    assert problem(spec, num_classes=classes) == f"{spec} {message}"
+
+
+def test_missing_modules_and_names(user_module: Path) -> None:
+    (user_module / "typo.py").write_text("import nowhere_to_be_found\n")
+    (user_module / "broken.py").write_text("def f(:\n")
+    (user_module / "script.py").write_text("raise SystemExit('usage: script.py FILE')\n")
+    hint = "; run cfcam in the folder that contains it, or install it"
+    assert problem("py:mine.nets:build") == (
+        f"cannot import mine.nets (ModuleNotFoundError: No module named 'mine.nets'){hint}"
+    )
+    assert problem("py:typo:build") == (
+        "cannot import typo (ModuleNotFoundError: No module named 'nowhere_to_be_found')"
+    )
+    assert problem("py:broken:f").startswith(
+        "cannot import broken (SyntaxError: invalid syntax (broken.py, line 1"
+    )
+    assert problem("py:script:f") == "cannot import script (SystemExit: usage: script.py FILE)"
+    assert problem("py:mine.models:biuld") == (
+        "py:mine.models:biuld: mine.models has no 'biuld'; did you mean build?"
+    )
