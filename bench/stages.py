@@ -89,7 +89,7 @@ class Clock:
 
 def numba_scan(clock: Clock) -> Scan:
     """The compiled scan, image by image in the engine's threads; a stage's time is the threads' mean."""
-    from cfcam_gpu.engines import numba_engine as compiled
+    from cfcam_gpu.engines import numba_scan as compiled
 
     def scan(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[Tensor, Tensor, Tensor]:
         x, counts = features.contiguous().numpy(), valid.sum(1).tolist()

@@ -58,5 +58,8 @@ def test_min_samples_is_a_fraction_of_the_clustered_channels():
 
 def test_an_unknown_engine_is_an_error():
     features = torch.rand(1, 4, 3, 3)
-    with pytest.raises(BackendError, match=r"unknown engine 'numpy'; choose one of: auto, numba, torch"):
+    with pytest.raises(
+        BackendError,
+        match=r"unknown engine 'numpy' \(did you mean numba\?\); choose one of: auto, numba, torch",
+    ):
         explain_activations(features, features, (3, 3), engine="numpy")

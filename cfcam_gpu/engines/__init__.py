@@ -1,20 +1,28 @@
-"""The engines that turn activations and gradients into maps, by name."""
+"""The engines that compute CF-CAM, by name, and which of them runs on a device.
+
+Each engine is a module of its own with two functions: `run`, which returns the maps, and `available`,
+which says whether it can run on a type of device. The module is imported when one of them is first
+called, so that looking at the table imports neither PyTorch nor Numba.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from cfcam_gpu.cfcam.clustering import Clusters, Scan, cluster_channels, scan_in_chunks
-from cfcam_gpu.cfcam.maps import Maps, maps_of, upsample_and_normalise
-from cfcam_gpu.cfcam.weighting import class_map
-from cfcam_gpu.config import CFCAMConfig
+from cfcam_gpu._utils.messages import unknown
 from cfcam_gpu.errors import BackendError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from cfcam_gpu.cfcam.maps import Maps
+    from cfcam_gpu.config import CFCAMConfig
+
+__all__ = ["ENGINES", "Engine", "resolve_engine"]
 
 
 @dataclass(frozen=True)
@@ -22,134 +30,80 @@ class Engine:
     """An implementation of CF-CAM.
 
     Attributes:
-        run: (activations (B,C,h,w) float32, gradients (B,K,C,h,w) float32, size (H,W), config) -> Maps.
-        available: whether it can run on a device of the given type, and why or why not.
+        module: full name of the module that has the functions `run` and `available`.
         about: one line for people.
+
+    Example:
+        >>> ENGINES["torch"].about
+        'batched PyTorch, on any device'
+        >>> ENGINES["torch"].available("cpu")
+        (True, 'runs on any device')
     """
 
-    run: Callable[[Tensor, Tensor, tuple[int, int], CFCAMConfig], Maps]
-    available: Callable[[str], tuple[bool, str]]
+    module: str
     about: str
 
+    def run(self, activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig) -> Maps:
+        """The maps of B images for K targets each.
 
-def run_torch(
-    activations: Tensor,
-    gradients: Tensor,
-    size: tuple[int, int],
-    config: CFCAMConfig,
-    scan: Scan = scan_in_chunks,
-) -> Maps:
-    """The batched path in PyTorch, on any device."""
-    clusters = cluster_channels(activations, config, scan)
-    grid = class_map(activations, gradients, clusters, config)
-    return maps_of(grid, size, clusters)
+        Args:
+            activations: (B,C,h,w) float32, finite, contiguous.
+            gradients: (B,K,C,h,w) float32, finite, contiguous.
+            size: (H,W) of the heatmaps.
+            config: parameters of CF-CAM.
 
+        Returns:
+            Maps with clusters, on the activations' device.
+        """
+        maps: Maps = self._imported().run(activations, gradients, size, config)
+        return maps
 
-def run_numba(activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig) -> Maps:
-    """The batched path with the scan of the channels compiled for the CPU."""
-    from cfcam_gpu.engines.numba_engine import scan_compiled
+    def available(self, device_type: str) -> tuple[bool, str]:
+        """Whether it can run on a device of this type (`cpu`, `cuda`, …), and why or why not."""
+        answer: tuple[bool, str] = self._imported().available(device_type)
+        return answer
 
-    return run_torch(activations, gradients, size, config, scan_compiled)
-
-
-def _numba_available(device: str) -> tuple[bool, str]:
-    if device != "cpu":
-        return False, "runs on the CPU only"
-    return importable("numba", "pip install numba")
+    def _imported(self) -> ModuleType:
+        return importlib.import_module(self.module)
 
 
-def run_triton(activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig) -> Maps:
-    """Every stage in the Triton kernels of `cfcam_gpu.kernels`; no distance is stored."""
-    from cfcam_gpu.engines import triton_engine
-
-    return triton_engine.run_triton(activations, gradients, size, config)
-
-
-def _triton_available(device: str) -> tuple[bool, str]:
-    from cfcam_gpu.engines import triton_engine
-
-    return triton_engine.available(device)
-
-
-def run_cuml(activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig) -> Maps:
-    """The batched path with cuML's DBSCAN, image by image."""
-    from cfcam_gpu.engines.cuml_engine import scan_cuml
-
-    return run_torch(activations, gradients, size, config, scan_cuml)
-
-
-def _cuml_available(device: str) -> tuple[bool, str]:
-    remedy = "pip install 'cfcam-gpu[cuda12]' or 'cfcam-gpu[cuda13]', by the CUDA version"
-    if device != "cuda":
-        return False, f"needs an NVIDIA GPU; there, {remedy}"
-    for module in ("cupy", "cuml"):
-        ok, reason = importable(module, remedy)
-        if not ok:
-            return ok, reason
-    return True, reason
-
-
-def importable(module: str, remedy: str) -> tuple[bool, str]:
-    """Whether a module can be imported, and its version or what to do."""
-    try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        return False, f"{error}; {remedy}"
-    return True, f"{module} {getattr(found, '__version__', '')}".strip()
-
-
-def run_reference(activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig) -> Maps:
-    """The reference, one image and one target at a time, on the CPU."""
-    from cfcam_gpu.cfcam.reference import ReferenceResult, cfcam_reference
-
-    a, g = activations.cpu().numpy(), gradients.cpu().numpy()
-    results = [
-        [cfcam_reference(a[i], g[i, k], size, config) for k in range(g.shape[1])] for i in range(len(a))
-    ]
-
-    def gather(name: str, rows: list[list[ReferenceResult]]) -> Tensor:
-        arrays = np.array([[getattr(result, name) for result in row] for row in rows])
-        return torch.from_numpy(arrays).to(activations.device)
-
-    first = [row[:1] for row in results]
-    clusters = Clusters(*(gather(name, first)[:, 0] for name in ("labels", "n_clusters", "eps")))
-    grid = gather("grid", results).float()
-    _, peak = upsample_and_normalise(grid, size)  # of the float32 grid, as in every engine
-    return Maps(grid, gather("heatmap", results).float(), peak, clusters)
-
-
+#: In the order of a table for people.
 ENGINES: dict[str, Engine] = {
     "numba": Engine(
-        run_numba, _numba_available, "batched PyTorch, the scan of the channels compiled for the CPU"
+        f"{__name__}.numba_engine", "batched PyTorch, channels clustered by code compiled for the CPU"
     ),
-    "torch": Engine(run_torch, lambda device: (True, "runs on any device"), "batched PyTorch"),
-    "triton": Engine(run_triton, _triton_available, "Triton kernels on the GPU"),
-    "cuml": Engine(run_cuml, _cuml_available, "cuML's DBSCAN on the GPU, one image at a time"),
+    "torch": Engine(f"{__name__}.torch_engine", "batched PyTorch, on any device"),
+    "triton": Engine(f"{__name__}.triton_engine", "Triton kernels on the GPU"),
+    "cuml": Engine(f"{__name__}.cuml_engine", "cuML's DBSCAN on the GPU, one image at a time"),
     "reference": Engine(
-        run_reference,
-        lambda device: (True, "runs on the CPU"),
-        "NumPy float64, scikit-learn, OpenCV; one image at a time",
+        f"{__name__}.reference_engine", "NumPy float64, scikit-learn and OpenCV, one image at a time"
     ),
 }
 
-#: What `auto` takes, by device type: the first that can run.
-AUTO: dict[str, tuple[str, ...]] = {"cpu": ("numba", "torch"), "cuda": ("triton", "torch")}
+#: By device type: `auto` takes the first of these that can run, or `torch` for any other type.
+_AUTO: dict[str, tuple[str, ...]] = {"cpu": ("numba", "torch"), "cuda": ("triton", "torch")}
 
 
 def resolve_engine(name: str, device: torch.device) -> str:
-    """The name of the engine to run on a device.
+    """The name of the engine that runs on a device: a key of `ENGINES`, chosen for `auto`.
 
     Raises:
-        BackendError: unknown, or asked for by name and not able to run; never replaced by another.
+        BackendError: the engine is unknown, or was asked for by name and cannot run there. Another
+            engine never takes its place.
+
+    Example:
+        >>> import torch
+        >>> resolve_engine("torch", torch.device("cpu"))
+        'torch'
+        >>> resolve_engine("cuml", torch.device("cpu"))
+        Traceback (most recent call last):
+        cfcam_gpu.errors.BackendError: engine 'cuml' cannot run on cpu: needs an NVIDIA GPU; ...
     """
     if name == "auto":
-        return next(
-            engine
-            for engine in AUTO.get(device.type, ("torch",))
-            if ENGINES[engine].available(device.type)[0]
-        )
+        choices = _AUTO.get(device.type, ("torch",))
+        return next(choice for choice in choices if ENGINES[choice].available(device.type)[0])
     if name not in ENGINES:
-        raise BackendError(f"unknown engine {name!r}; choose one of: auto, {', '.join(ENGINES)}")
+        raise BackendError(unknown("engine", name, ("auto", *ENGINES)))
     ok, reason = ENGINES[name].available(device.type)
     if not ok:
         raise BackendError(f"engine {name!r} cannot run on {device.type}: {reason}")

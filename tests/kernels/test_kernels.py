@@ -320,7 +320,7 @@ def test_weighted_sum_does_not_hide_nan(device):
 
 
 class TritonRun:
-    """`run_triton` where the comparison with the reference expects an engine."""
+    """The engine's `run` where the comparison with the reference expects an engine."""
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -329,7 +329,7 @@ class TritonRun:
         single = gradients.ndim == 4
         g = gradients[:, None] if single else gradients
         a, g = activations.to(self.device), g.to(self.device)
-        maps = triton_engine.run_triton(a, g, size, config)
+        maps = triton_engine.run(a, g, size, config)
         self.clusters = maps.clusters
         axis = 0 if single else slice(None)
         return SimpleNamespace(
@@ -407,7 +407,7 @@ def test_nothing_is_read_back_and_no_distance_matrix_is_made(device):
     activations, gradients = blobs(2, 130, 3, 3, clusters=3)
     a, g = activations.to(device), gradients[:, None].to(device)
     with Watch() as watch:
-        triton_engine.run_triton(a, g, (6, 6), CFCAMConfig(diameter=3))
+        triton_engine.run(a, g, (6, 6), CFCAMConfig(diameter=3))
     assert not watch.called & {
         "_local_scalar_dense",
         "nonzero",

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from cfcam_gpu import CFCAMConfig
 from cfcam_gpu.cfcam import clustering
-from cfcam_gpu.engines import numba_engine as compiled
+from cfcam_gpu.engines import numba_scan
 from tests.helpers.features import blobs
 
 
@@ -22,7 +22,7 @@ from tests.helpers.features import blobs
 )
 def test_selection_leaves_nothing_smaller_behind_the_rank(values, rank):
     k, given_values = int(rank * len(values)), values.copy()
-    assert compiled._select(values, k) == np.sort(given_values)[k]
+    assert numba_scan._select(values, k) == np.sort(given_values)[k]
     assert (values[k:] >= values[k]).all()
     np.testing.assert_array_equal(np.sort(values), np.sort(given_values))
 
@@ -32,12 +32,12 @@ def test_a_sample_that_misleads_does_not_change_the_percentile(sampled):
     """All sampled pairs have one value, the others lie elsewhere: the bracket does not hold the rank."""
     n = 500
     squared = np.random.default_rng(0).uniform(1, 2, n * (n - 1) // 2).astype(np.float32)
-    stride = squared.size / compiled.SAMPLE
-    squared[(np.arange(compiled.SAMPLE) * stride).astype(int)] = sampled
+    stride = squared.size / numba_scan.SAMPLE
+    squared[(np.arange(numba_scan.SAMPLE) * stride).astype(int)] = sampled
     kept = np.empty_like(squared)
-    below, inside = compiled._bracket(squared, squared.size // 4, kept)
+    below, inside = numba_scan._bracket(squared, squared.size // 4, kept)
     assert not below <= squared.size // 4 < below + inside
-    found = compiled._percentile(squared, n, 25.0, kept)
+    found = numba_scan._percentile(squared, n, 25.0, kept)
     assert found == pytest.approx(
         np.percentile(np.repeat(np.sqrt(squared.astype(np.float64)), 2), 25), rel=1e-12
     )
@@ -47,7 +47,7 @@ def test_a_sample_that_misleads_does_not_change_the_percentile(sampled):
 def test_distances_of_any_depth(depth):
     x = np.random.default_rng(depth).standard_normal((9, depth)).astype(np.float32)
     squared = np.empty(36, np.float32)
-    compiled._squared_distances(x, squared)
+    numba_scan._squared_distances(x, squared)
     rows, columns = np.triu_indices(9, 1)
     exact = ((x[rows].astype(np.float64) - x[columns]) ** 2).sum(1)
     np.testing.assert_allclose(squared, exact, rtol=5e-7)
@@ -60,7 +60,7 @@ def test_the_number_of_threads_changes_nothing(threads):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        found = clustering.cluster_channels(activations, CFCAMConfig(), compiled.scan_compiled)
+        found = clustering.cluster_channels(activations, CFCAMConfig(), numba_scan.scan_compiled)
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found.labels, expected.labels)
