@@ -169,7 +169,7 @@ class Evaluator(BatchExplainer):
         for metric in self.metrics:
             check()
             measured = masked if metric.needs_masks else [True] * count
-            values = metric.function(case, self.options.measuring) if any(measured) else {}
+            values = metric(case, self.options.measuring) if any(measured) else {}
             for column in metric.columns:
                 listed = _listed(values.get(column.name), column, count)
                 found[column.name] = [v if m else None for v, m in zip(listed, measured, strict=True)]

@@ -1,24 +1,34 @@
-"""What a metric gets (`Case`), what it gives (`Column`) and how it is listed (`Metric`)."""
+"""What a metric takes (`Case`), what it returns (`Column`), and its entry in the table of metrics (`Metric`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from cfcam_gpu.errors import ConfigError
 
-from cfcam_gpu.metrics.options import MetricOptions
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from cfcam_gpu.metrics.options import MetricOptions
 
 
-class Maps(Protocol):
-    """One method's ways to make more heatmaps of a batch; all (…,H,W) float32 in [0,1]."""
+def _never() -> None:
+    """The `check` that never ends anything."""
+
+
+class MapMaker(Protocol):
+    """Makes more heatmaps of a batch by one method, for metrics that disturb something.
+
+    All heatmaps are (…,H,W) float32 in [0,1].
+    """
 
     @property
     def gradients(self) -> Tensor | None:
-        """(B,C,h,w) float32 of the clean batch; None where the method uses no gradients."""
+        """(B,C,h,w) float32, the gradients of the undisturbed batch. None: the method uses no gradients."""
 
     @property
     def module(self) -> nn.Module:
@@ -36,18 +46,19 @@ class Maps(Protocol):
 
 @dataclass(frozen=True)
 class Case:
-    """One batch of images explained by one method.
+    """One batch of images with the heatmaps that one method made of it.
 
     Attributes:
         images: (B,3,H,W) float32 in [0,1], RGB, as the model sees them before normalisation.
-        targets: (B,) int64, the explained class.
+        targets: (B,) int64, the explained classes.
         clean: (B,) float32 in [0,1], softmax probability of the target on `images`.
         heatmaps: (B,H,W) float32 in [0,1].
-        blank: (B,) bool: maps without positive evidence, zero everywhere.
-        seeds: (B,) int64 on the CPU, stable for each sample; see `normal`.
-        model: images (N,3,H,W) in [0,1] to logits (N,classes) float32, any N, without gradients.
-        maps: makes more maps by the same method.
-        masks: (B,H,W) bool, the object's pixels; an image without a True has no mask. None: no image has.
+        blank: (B,) bool, True for heatmaps that are zero everywhere.
+        seeds: (B,) int64 on the CPU: each image has its own random numbers, whatever the batch around it.
+        model: from images (N,3,H,W) in [0,1], any N, to logits (N,classes) float32, without gradients.
+        maps: makes more heatmaps by the same method; None where there is only the one of each image.
+        masks: (B,H,W) bool, the object's pixels; an image without a True has no mask. None: no image has one.
+        check: metrics call it between steps that take long; it may raise to end the measurement.
     """
 
     images: Tensor
@@ -57,19 +68,74 @@ class Case:
     blank: Tensor
     seeds: Tensor
     model: Callable[[Tensor], Tensor]
-    maps: Maps
+    maps: MapMaker | None = None
     masks: Tensor | None = None
+    check: Callable[[], None] = _never
+
+    @property
+    def map_maker(self) -> MapMaker:
+        """`maps`, for metrics that need more heatmaps.
+
+        Raises:
+            ConfigError: it is None.
+        """
+        if self.maps is None:
+            raise ConfigError(
+                "this metric makes more heatmaps of the images; give the case `maps`, a MapMaker"
+            )
+        return self.maps
+
+    @classmethod
+    def of_heatmaps(
+        cls,
+        model: Callable[[Tensor], Tensor],
+        images: Tensor,
+        targets: Tensor,
+        heatmaps: Tensor,
+        *,
+        maps: MapMaker | None = None,
+        masks: Tensor | None = None,
+    ) -> Case:
+        """A case from heatmaps that were made elsewhere; the image's place in the batch is its seed.
+
+        The arguments are the attributes of those names.
+
+        Example:
+            >>> import torch
+            >>> def model(images):  # two classes: class 0 scores the brightness
+            ...     brightness = images.mean((1, 2, 3))
+            ...     return torch.stack([brightness, 1 - brightness], 1)
+            >>> case = Case.of_heatmaps(model, torch.ones(1, 3, 4, 4), torch.tensor([0]), torch.zeros(1, 4, 4))
+            >>> case.clean, case.blank
+            (tensor([0.7311]), tensor([True]))
+        """
+        probabilities = model(images).softmax(1)
+        return cls(
+            images=images,
+            targets=targets,
+            clean=probabilities.gather(1, targets[:, None])[:, 0],
+            heatmaps=heatmaps,
+            blank=heatmaps.amax((1, 2)) <= 0,
+            seeds=targets.new_tensor(range(len(targets)), device="cpu"),
+            model=model,
+            maps=maps,
+            masks=masks,
+        )
 
 
 @dataclass(frozen=True)
 class Column:
-    """One number of an image, or one curve.
+    """A column that a metric fills: one number for each image, or one curve.
 
     Attributes:
-        name: of the column in the results.
+        name: name of the column in the stored results.
         better: `higher`, `lower`, or empty where neither is better by itself.
-        about: one sentence, with unit and range.
-        curve: the values are (B,S) instead of (B,).
+        about: one sentence with unit and range.
+        curve: whether the values are (B,S) instead of (B,).
+
+    Example:
+        >>> Column("pointing", "higher", "1 where the map's maximum lies on the object, else 0.").curve
+        False
     """
 
     name: str
@@ -80,28 +146,44 @@ class Column:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric and the columns it fills.
+    """A metric by its name; calling it measures a case.
+
+    It is implemented by the module `cfcam_gpu.metrics.NAME`: a function NAME, `COLUMNS` and `SOURCE`. The module
+    is imported when one of them is first used, so that the names can be listed without PyTorch.
 
     Attributes:
-        function: gives for each column's name (B,) float32, or (B,S) for a curve; NaN: not defined for
-            that image.
-        source: citation of the definition.
-        needs_masks: measures only images that have a mask.
+        name: name of the metric on the command line, of its module and of the function in it.
+        needs_masks: whether it measures only images that have a mask.
+
+    Example:
+        >>> drop = Metric("drop")
+        >>> [column.name for column in drop.columns]
+        ['average_drop', 'increase']
     """
 
     name: str
-    function: Callable[[Case, MetricOptions], dict[str, Tensor]]
-    columns: tuple[Column, ...]
-    source: str
     needs_masks: bool = False
 
+    def __call__(self, case: Case, options: MetricOptions) -> dict[str, Tensor]:
+        """The values of every column of `columns` by its name.
 
-def normal(seeds: Tensor, seed: int, draw: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal numbers (B,*shape) float32 on the CPU, each image's from its own generator.
+        Returns:
+            (B,) float32 for each column, (B,S) for a curve. NaN: not defined for that image.
+        """
+        values: dict[str, Tensor] = getattr(self._module, self.name)(case, options)
+        return values
 
-    They depend on the image's seed, the options' `seed` and the draw's number alone, not on the batch.
-    NumPy's generator, as it mixes several seeds and takes all their bits; PyTorch's on the CPU takes 32.
-    """
-    keys = [[key % 2**64, seed, draw] for key in seeds.tolist()]
-    draws = [np.random.default_rng(key).standard_normal(shape, dtype=np.float32) for key in keys]
-    return torch.from_numpy(np.stack(draws))
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns that the metric fills."""
+        columns: tuple[Column, ...] = self._module.COLUMNS
+        return columns
+
+    @property
+    def source(self) -> str:
+        """Where the metric was published."""
+        return str(self._module.SOURCE)
+
+    @property
+    def _module(self) -> ModuleType:
+        return import_module(f"cfcam_gpu.metrics.{self.name}")

@@ -5,36 +5,38 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cfcam_gpu.metrics.base import Case, Column, Metric
+from cfcam_gpu.metrics.base import Case, Column
 from cfcam_gpu.metrics.options import MetricOptions
 from cfcam_gpu.metrics.similarity import correlation
 
 
 def class_sensitivity(case: Case, options: MetricOptions) -> dict[str, Tensor]:
-    """Pearson's correlation of the map of the likeliest class with those of the second and the least likely.
+    """Pearson's correlation of the heatmap of the likeliest class with those of the second and the least likely.
 
-    A value near 1 says that the method shows the same map whatever class is asked for. The classes are the
-    model's own ranking of each image (ties: the lower index first), not `case.targets`. NaN where one of the
-    two maps is blank or constant, or the model has one class; with two classes the second is the least likely.
+    A value near 1 means that the method shows the same map whatever class is asked for. The classes are the
+    model's own ranking for each image (equal logits: the lower index first), not `case.targets`. With two classes the
+    second is also the least likely.
 
     Returns:
-        similarity_second, similarity_least: (B,) float32 in [-1,1].
+        similarity_second, similarity_least: (B,) float32 in [-1,1]. NaN where one of the two maps is blank or
+            constant, or the model has one class.
+
+    Raises:
+        ConfigError: the case has no `maps`.
+
+    Source: after the class-discrimination test of Selvaraju et al. 2017, Grad-CAM.
     """
     ranking = case.model(case.images).argsort(dim=1, descending=True, stable=True)
     if ranking.shape[1] < 2:
         undefined = torch.full((len(ranking),), torch.nan)
         return {"similarity_second": undefined, "similarity_least": undefined}
-    top, second, least = case.maps.of_images(case.images, ranking[:, [0, 1, -1]]).unbind(1)
+    top, second, least = case.map_maker.of_images(case.images, ranking[:, [0, 1, -1]]).unbind(1)
     return {"similarity_second": correlation(top, second), "similarity_least": correlation(top, least)}
 
 
 _ABOUT = "Correlation (-1 to 1) of the maps of the likeliest and the {} class; 1: the map ignores the class."
-CLASS_SENSITIVITY = Metric(
-    name="class_sensitivity",
-    function=class_sensitivity,
-    columns=(
-        Column("similarity_second", "lower", _ABOUT.format("second likeliest")),
-        Column("similarity_least", "lower", _ABOUT.format("least likely")),
-    ),
-    source="after the class-discrimination test of Selvaraju et al. 2017, arXiv 1610.02391",
+COLUMNS = (
+    Column("similarity_second", "lower", _ABOUT.format("second likeliest")),
+    Column("similarity_least", "lower", _ABOUT.format("least likely")),
 )
+SOURCE = "after the class-discrimination test of Selvaraju et al. 2017, arXiv 1610.02391"

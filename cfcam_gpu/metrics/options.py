@@ -11,22 +11,29 @@ from cfcam_gpu.errors import ConfigError
 
 @dataclass(frozen=True)
 class MetricOptions:
-    """Settings shared by the metrics.
+    """Settings of the metrics; each metric reads those that it needs.
 
     Attributes:
-        steps: points of a deletion or insertion curve, from 0 % to 100 % of the pixels (RISE: 101).
-        noise_levels: standard deviations of the noise on the gradients, in units of the image's own
-            gradient spread; increasing.
-        input_noise_levels: standard deviations of the noise on the image, of its range [0,1]; increasing.
+        steps: points of a deletion or insertion curve, from 0 % to 100 % of the pixels (101 in RISE).
+        noise_levels: standard deviations of the noise on the gradients, in units of the standard deviation of the
+            image's own gradients; increasing.
+        input_noise_levels: standard deviations of the noise on the image, whose values are in [0,1]; increasing.
         noise_draws: maps averaged at each noise level.
         road_percentiles: shares of the pixels that ROAD removes, in percent; increasing.
         iou_thresholds: shares of a map's maximum from which a pixel counts as marked; increasing.
-        stages: steps of the cascading randomisation, from the head to the input.
-        seed: of all random draws, together with each image's own seed.
-        batch_size: perturbed images made at once, which bounds the memory; ROAD makes at least one image's.
+        stages: stages of the cascading randomisation, from the head to the input.
+        seed: seed of all random draws, together with each image's own seed.
+        batch_size: number of perturbed images in memory at once. ROAD makes at least all those of one image.
 
     Raises:
         ConfigError: a value out of range.
+
+    Example:
+        >>> MetricOptions(steps=11).noise_levels
+        (1.0, 2.0, 4.0, 8.0, 16.0)
+        >>> MetricOptions(steps=1)
+        Traceback (most recent call last):
+        cfcam_gpu.errors.ConfigError: steps must be an integer of at least 2, got 1
     """
 
     steps: int = 101
@@ -40,30 +47,30 @@ class MetricOptions:
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        for name, (fits, wanted) in _RULES.items():
+        for name, (is_valid, expected) in _RULES.items():
             value = getattr(self, name)
-            if not fits(value):
-                raise ConfigError(f"{name} must be {wanted}, got {value!r}")
+            if not is_valid(value):
+                raise ConfigError(f"{name} must be {expected}, got {value!r}")
 
 
 def _integer(low: int) -> tuple[Callable[[object], bool], str]:
-    def fits(value: object) -> bool:
+    def is_valid(value: object) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and value >= low
 
-    return fits, f"an integer of at least {low}"
+    return is_valid, f"an integer of at least {low}"
 
 
 def _levels(high: float) -> tuple[Callable[[object], bool], str]:
     """Increasing numbers above 0 and below `high`."""
 
-    def fits(value: object) -> bool:
+    def is_valid(value: object) -> bool:
         if not (isinstance(value, tuple) and value):
             return False
         numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in value)
         return numbers and all(a < b for a, b in zip((0, *value), (*value, high), strict=True))
 
     below = "" if math.isinf(high) else f" and below {high:g}"
-    return fits, f"a tuple of increasing numbers above 0{below}"
+    return is_valid, f"a tuple of increasing numbers above 0{below}"
 
 
 _RULES: dict[str, tuple[Callable[[object], bool], str]] = {

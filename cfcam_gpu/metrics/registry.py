@@ -1,24 +1,23 @@
-"""All metrics by name."""
+"""The table of all metrics. A new metric is a file in this folder and its name here."""
 
 from __future__ import annotations
 
-from cfcam_gpu.metrics import class_sensitivity, faithfulness, localisation, road, robustness, sanity
 from cfcam_gpu.metrics.base import Metric
 
-#: Name of a metric, as in `--metrics`, to the metric.
+#: From the name of a metric, as in `--metrics`, to the metric.
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        faithfulness.DROP,
-        faithfulness.DROP_PUBLISHED,
-        faithfulness.DELETION,
-        faithfulness.INSERTION,
-        road.ROAD,
-        robustness.GRADIENT_NOISE,
-        robustness.INPUT_NOISE,
-        class_sensitivity.CLASS_SENSITIVITY,
-        localisation.LOCALISATION,
-        sanity.RANDOMISATION,
-        sanity.EDGES,
+        Metric("drop"),
+        Metric("drop_published"),
+        Metric("deletion"),
+        Metric("insertion"),
+        Metric("road"),
+        Metric("gradient_noise"),
+        Metric("input_noise"),
+        Metric("class_sensitivity"),
+        Metric("localisation", needs_masks=True),
+        Metric("randomisation"),
+        Metric("edges"),
     )
 }

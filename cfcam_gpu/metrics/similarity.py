@@ -1,7 +1,7 @@
-"""How alike two heatmaps are: SSIM, mean squared error and correlation, one number for each pair. Batched.
+"""Similarity of pairs of heatmaps, batched: SSIM, mean squared error and correlation.
 
-None of these normalises its maps. Two blank maps (all zeros) have SSIM 1 and squared error 0 and no
-correlation; what a blank map means is for the metric to say that compares.
+None of these normalises the maps. Two blank maps (all zeros) have SSIM 1, squared error 0 and no
+correlation (NaN); each metric decides what a blank map means.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from kornia.metrics import ssim as ssim_map
 from torch import Tensor
 
 #: Side of SSIM's Gaussian window, in pixels; its sigma is 1.5.
-WINDOW = 11
-#: A map whose values differ by less, relative to its largest magnitude, is constant: float32 rounding.
-CONSTANT = 1e-6
+_WINDOW = 11
+#: A map is constant when its values differ by no more than this times its largest magnitude: float32 rounding.
+_CONSTANT = 1e-6
 
 
 def ssim(maps: Tensor, others: Tensor) -> Tensor:
@@ -23,14 +23,24 @@ def ssim(maps: Tensor, others: Tensor) -> Tensor:
     over the pixels whose window lies inside the map. NaN for maps smaller than the window.
 
     Source: Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity".
+
+    Example:
+        >>> maps = torch.rand(2, 16, 16, generator=torch.Generator().manual_seed(0))
+        >>> ssim(maps, maps)
+        tensor([1., 1.])
     """
-    if min(maps.shape[-2:]) < WINDOW:
+    if min(maps.shape[-2:]) < _WINDOW:
         return torch.full((len(maps),), torch.nan, device=maps.device)
-    return ssim_map(maps[:, None], others[:, None], WINDOW, 1.0, padding="valid").mean((1, 2, 3))
+    return ssim_map(maps[:, None], others[:, None], _WINDOW, 1.0, padding="valid").mean((1, 2, 3))
 
 
 def squared_error(maps: Tensor, others: Tensor) -> Tensor:
-    """Mean squared error (N,) over the pixels of two batches of maps (N,H,W)."""
+    """Mean squared error (N,) over the pixels of two batches of maps (N,H,W).
+
+    Example:
+        >>> squared_error(torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[1.0, 1.0]]]))
+        tensor([0.5000])
+    """
     return (maps - others).square().mean((1, 2))
 
 
@@ -38,6 +48,11 @@ def correlation(maps: Tensor, others: Tensor) -> Tensor:
     """Pearson's correlation (N,) in [-1,1] over the pixels of two batches of maps (N,H,W).
 
     NaN where either map is constant: a blank map has no pattern to compare.
+
+    Example:
+        >>> maps = torch.tensor([[[0.0, 0.5, 1.0]]])
+        >>> correlation(maps, 1 - maps), correlation(maps, 0 * maps)
+        (tensor([-1.]), tensor([nan]))
     """
     a, b = (x.flatten(1) - x.mean((1, 2))[:, None] for x in (maps, others))
     cosine = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
@@ -45,6 +60,11 @@ def correlation(maps: Tensor, others: Tensor) -> Tensor:
 
 
 def is_constant(maps: Tensor) -> Tensor:
-    """(N,) bool: maps (N,H,W) whose values are all the same, but for rounding."""
+    """(N,) bool: whether the values of a map (N,H,W) are all the same up to rounding.
+
+    Example:
+        >>> is_constant(torch.tensor([[[0.3, 0.3]], [[0.3, 0.4]]]))
+        tensor([ True, False])
+    """
     low, high = torch.aminmax(maps.flatten(1), dim=1)
-    return high - low <= CONSTANT * torch.maximum(low.abs(), high.abs())
+    return high - low <= _CONSTANT * torch.maximum(low.abs(), high.abs())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from cfcam_gpu.metrics.base import Case
 
 class RegionNet(nn.Module):
     """Two classes: class 0 scores the mean brightness inside a region, class 1 that outside of it."""
+
+    region: Tensor
 
     def __init__(self, region: Tensor) -> None:
         super().__init__()
@@ -49,13 +52,18 @@ class TinyNet(nn.Module):
         return self.score(self.features(images))
 
     def score(self, features: Tensor) -> Tensor:
-        return self.gain * self.classes(self.head(features))
+        logits: Tensor = self.gain * self.classes(self.head(features))
+        return logits
+
+
+#: A model whose softmax feels what is taken from the image.
+SENSITIVE = TinyNet(gain=30)
 
 
 class TinyMaps:
     """Grad-CAM (Selvaraju et al. 2017) on a `TinyNet`; takes images in [0,1] without normalisation."""
 
-    def __init__(self, net: TinyNet, images: Tensor, targets: Tensor) -> None:
+    def __init__(self, net: nn.Module, images: Tensor, targets: Tensor) -> None:
         self.module: nn.Module = net
         self.images, self.targets = images, targets
         self.activations, self.gradients = _features(net, images, targets)
@@ -87,56 +95,66 @@ def pictures(n: int, size: int = 16, seed: int = 0) -> Tensor:
     return F.interpolate(small, (size, size), mode="bilinear", align_corners=False)
 
 
-def tiny_case(
-    n: int = 3, size: int = 16, seed: int = 0, net: TinyNet | None = None, **changes: object
-) -> Case:
+def random_map(region: Tensor) -> Tensor:
+    """Uniform values in [0,1), no two of them equal, of the shape of `region`."""
+    return torch.rand(region.shape, generator=torch.Generator().manual_seed(0))
+
+
+def tiny_case(n: int = 3, size: int = 16, seed: int = 0, net: TinyNet | None = None, **changes: Any) -> Case:
     """`n` pictures explained by Grad-CAM on a tiny network; `changes` replace fields of the case."""
     net, images = net or TinyNet(), pictures(n, size, seed)
     targets = net(images).argmax(1).detach()
     maps = TinyMaps(net, images, targets)
-    return replace(_case(net, images, targets, maps.of_gradients(maps.gradients), maps), **changes)
+    case = Case.of_heatmaps(_logits(net), images, targets, maps.of_gradients(maps.gradients), maps=maps)
+    return replace(case, **{"seeds": case.seeds + 1000, **changes})
 
 
-def region_case(heatmap: Callable[[Tensor], Tensor], n: int = 2, size: int = 16, **changes: object) -> Case:
+def sensitive_case(**changes: Any) -> Case:
+    """A `tiny_case` of the model `SENSITIVE`."""
+    return tiny_case(net=SENSITIVE, **changes)
+
+
+def region_case(heatmap: Callable[[Tensor], Tensor], n: int = 2, size: int = 16, **changes: Any) -> Case:
     """`n` grey pictures with a bright square, a quarter of the image in area, where class 0 lies.
 
-    `heatmap` turns the region (H,W), float, into a map (H,W); every image gets that map.
+    `heatmap` turns the region (H,W), float, into a map (H,W); every image gets that map. The case has no `maps`.
     """
     region = torch.zeros(size, size)
     region[size // 4 : 3 * size // 4, size // 4 : 3 * size // 4] = 1
     images = 0.4 + 0.2 * pictures(n, size) + 0.4 * region
-    maps = heatmap(region).expand(n, -1, -1).contiguous()
+    heatmaps = heatmap(region).expand(n, -1, -1).contiguous()
     targets = torch.zeros(n, dtype=torch.int64)
-    net = RegionNet(region).eval()
-    case = _case(net, images, targets, maps, _NoMaps())
-    return replace(case, **{"masks": region.bool().expand(n, -1, -1), **changes})
+    case = Case.of_heatmaps(_logits(RegionNet(region).eval()), images, targets, heatmaps)
+    masks = region.bool().expand(n, -1, -1)
+    return replace(case, **{"seeds": case.seeds + 1000, "masks": masks, **changes})
 
 
-class _NoMaps:
-    """For metrics that make no further maps: any use fails."""
-
-
-def _case(net: nn.Module, images: Tensor, targets: Tensor, heatmaps: Tensor, maps: object) -> Case:
-    def model(batch: Tensor) -> Tensor:
-        with torch.no_grad():
-            return net(batch)
-
-    clean = model(images).softmax(1).gather(1, targets[:, None])[:, 0]
-    blank = heatmaps.amax((1, 2)) <= 0
-    seeds = 1000 + torch.arange(len(images))
-    return Case(images, targets, clean, heatmaps, blank, seeds, model, maps)  # type: ignore[arg-type]
-
-
-def part(case: Case, index: slice) -> Case:
+def subset(case: Case, index: slice | Tensor) -> Case:
     """Some of the images of a case whose maps are a `TinyMaps` or are not used."""
-    old = case.maps
-    maps = TinyMaps(old.module, case.images[index], case.targets[index]) if isinstance(old, TinyMaps) else old
+    maps = case.maps
+    if isinstance(maps, TinyMaps):
+        maps = TinyMaps(maps.module, case.images[index], case.targets[index])
     names = ("images", "targets", "clean", "heatmaps", "blank", "seeds", "masks")
     fields = {name: value[index] for name in names if (value := getattr(case, name)) is not None}
     return replace(case, maps=maps, **fields)
 
 
-def _features(net: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def target_probability(case: Case, index: int, image: Tensor) -> float:
+    """The probability of the target of image `index` on another image (3,H,W)."""
+    return case.model(image[None]).softmax(1)[0, case.targets[index]].item()
+
+
+def _logits(net: nn.Module) -> Callable[[Tensor], Tensor]:
+    def model(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = net(images)
+            return logits
+
+    return model
+
+
+def _features(net: Any, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Activations and gradients (B,C,h,w) of a `TinyNet`, or of a copy of one."""
     with torch.enable_grad():
         activations = net.features(images).detach().requires_grad_()
         scores = net.score(activations).gather(1, targets[:, None]).sum()

@@ -10,3 +10,9 @@ EPS = 1e-5
 TIE = 1e-6
 #: Where gradients of both signs cancel to less than this, float32 has fewer digits left than MAP asks for.
 CANCELLED = 1e-2
+#: Probabilities of the same images in batches of other sizes: float32 rounding in the model.
+PROBABILITY = 1e-5
+#: Similarities of heatmaps (SSIM, correlation) of the same images in batches of other sizes.
+SIMILARITY = 1e-4
+#: Filled pixels against an exact solution in float64: rounding, see `metrics.imputation.RESIDUAL`.
+FILLED = 2e-4

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from cfcam_gpu.metrics.localisation import localisation
 from cfcam_gpu.metrics.options import MetricOptions
-from cfcam_gpu.metrics.registry import METRICS
-from tests.helpers.metric_cases import part, region_case
+from tests.helpers.metric_cases import region_case, subset
 
 OPTIONS = MetricOptions()
 
 
-def measured(heatmaps: torch.Tensor, masks: torch.Tensor | None, options: MetricOptions = OPTIONS):
+def measured(
+    heatmaps: torch.Tensor, masks: torch.Tensor | None, options: MetricOptions = OPTIONS
+) -> dict[str, torch.Tensor]:
     """Localisation of heatmaps (B,H,W) and masks (B,H,W), any values."""
     case = region_case(lambda region: region, n=len(heatmaps))
     blank = heatmaps.amax((1, 2)) <= 0
@@ -28,7 +29,7 @@ def measured(heatmaps: torch.Tensor, masks: torch.Tensor | None, options: Metric
 def test_by_hand():
     heatmap = torch.tensor([[[1.0, 0.4, 0.2, 0.1], [0.3, 0.0, 0.0, 0.0]]])
     mask = torch.tensor([[[True, False, True, False], [True, False, False, False]]])
-    found = measured(heatmap, mask)
+    values = measured(heatmap, mask)
     expected = {
         "pointing": 1.0,
         "energy_inside": 1.5 / 2.0,
@@ -37,15 +38,10 @@ def test_by_hand():
         "iou_50": 1 / 3,  # 1.0
         "mask_share": 3 / 8,
     }
-    assert {name: value.item() for name, value in found.items() if value.ndim == 1} == pytest.approx(expected)
-    assert found["iou_curve"][0].tolist() == pytest.approx([3 / 4, 2 / 4, 1 / 3])
-
-
-def test_columns_are_those_of_the_table():
-    metric = METRICS["localisation"]
-    assert metric.needs_masks
-    assert metric.function is localisation
-    assert set(localisation(region_case(lambda region: region), OPTIONS)) == {c.name for c in metric.columns}
+    assert {name: value.item() for name, value in values.items() if value.ndim == 1} == pytest.approx(
+        expected
+    )
+    assert values["iou_curve"][0].tolist() == pytest.approx([3 / 4, 2 / 4, 1 / 3])
 
 
 @pytest.mark.parametrize(
@@ -60,7 +56,7 @@ def test_columns_are_those_of_the_table():
 )
 def test_extreme_maps(heatmap, pointing, energy, iou):
     """A quarter of the image is the object: what an even map gets."""
-    found = localisation(region_case(heatmap), OPTIONS)
+    values = localisation(region_case(heatmap), OPTIONS)
     expected = {
         "pointing": pointing,
         "energy_inside": energy,
@@ -68,8 +64,8 @@ def test_extreme_maps(heatmap, pointing, energy, iou):
         "mask_share": 0.25,
     }
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], torch.full((2,), float(value)))
-    torch.testing.assert_close(found["iou_curve"], torch.full((2, 3), float(iou)))
+        torch.testing.assert_close(values[name], torch.full((2,), float(value)))
+    torch.testing.assert_close(values["iou_curve"], torch.full((2, 3), float(iou)))
 
 
 def test_pointing_shares_a_tie():
@@ -106,10 +102,10 @@ def test_against_plain_loops(seed, n, h, w):
     rng = np.random.default_rng(seed)
     heatmaps = rng.integers(0, 5, (n, h, w)) / 4  # many ties
     masks = rng.random((n, h, w)) < 0.5
-    found = measured(torch.from_numpy(heatmaps).float(), torch.from_numpy(masks))
+    values = measured(torch.from_numpy(heatmaps).float(), torch.from_numpy(masks))
     for i, (heatmap, mask) in enumerate(zip(heatmaps, masks, strict=True)):
         if not mask.any():
-            assert found["pointing"][i].isnan()
+            assert values["pointing"][i].isnan()
             continue
         inside, outside = heatmap[mask], heatmap[~mask]
         best = heatmap.max()
@@ -119,9 +115,9 @@ def test_against_plain_loops(seed, n, h, w):
         marked = {pixel for pixel in np.ndindex(h, w) if best > 0 and heatmap[pixel] >= 0.5 * best}
         wanted = {pixel for pixel in np.ndindex(h, w) if mask[pixel]}
         iou = len(marked & wanted) / len(marked | wanted) if marked else 0
-        assert found["pointing"][i].item() == pytest.approx(pointing, abs=1e-6)
-        assert found["energy_inside"][i].item() == pytest.approx(energy, abs=1e-6)
-        assert found["iou_50"][i].item() == pytest.approx(iou, abs=1e-6)
+        assert values["pointing"][i].item() == pytest.approx(pointing, abs=1e-6)
+        assert values["energy_inside"][i].item() == pytest.approx(energy, abs=1e-6)
+        assert values["iou_50"][i].item() == pytest.approx(iou, abs=1e-6)
 
 
 @given(st.integers(0, 10_000), st.floats(1e-3, 1))
@@ -136,7 +132,7 @@ def test_neither_the_maps_scale_nor_the_batch_matters(seed, scale):
     case = region_case(lambda region: region, n=4, size=16)
     case = replace(case, heatmaps=heatmaps, masks=masks)
     index = slice(1, 3)
-    some = localisation(part(case, index), OPTIONS)
+    some = localisation(subset(case, index), OPTIONS)
     torch.testing.assert_close(some, {name: value[index] for name, value in whole.items()})
 
 
@@ -155,9 +151,9 @@ def test_against_quantus():
         "channel_first": True,
     }
     quiet = {"abs": False, "normalise": False, "disable_warnings": True}
-    found = measured(torch.from_numpy(heatmaps), torch.from_numpy(masks))
+    values = measured(torch.from_numpy(heatmaps), torch.from_numpy(masks))
     pointing = np.array(quantus.PointingGame(**quiet)(**given), float).ravel()
     mass = np.array(quantus.RelevanceMassAccuracy(**quiet)(**given), float).ravel()
     assert 0 < pointing.sum() < 6
-    np.testing.assert_allclose(found["pointing"], pointing)
-    np.testing.assert_allclose(found["energy_inside"], mass, rtol=1e-5)
+    np.testing.assert_allclose(values["pointing"], pointing)
+    np.testing.assert_allclose(values["energy_inside"], mass, rtol=1e-5)

@@ -1,0 +1,46 @@
+"""Deletion: the model's score while the pixels that the heatmap marks are taken away."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cfcam_gpu.metrics.base import Case
+from cfcam_gpu.metrics.masking import masked_probabilities, ranks
+from cfcam_gpu.metrics.options import MetricOptions
+from cfcam_gpu.metrics.pixel_curves import BASELINES, RISE, curve_columns, pixel_counts, with_areas
+
+
+def deletion(case: Case, options: MetricOptions) -> dict[str, Tensor]:
+    """The target's probability while pixels are replaced by a baseline, the most important first.
+
+    Equal heatmap values follow the reading order, so a blank map deletes from the top left.
+
+    Returns:
+        deletion_black_auc, deletion_blur_auc: (B,) float32 in [0,1], area under the curve.
+        deletion_black_curve, deletion_blur_curve: (B,S) float32 with S `options.steps`, from the clean image to
+            the baseline alone.
+
+    Source: Petsiuk et al. 2018, RISE, section 3.3, there with the black baseline.
+
+    Example:
+        >>> def model(images):  # two classes: class 0 scores the brightness
+        ...     brightness = 4 * images.mean((1, 2, 3))
+        ...     return torch.stack([brightness, 2 - brightness], 1)
+        >>> case = Case.of_heatmaps(model, torch.ones(1, 3, 4, 4), torch.tensor([0]), torch.zeros(1, 4, 4))
+        >>> deletion(case, MetricOptions(steps=3))["deletion_black_curve"]
+        tensor([[0.9975, 0.8808, 0.1192]])
+    """
+    places, counts, curves = ranks(case.heatmaps), pixel_counts(case, options.steps), {}
+    for name, baseline in BASELINES.items():
+        deleted = masked_probabilities(
+            case, places, counts[1:], baseline(case.images), case.images, options.batch_size
+        )
+        curves[name] = torch.cat([case.clean[:, None], deleted], 1)
+    return with_areas("deletion", curves, counts)
+
+
+COLUMNS = curve_columns(
+    "deletion", "lower", "Target's probability while the most important pixels turn to {baseline}."
+)
+SOURCE = RISE
