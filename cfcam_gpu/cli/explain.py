@@ -15,7 +15,7 @@ from cfcam_gpu.cli.printing import Follower, Outcome, print_json, say
 from cfcam_gpu.cli.results import make_report
 from cfcam_gpu.config import FILTERS, WEIGHTINGS, CFCAMConfig
 from cfcam_gpu.dataset.options import DISTRIBUTED, OVERLAYS, RunOptions
-from cfcam_gpu.dataset.run import Summary, explain_dataset
+from cfcam_gpu.dataset.run import RunSummary, explain_dataset
 from cfcam_gpu.dataset.store.results import Results, open_results
 from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.images.colormaps import COLORMAPS
@@ -134,7 +134,7 @@ def _config(given: Mapping[str, Any], preset: str) -> CFCAMConfig:
 
 
 def _about(
-    given: Mapping[str, Any], options: RunOptions, summary: Summary, results: Results
+    given: Mapping[str, Any], options: RunOptions, summary: RunSummary, results: Results
 ) -> dict[str, Any]:
     """What --json says of the run."""
     return {

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cfcam_gpu.dataset.execution.observer import Observer, Tally
-from cfcam_gpu.dataset.run import Summary
+from cfcam_gpu.dataset.run import RunSummary
 from cfcam_gpu.dataset.sources.sample import split_uri
 from cfcam_gpu.dataset.store.results import Results
 from cfcam_gpu.dataset.store.schema import COLUMNS, ColumnName, Row
@@ -160,7 +160,7 @@ class Outcome:
 
     def __init__(
         self,
-        summary: Summary,
+        summary: RunSummary,
         results: Results,
         kind: str = "overlay",
         files: Callable[[Row], dict[str, str]] | None = None,

@@ -1,24 +1,25 @@
-"""Explain a dataset: what a run does from its inputs to the last part. Read this first.
+"""Explains a dataset: what a run does, from its inputs to the last part. Read this first.
 
-samples -> plan (stored) -> parts that are not done -> pipeline -> one file a part
+inputs -> samples -> plan (stored) -> parts that are not done -> rows of each part (stored)
 
-Whatever ends a run, finished parts stay, and the same call does the rest.
+A run that is ended at any point keeps its finished parts; the same call does the others.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cfcam_gpu.dataset.execution.local import Follow, Model, Parts, local_parts
+from cfcam_gpu._utils.messages import plural
+from cfcam_gpu.dataset.execution.local import Model, local_part_explainer
 from cfcam_gpu.dataset.execution.observer import Interrupted, Observer, Tally, watched_signals
-from cfcam_gpu.dataset.execution.pipeline import Pictures, Work
-from cfcam_gpu.dataset.execution.ray_driver import ray_parts
+from cfcam_gpu.dataset.execution.parts import OverlayFiles, PartExplainer, PendingPart
+from cfcam_gpu.dataset.execution.ray_driver import ray_part_explainer
 from cfcam_gpu.dataset.execution.worker import OverlayStyle
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.sources.find import find_samples
@@ -32,13 +33,17 @@ from cfcam_gpu.errors import TooManyErrors
 
 
 @dataclass
-class Summary:
+class RunSummary:
     """What a run did.
 
     Attributes:
-        tally: of all samples of this process's parts, done now or before.
-        before: samples that were done before; now: done by this run.
-        parts: this process's parts; others_left: parts of other processes that are not done.
+        out: the output folder.
+        tally: counts of all samples in this process's parts, whether this run or an earlier one did them.
+        parts: numbers of this process's parts.
+        layer, engine, device: how the maps were computed.
+        before: samples that an earlier run did; now: samples that this run did.
+        seconds: duration, without loading the model.
+        others_left: parts of other ranks that are not done.
     """
 
     out: Path
@@ -54,6 +59,7 @@ class Summary:
 
     @property
     def total(self) -> int:
+        """Samples of this process's parts that are done."""
         return self.before + self.now
 
 
@@ -65,63 +71,100 @@ def explain_dataset(
     *,
     observer: Observer | None = None,
     **settings: Any,
-) -> Summary:
+) -> RunSummary:
     """Explains a dataset into the folder `out`; `open_results(out)` reads it. The same call resumes a run.
 
-    Every sample gets one row, also one that cannot be read, decoded, explained or written. Parts are
-    written whole or not at all. Decoding and pictures are done in worker processes.
+    Every sample gets one row, also a sample that cannot be read, decoded or explained, or whose overlay cannot
+    be written. A part is stored when all its rows are complete. Worker processes decode the images and write
+    the overlays.
 
     Args:
-        inputs: files, folders, glob patterns, manifests, tar shards …, or samples.
-        out: folder of the results, made when missing.
-        model: a specification (see `models`), what `load_model` gives, or a function that loads it. A
-            distributed run takes a specification or an importable function.
-        options: how to explain and to run; settings: fields of `RunOptions` that replace its.
-        observer: told of every row.
+        inputs: files, folders, glob patterns, manifests or tar shards; or samples.
+        out: folder of the results; made if it does not exist.
+        model: a specification (see `cfcam_gpu.models`), the result of `load_model`, or a function that
+            returns one. A distributed run takes a specification or an importable function.
+        options: how to explain and to run; settings: fields of `RunOptions` that replace those of `options`.
+        observer: is told how the run goes.
 
     Raises:
-        ConfigError: a setting out of range, before anything is read.
-        InputError: inputs that do not exist, or an output folder that cannot be made.
-        StoreError: `out` holds another run or is in use, or cannot be written.
-        TooManyErrors: more samples failed than `max_errors`.
-        BackendError: worker processes or actors that cannot run, or a device that is not there.
-        Interrupted: SIGINT or SIGTERM; finished parts are stored.
-        CFCAMError: whatever else concerns the whole run: model, layer, target, memory.
+        ConfigError: a setting is out of range; raised before anything is read.
+        InputError: an input does not exist, or the output folder cannot be made.
+        StoreError: `out` holds another run, is in use, or cannot be written.
+        TooManyErrors: more samples failed than `max_errors` allows.
+        BackendError: worker processes or actors do not start, or there is no such device.
+        MissingPackageError: a package that the options need is not installed.
+        Interrupted: SIGINT or SIGTERM arrived; finished parts are stored.
+        CFCAMError: another error that concerns the whole run: model, layer, target or memory.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np, torch
+        >>> from PIL import Image
+        >>> from cfcam_gpu.dataset import open_results
+        >>> from cfcam_gpu.models import LoadedModel, Preprocess
+        >>> network = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8 * 36, 2)
+        ... )
+        >>> preprocess = Preprocess((8, 8), (0.5,) * 3, (0.5,) * 3)
+        >>> model = LoadedModel(network, preprocess, ("cat", "dog"), "example", "random")
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> Image.new("RGB", (20, 10), "red").save(folder / "a.png")
+        >>> summary = explain_dataset([str(folder)], folder / "out", model, device="cpu", workers=0)
+        >>> summary.tally.ok, len(open_results(folder / "out"))
+        (1, 1)
     """
     options = replace(options or RunOptions(), **settings)
     store, observer = Store(Path(out)), observer or Observer()
-    opening = (ray_parts if options.distributed else local_parts)(model, options, observer)
+    opening = _part_explainer(model, options, observer)
     samples = samples_of(inputs, store.out)
-    with opening as (parts, content):
-        return carry_out(store, samples, parts, content, options, observer)
+    with opening as (part_explainer, run_content):
+        return carry_out(store, samples, part_explainer, run_content, options, observer)
+
+
+def _part_explainer(
+    model: Model, options: RunOptions, observer: Observer
+) -> AbstractContextManager[tuple[PartExplainer, dict[str, Any]]]:
+    """What explains the parts, and the content of run.json. The model is loaded on entering."""
+    if options.distributed:
+        return ray_part_explainer(model, options, observer)
+    return local_part_explainer(model, options)
 
 
 def samples_of(inputs: Sequence[str] | Sequence[Sample], out: Path) -> list[Sample]:
-    """The samples of a run's inputs, in a new list. Raises InputError."""
-    given = [item for item in inputs if isinstance(item, Sample)]
-    return given or find_samples([str(item) for item in inputs], exclude=out)
+    """The samples of a run's inputs, in a new list; nothing below `out` is an input.
+
+    Raises:
+        InputError: an input does not exist, or holds no images.
+    """
+    samples = [item for item in inputs if isinstance(item, Sample)]
+    return samples or find_samples([str(item) for item in inputs], exclude=out)
 
 
 def carry_out(
     store: Store,
     samples: list[Sample],
-    parts: Parts,
-    content: dict[str, Any],
+    part_explainer: PartExplainer,
+    run_content: dict[str, Any],
     options: RunOptions,
     observer: Observer,
-) -> Summary:
-    """A run from its claim on the output folder to its last part; `content` is that of run.json.
+) -> RunSummary:
+    """Claims the output folder, stores the plan or resumes the stored one, and explains this process's parts.
 
-    Empties `samples`: the plan on disk has them, and a million take memory.
+    Args:
+        samples: is emptied, since a million samples take memory and the plan on disk has them.
+        run_content: the content of run.json.
+
+    Raises:
+        StoreError, TooManyErrors, Interrupted, CFCAMError: as `explain_dataset`.
     """
     with ExitStack() as stack:
         store.make_folder()
         with setup_lock(store.locks_folder):
             claimed = claim(stack, store.locks_folder, options.rank, options.world_size)
             store.clear_leftovers(claimed.rank, claimed.world_size)
-            plan = open_plan(store, claimed, samples, options, content, observer)
+            plan = open_plan(store, claimed, samples, options, run_content, observer)
             samples.clear()
-        return _Run(store, plan, parts, options, observer)()
+        return _Run(store, plan, part_explainer, options, observer).explain_parts()
 
 
 @dataclass
@@ -130,93 +173,105 @@ class _Run:
 
     store: Store
     plan: Plan
-    parts: Parts
+    part_explainer: PartExplainer
     options: RunOptions
     observer: Observer
     tally: Tally = field(default_factory=Tally)
     before: int = 0
     now: int = 0
 
-    def __call__(self) -> Summary:
-        options, store, start = self.options, self.store, time.perf_counter()
-        mine = list(range(options.rank, self.plan.parts, options.world_size))
-        self.total = sum(map(self.plan.count, mine))
-        self.allowed = options.allowed_errors(self.total)
-        with watched_signals() as self.stopped:
-            redo = self._count_done(mine)
-            self.observer.begin(self.total, replace(self.tally))
-            done = store.finished_parts()
-            todo = [part for part in mine if part not in done or part in redo]
-            if todo:
-                self._explain(todo, redo)
-        left = len(set(range(self.plan.parts)) - set(mine) - store.finished_parts())
-        seconds, by = time.perf_counter() - start, self.parts
-        return Summary(
-            store.out, self.tally, mine, by.layer, by.engine, by.device, self.before, self.now, seconds, left
-        )
+    def __post_init__(self) -> None:
+        self.parts = list(range(self.options.rank, self.plan.parts, self.options.world_size))
+        self.total = sum(map(self.plan.count, self.parts))
+        self.allowed_errors = self.options.allowed_errors(self.total)
 
-    def _count_done(self, mine: list[int]) -> set[int]:
-        """Counts the rows that stay; gives the parts of which failed rows are redone."""
-        redo: set[int] = set()
-        done = self.store.finished_parts()
-        for part in (part for part in mine if part in done):
-            self.check()
+    def explain_parts(self) -> RunSummary:
+        start = time.perf_counter()
+        with watched_signals() as self.arrived_signal:
+            finished = self.store.finished_parts() & set(self.parts)
+            to_redo = self._count_finished(sorted(finished))
+            self.observer.begin(self.total, replace(self.tally))
+            to_do = [part for part in self.parts if part not in finished or part in to_redo]
+            if to_do:
+                self._explain(self._pending_part(part, redo=part in to_redo) for part in to_do)
+        return self._summary(time.perf_counter() - start)
+
+    def _count_finished(self, finished: list[int]) -> set[int]:
+        """Counts the stored rows that stay. Returns the parts in which failed rows are to be redone."""
+        to_redo: set[int] = set()
+        for part in finished:
+            self._check()
             rows = self.store.read_rows(part, ["status", "blank"])
-            good = [row for row in rows if row["status"] == "ok"]
-            if self.options.retry_failed and len(good) < len(rows):
-                redo.add(part)
-                rows = good
+            explained = [row for row in rows if row["status"] == "ok"]
+            if self.options.retry_failed and len(explained) < len(rows):
+                to_redo.add(part)
+                rows = explained
             for row in rows:
                 self.tally.add(row)
             self.before += len(rows)
-        return redo
+        return to_redo
 
-    def _explain(self, todo: list[int], redo: set[int]) -> None:
+    def _pending_part(self, part: int, *, redo: bool) -> PendingPart:
+        samples = self.plan.samples(part)
+        stored = enumerate(self.store.read_rows(part)) if redo else ()
+        return PendingPart(part, samples, {i: row for i, row in stored if row["status"] == "ok"})
+
+    def _explain(self, parts: Iterator[PendingPart]) -> None:
         temporary = self.store.temporary_folder(self.options.rank)
-        works = (self._work(part, part in redo) for part in todo)
-        new, pictures = self.total - self.before, self._pictures(temporary)
+        rows_of_parts = self.part_explainer.explain(
+            parts, self._overlay_files(temporary), self._count_row, self._check
+        )
         try:
-            with closing(self.parts(works, new, pictures, Follow(self._row, self.check))) as found:
-                for part, rows in found:
-                    self._commit(part, rows)
+            with closing(rows_of_parts):
+                for part, rows in rows_of_parts:
+                    self._store_part(part, rows)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def _work(self, part: int, redo: bool) -> Work:
-        samples = self.plan.samples(part)
-        if not redo:
-            return Work(part, samples)
-        rows = self.store.read_rows(part)
-        return Work(part, samples, {i: row for i, row in enumerate(rows) if row["status"] == "ok"})
-
-    def _pictures(self, temporary: Path) -> Pictures | None:
+    def _overlay_files(self, temporary: Path) -> OverlayFiles | None:
         if self.options.overlays == "none":
             return None
         style = OverlayStyle(self.options.overlays, self.options.cmap, self.options.alpha)
         stored = self.store.read_run() or {}
-        return Pictures(self.store.out, temporary, style, bool(stored.get("overlay_folders")))
+        return OverlayFiles(self.store.out, temporary, style, bool(stored.get("overlay_folders")))
 
-    def _row(self, row: Row) -> None:
+    def _count_row(self, row: Row) -> None:
+        """Counts a new row. Raises TooManyErrors."""
         self.now += 1
         self.tally.add(row)
         self.observer.row(row)
-        if self.tally.skipped > self.allowed:
+        if self.tally.skipped > self.allowed_errors:
             raise TooManyErrors(
-                f"stopped: {self.tally.skipped} of {self.before + self.now} samples failed, more than the "
-                f"{self.allowed} allowed; finished parts are kept, the same command with a higher "
+                f"stopped: {self.tally.skipped} of {plural(self.before + self.now, 'sample')} failed, more than "
+                f"the {self.allowed_errors} allowed; finished parts are kept, the same command with a higher "
                 "--max-errors goes on"
             )
 
-    def _commit(self, part: int, rows: list[Row]) -> None:
-        """The pictures' names are made to last before the rows that tell of them."""
-        overlays = (row.get("overlay") for row in rows)
-        for folder in {(self.store.out / overlay).parent for overlay in overlays if overlay}:
+    def _store_part(self, part: int, rows: list[Row]) -> None:
+        # The names of the overlays must survive a power failure before the rows that mention them do.
+        overlays = [self.store.out / overlay for row in rows if (overlay := row.get("overlay"))]
+        for folder in {overlay.parent for overlay in overlays}:
             self.store.sync_folder(folder)
-        self.store.write_part(part, rows, self.parts.grid, self.options.rank)
+        self.store.write_part(part, rows, self.part_explainer.map_shape, self.options.rank)
 
-    def check(self) -> None:
-        """Raises Interrupted after a signal."""
+    def _check(self) -> None:
+        """Raises Interrupted once a signal has arrived."""
         self.observer.tick()
-        number = self.stopped()
+        number = self.arrived_signal()
         if number is not None:
             raise Interrupted(number)
+
+    def _summary(self, seconds: float) -> RunSummary:
+        others = set(range(self.plan.parts)) - set(self.parts)
+        return RunSummary(
+            out=self.store.out,
+            tally=self.tally,
+            parts=self.parts,
+            layer=self.part_explainer.layer,
+            engine=self.part_explainer.engine,
+            device=self.part_explainer.device,
+            before=self.before,
+            now=self.now,
+            seconds=seconds,
+            others_left=len(others - self.store.finished_parts()),
+        )

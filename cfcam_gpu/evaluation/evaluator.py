@@ -12,11 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cfcam_gpu._utils.checks import Check, never_ends
+from cfcam_gpu._utils.checks import Check
 from cfcam_gpu.capture.model_runner import Features
-from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer, error_columns, rows_of
-from cfcam_gpu.dataset.execution.worker import View
-from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer, Item, error_columns, rows_of
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.evaluation.cost import images_per_second
 from cfcam_gpu.evaluation.maps import BatchMaps, normaliser
@@ -27,9 +25,6 @@ from cfcam_gpu.methods import METHODS
 from cfcam_gpu.metrics.base import Case, Column, Metric
 
 log = logging.getLogger("cfcam_gpu")
-
-#: A view, and the sample it is of.
-Item = tuple[View, Sample]
 
 
 class Evaluator(BatchExplainer):
@@ -52,7 +47,7 @@ class Evaluator(BatchExplainer):
         self.options = options
         self.metrics = metrics
         self.on_cost = on_cost
-        self.with_masks = any(metric.needs_masks for metric in metrics)
+        self.needs_masks = any(metric.needs_masks for metric in metrics)
         self.normalise = normaliser(self.loaded.preprocess)
         self.cams: dict[str, CFCAM] = {}
 
@@ -69,18 +64,15 @@ class Evaluator(BatchExplainer):
             if cam.method.needs_finer:  # all maps are stored at the largest grid
                 images = self.loaded.preprocess.normalise(self.noise().to(self.device))
                 rows, columns = cam(images).grid.shape[1:]
-                self.grid = max(self.grid[0], rows), max(self.grid[1], columns)
+                self.map_shape = max(self.map_shape[0], rows), max(self.map_shape[1], columns)
 
     def _cam(self, name: str, config: Any, layer: str | None) -> CFCAM:
         engine = self.options.engine if METHODS[name].clusters else "auto"  # engines are CF-CAM's
         finer = self.options.finer_layer if METHODS[name].needs_finer else None
         return CFCAM(self.cam.model, layer, config, engine, "flag", name, finer)
 
-    def rows(self, views: Sequence[View], samples: Sequence[Sample], check: Check = never_ends) -> list[Row]:
-        """Rows' columns for decoded samples: what the model says, and under `methods` each method's columns."""
-        return self(list(zip(views, samples, strict=True)), [sample.target for sample in samples], check)
-
-    def _batch(self, items: Sequence[Item], targets: list[int] | None, check: Check) -> list[Row]:
+    def explain_batch(self, items: Sequence[Item], targets: list[int] | None, check: Check) -> list[Row]:
+        """Rows' columns: what the model says, and under `methods` each method's columns."""
         pixels = torch.from_numpy(np.stack([view.pixels for view, _ in items])).to(self.device)
         features = self.cam.features(self.loaded.preprocess.normalise(pixels), targets, check=check)
         explained = {label: _explained(cam, features, check) for label, cam in self.cams.items()}
@@ -90,12 +82,12 @@ class Evaluator(BatchExplainer):
         self._measure_cost(features, check)
         cases = self._cases(items, pixels, features, explained, check)
         by_method = {
-            label: rows_of(self._measured(case, check) | _map_columns(explained[label], self.grid))
+            label: rows_of(self._measured(case, check) | _map_columns(explained[label], self.map_shape))
             for label, case in cases.items()
         }
         assert features.logits is not None
         masks = next(iter(cases.values())).masks
-        told = self.told(features.logits, next(iter(cases.values())).targets)
+        told = self.prediction_columns(features.logits, next(iter(cases.values())).targets)
         told["masked"] = [False] * len(items) if masks is None else masks.flatten(1).any(1).tolist()
         told["status"] = ["ok"] * len(items)
         told["blank"] = [any(rows[i]["blank"] for rows in by_method.values()) for i in range(len(items))]
@@ -112,7 +104,7 @@ class Evaluator(BatchExplainer):
         """Errors for images that a method cannot explain: all methods are compared on the same images."""
         good = [i for i, problem in enumerate(problems) if problem is None]
         asked = None if targets is None else [targets[i] for i in good]
-        rows = iter(self._batch([items[i] for i in good], asked, check) if good else [])
+        rows = iter(self.explain_batch([items[i] for i in good], asked, check) if good else [])
         return [
             error_columns("InvalidImagesError", problem) if problem else next(rows) for problem in problems
         ]
@@ -147,7 +139,7 @@ class Evaluator(BatchExplainer):
             label: Case(
                 heatmaps=explanation.heatmap,
                 blank=explanation.blank,
-                maps=BatchMaps(self.cams[label], features, self.normalise, self.at_once, check),
+                maps=BatchMaps(self.cams[label], features, self.normalise, self.batch_size, check),
                 **shared,
             )
             for label, explanation in explained.items()

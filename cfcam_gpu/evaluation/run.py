@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 
 from cfcam_gpu._utils.device import resolve_device
-from cfcam_gpu.dataset.execution.local import LocalParts, Model, opened
+from cfcam_gpu.dataset.execution.local import LocalPartExplainer, Model, opened_explainer
 from cfcam_gpu.dataset.execution.observer import Observer
-from cfcam_gpu.dataset.run import Summary, carry_out, samples_of
+from cfcam_gpu.dataset.run import RunSummary, carry_out, samples_of
 from cfcam_gpu.dataset.sources.masks import check_masks, with_masks
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.fingerprint import about
@@ -47,7 +47,7 @@ class EvaluationSummary:
         plots: the pictures written; page: the page; None while parts are missing.
     """
 
-    run: Summary
+    run: RunSummary
     found: dict[str, Any] | None = None
     plots: Sequence[Path] = ()
     page: Path | None = None
@@ -85,11 +85,11 @@ def evaluate(
     make = partial(
         Evaluator, options=options, metrics=metrics, on_cost=partial(store.write_cost, options.rank)
     )
-    with opened(model, options, device, make) as (evaluator, weights):
+    with opened_explainer(model, options, device, make) as (evaluator, weights):
         content = about(evaluator, weights, options)
         content["fingerprint"] = _fingerprint(content["fingerprint"], options, metrics)
-        run = carry_out(store, samples, LocalParts(evaluator, options), content, options, observer)
-        preprocess, grid = evaluator.loaded.preprocess, evaluator.grid
+        run = carry_out(store, samples, LocalPartExplainer(evaluator, options), content, options, observer)
+        preprocess, grid = evaluator.loaded.preprocess, evaluator.map_shape
     return _summed_up(store, run, options, observer, preprocess, grid)
 
 
@@ -117,7 +117,7 @@ def _fingerprint(
 
 def _summed_up(
     store: EvaluationStore,
-    run: Summary,
+    run: RunSummary,
     options: EvaluationOptions,
     observer: Observer,
     preprocess: Preprocess,

@@ -18,10 +18,12 @@ from torch import nn
 
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.dataset import open_results
-from cfcam_gpu.dataset.execution import pipeline as pipelines
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.execution.observer import Observer, Tally
+from cfcam_gpu.dataset.execution.parts import PendingPart
+from cfcam_gpu.dataset.execution.pipeline import Pipeline
 from cfcam_gpu.dataset.execution.pool import InlinePool
+from cfcam_gpu.dataset.execution.worker import View
 from cfcam_gpu.dataset.options import RunOptions, share
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.fingerprint import differences, weights_hash
@@ -495,9 +497,9 @@ def test_only_a_few_batches_are_decoded_ahead(tmp_path, monkeypatch):
     explainer = BatchExplainer(
         make_loaded(), CFCAM(make_loaded().model, on_invalid="flag"), torch.device("cpu"), 4
     )
-    pipeline = pipelines.Pipeline(explainer, pool, 4, 8, None, lambda: None)
+    pipeline = Pipeline(explainer, pool, 4, 8, None, lambda: None)
     works = (
-        pipelines.Work(
+        PendingPart(
             part, [Sample(str(i), str(folder / f"p{i:02}.png")) for i in range(part * 4, part * 4 + 4)]
         )
         for part in range(10)
@@ -505,6 +507,12 @@ def test_only_a_few_batches_are_decoded_ahead(tmp_path, monkeypatch):
     ahead = [pool.count - 4 * (part + 1) for part, _ in pipeline(works, lambda row: None)]
     assert max(ahead) <= 16
     assert ahead[-1] == 0
+
+
+def decoded(count: int) -> tuple[list[View], list[Sample]]:
+    """The first photos as the worker processes give them, and their samples."""
+    views = [View(PLAIN.view(photo(i)), 60, 45) for i in range(count)]
+    return views, [Sample(str(i), f"{i}.png") for i in range(count)]
 
 
 class SmallMemory(CFCAM):
@@ -519,17 +527,15 @@ class SmallMemory(CFCAM):
 
 def test_out_of_memory_halves_the_batch_and_the_run_goes_on(caplog):
     loaded = make_loaded()
-    views = [PLAIN.view(photo(i)) for i in range(11)]
+    views, samples = decoded(11)
     cam = SmallMemory(loaded.model, on_invalid="flag")
     explainer = BatchExplainer(loaded, cam, torch.device("cpu"), 5)
     with caplog.at_level(logging.WARNING, logger="cfcam_gpu"):
-        found = [
-            row for i in (0, 5, 10) for row in explainer(views[i : i + 5], [None] * len(views[i : i + 5]))
-        ]
+        found = [row for i in (0, 5, 10) for row in explainer.explain(views[i : i + 5], samples[i : i + 5])]
     assert cam.seen == [5, 2, 2, 1, 2, 2, 1, 1]
     assert caplog.messages == ["out of memory with 5 images at once; going on with 2"]
     plain = BatchExplainer(loaded, CFCAM(loaded.model, on_invalid="flag"), torch.device("cpu"), 16)
-    expected = plain(views, [None] * 11)
+    expected = plain.explain(views, samples)
     assert [row["prob"] for row in found] == pytest.approx([row["prob"] for row in expected])
 
 
@@ -558,7 +564,7 @@ FAILED = r"the model failed on images \(1, 3, 32, 32\): %s; check that --size"
 def test_a_model_that_fails_ends_the_run_in_one_line(error, count, message):
     explainer = BatchExplainer(make_loaded(), FailingCam(error), torch.device("cpu"), 16)
     with pytest.raises(CFCAMError, match=message) as caught:
-        explainer([PLAIN.view(photo(i)) for i in range(count)], [None] * count)
+        explainer.explain(*decoded(count))
     assert "\n" not in str(caught.value)
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cfcam_gpu.dataset.run import Summary, explain_dataset
+from cfcam_gpu.dataset.run import RunSummary, explain_dataset
 from cfcam_gpu.images.preprocess import Preprocess
 from cfcam_gpu.models import LoadedModel
 
@@ -58,7 +58,7 @@ def save(folder: Path, **files: Image.Image | bytes) -> Path:
     return folder
 
 
-def run(inputs: str | Path | list[object], out: Path, **settings: object) -> Summary:
+def run(inputs: str | Path | list[object], out: Path, **settings: object) -> RunSummary:
     """A run of the small network without worker processes, unless the settings say otherwise."""
     given = inputs if isinstance(inputs, list) else [str(inputs)]
     settings = {"workers": 0, "device": "cpu", "layer": "conv:relu", **settings}

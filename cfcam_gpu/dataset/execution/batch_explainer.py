@@ -1,4 +1,4 @@
-"""Views of images in, the model's and the map's columns of their rows out."""
+"""Explains batches of decoded images: the columns of their rows that the model and the maps give."""
 
 from __future__ import annotations
 
@@ -20,23 +20,28 @@ from cfcam_gpu.models import LoadedModel
 
 log = logging.getLogger("cfcam_gpu")
 
+#: A decoded image, and its sample.
+Item = tuple[View, Sample]
+
 
 class BatchExplainer:
-    """Explains batches of views; where the memory does not hold one it goes on with half as many at once.
+    """Explains batches of decoded images.
 
-    `with_masks`: whether it uses the masks of samples, which are decoded then.
+    A batch that does not fit in the device's memory is split; later batches then have half as many images.
 
     Args:
         loaded: the model's preprocessing and class names; its model is on `device`.
         cam: explainer of that model, made with `on_invalid="flag"`.
-        target: index of the class to explain where a sample asks for none; None: the predicted one.
-        batch_size: views of one forward pass.
+        batch_size: images of one forward pass.
+        target: index of the class to explain for samples that name none; None: the predicted class.
 
-    Attributes, after `warm_up`:
-        grid: (h, w) of the layer's maps; classes: number of the model's outputs.
+    Attributes:
+        map_shape: (h, w) of the saliency maps; known after `warm_up`.
+        class_count: number of the model's outputs; known after `warm_up`.
+        needs_masks: whether the samples' masks are used, so that they must be decoded.
     """
 
-    with_masks = False
+    needs_masks = False
 
     def __init__(
         self,
@@ -49,107 +54,68 @@ class BatchExplainer:
         self.loaded = loaded
         self.cam = cam
         self.device = device
+        self.batch_size = batch_size
         self.target = target
-        self.at_once = batch_size
-        self.grid = (0, 0)
-        self.classes = 0
+        self.map_shape = (0, 0)
+        self.class_count = 0
 
     def warm_up(self) -> None:
-        """One explanation of noise, so that what cannot work is said before anything is read."""
+        """Explains one image of noise, so that a model or layer that does not work is reported at once.
+
+        Raises:
+            CFCAMError: the model, the layer or the target does not work, or the memory is too small.
+        """
         noise = self.noise()
         with model_errors((1, 3, *noise.shape[1:3])):
-            result = self._run(noise, self.target)
-        assert result.logits is not None
-        self.grid = (result.grid.shape[1], result.grid.shape[2])
-        self.classes = result.logits.shape[1]
+            explanation = self._explanation(noise, self.target, never_ends)
+        assert explanation.logits is not None
+        self.map_shape = (explanation.grid.shape[1], explanation.grid.shape[2])
+        self.class_count = explanation.logits.shape[1]
 
     def noise(self) -> torch.Tensor:
-        """A view (1,H,W,3) uint8 to try things with."""
+        """An image of noise at the model's input size, (1, H, W, 3) uint8; always the same."""
         size = self.loaded.preprocess.size
         generator = torch.Generator().manual_seed(0)
         return torch.randint(0, 256, (1, *size, 3), generator=generator, dtype=torch.uint8)
 
-    def rows(self, views: Sequence[View], samples: Sequence[Sample], check: Check = never_ends) -> list[Row]:
-        """Rows' columns for decoded samples (see `__call__`)."""
-        return self([view.pixels for view in views], [sample.target for sample in samples], check)
-
-    def __call__(
-        self, views: Sequence[Any], targets: Sequence[str | None], check: Check = never_ends
+    def explain(
+        self, views: Sequence[View], samples: Sequence[Sample], check: Check = never_ends
     ) -> list[Row]:
-        """Rows' columns for views (H,W,3) uint8: the map and what the model says, or why there are none.
+        """For each image the columns that explain it, or those of an error row.
 
         Args:
-            targets: per view the class asked for, an index or a name; None: the run's.
-            check: called before every pass of the model; raises to end the run.
+            samples: of the views; `Sample.target` names the class to explain, where it is set.
+            check: called before every pass of the model; what it raises ends the run.
 
         Raises:
-            CFCAMError: whatever concerns the whole run: the layer, the run's target, memory for one image.
+            CFCAMError: an error that concerns the whole run: the model fails, or one image alone does not fit
+                in memory.
         """
-        rows: list[Row] = [{} for _ in views]
-        groups: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
-        for position, text in enumerate(targets):
-            try:
-                asked = self.target if text is None else self._index(text)
-                groups[asked is not None].append((position, -1 if asked is None else asked))
-            except TargetError as error:
-                rows[position] = error_columns("TargetError", str(error))
-        for given, members in groups.items():
-            some, indices = [views[i] for i, _ in members], [t for _, t in members]
-            explained = self._all(some, indices if given else None, check)
-            for (position, _), row in zip(members, explained, strict=True):
+        items = list(zip(views, samples, strict=True))
+        targets = [self._target(sample) for sample in samples]
+        rows: list[Row] = [
+            error_columns("TargetError", str(target)) if isinstance(target, TargetError) else {}
+            for target in targets
+        ]
+        predicted = [i for i, target in enumerate(targets) if target is None]
+        named = {i: target for i, target in enumerate(targets) if isinstance(target, int)}
+        for positions, indices in ((predicted, None), (list(named), list(named.values()))):
+            explained = self._in_batches([items[i] for i in positions], indices, check)
+            for position, row in zip(positions, explained, strict=True):
                 rows[position] = row
         return rows
 
-    def _index(self, text: str) -> int:
-        index = self.loaded.class_index(text)
-        if not 0 <= index < self.classes:
-            raise TargetError(f"a class index must be from 0 to {self.classes - 1}, got {index}")
-        return index
+    def explain_batch(self, items: Sequence[Item], targets: list[int] | None, check: Check) -> list[Row]:
+        """As `explain`, for images of one forward pass; targets None: the predicted classes."""
+        pixels = torch.from_numpy(np.stack([view.pixels for view, _ in items]))
+        return self._rows(self._explanation(pixels, targets, check))
 
-    def _all(self, views: Sequence[Any], targets: list[int] | None, check: Check) -> list[Row]:
-        done: list[Row] = []
-        while len(done) < len(views):
-            part = slice(len(done), len(done) + self.at_once)
-            some = views[part]
-            try:
-                with model_errors((len(some), 3, *self.loaded.preprocess.size)):
-                    done += self._batch(some, None if targets is None else targets[part], check)
-            except OutOfMemory:
-                if len(some) == 1:
-                    raise
-                self.at_once = len(some) // 2
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                log.warning("out of memory with %d images at once; going on with %d", len(some), self.at_once)
-        return done
+    def prediction_columns(self, logits: torch.Tensor, targets: torch.Tensor) -> dict[str, list[Any]]:
+        """The columns of the explained and of the predicted class.
 
-    def _batch(self, views: Sequence[Any], targets: list[int] | None, check: Check) -> list[Row]:
-        return self._rows(self._run(torch.from_numpy(np.stack(views)), targets, check))
-
-    def _run(self, views: torch.Tensor, targets: Any, check: Check = never_ends) -> Explanation:
-        images = self.loaded.preprocess.normalise(views.to(self.device))
-        return self.cam(images, targets=targets, check=check)
-
-    def _rows(self, result: Explanation) -> list[Row]:
-        # They are None only for callable targets and without a model.
-        assert result.logits is not None
-        assert result.targets is not None
-        columns: dict[str, Any] = {
-            **self.told(result.logits, result.targets),
-            "n_clusters": _listed(result.n_clusters, len(result.logits)),
-            "noise_fraction": _listed(result.noise_fraction, len(result.logits)),
-            "blank": result.blank.tolist(),
-            "grid": list(result.grid.float().cpu().numpy()),
-            "heatmap_max": result.peak.tolist(),
-        }
-        columns = {"status": ["ok"] * len(result.logits), **columns}
-        return [
-            row if problem is None else error_columns("InvalidImagesError", problem)
-            for row, problem in zip(rows_of(columns), result.problems, strict=True)
-        ]
-
-    def told(self, logits: torch.Tensor, targets: torch.Tensor) -> dict[str, list[Any]]:
-        """Columns of what the model says: logits (B,classes), explained classes (B,)."""
+        Args:
+            logits: (B, classes); targets: (B,) explained classes.
+        """
         probabilities = logits.float().softmax(1).cpu()
         best, predicted = probabilities.max(1)
         targets = targets.cpu()
@@ -162,9 +128,69 @@ class BatchExplainer:
             "prob": best.tolist(),
         }
 
+    def _target(self, sample: Sample) -> int | TargetError | None:
+        """Index of the class to explain, None for the predicted one; the error if there is no such class."""
+        if sample.target is None:
+            return self.target
+        try:
+            index = self.loaded.class_index(sample.target)
+        except TargetError as error:
+            return error
+        if 0 <= index < self.class_count:
+            return index
+        return TargetError(f"a class index must be from 0 to {self.class_count - 1}, got {index}")
+
+    def _in_batches(self, items: Sequence[Item], targets: list[int] | None, check: Check) -> list[Row]:
+        rows: list[Row] = []
+        while len(rows) < len(items):
+            span = slice(len(rows), len(rows) + self.batch_size)
+            batch = items[span]
+            try:
+                with model_errors((len(batch), 3, *self.loaded.preprocess.size)):
+                    rows += self.explain_batch(batch, None if targets is None else targets[span], check)
+            except OutOfMemory:
+                if len(batch) == 1:
+                    raise
+                self._halve(len(batch))
+        return rows
+
+    def _halve(self, batch_size: int) -> None:
+        self.batch_size = batch_size // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        log.warning("out of memory with %d images at once; going on with %d", batch_size, self.batch_size)
+
+    def _explanation(self, pixels: torch.Tensor, targets: Any, check: Check) -> Explanation:
+        images = self.loaded.preprocess.normalise(pixels.to(self.device))
+        return self.cam(images, targets=targets, check=check)
+
+    def _rows(self, explanation: Explanation) -> list[Row]:
+        # Both are None only for targets that are functions, and for features captured elsewhere.
+        assert explanation.logits is not None
+        assert explanation.targets is not None
+        count = len(explanation.logits)
+        columns: dict[str, Any] = {
+            "status": ["ok"] * count,
+            **self.prediction_columns(explanation.logits, explanation.targets),
+            "n_clusters": _listed(explanation.n_clusters, count),
+            "noise_fraction": _listed(explanation.noise_fraction, count),
+            "blank": explanation.blank.tolist(),
+            "grid": list(explanation.grid.float().cpu().numpy()),
+            "heatmap_max": explanation.peak.tolist(),
+        }
+        return [
+            row if problem is None else error_columns("InvalidImagesError", problem)
+            for row, problem in zip(rows_of(columns), explanation.problems, strict=True)
+        ]
+
 
 def rows_of(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
-    """One row for each image from columns with one value for each image."""
+    """One row for each image, from columns with one value for each image.
+
+    Example:
+        >>> rows_of({"status": ["ok", "ok"], "target": [3, 7]})
+        [{'status': 'ok', 'target': 3}, {'status': 'ok', 'target': 7}]
+    """
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return cast(list[Row], rows)
 
@@ -174,4 +200,10 @@ def _listed(values: torch.Tensor | None, count: int) -> list[Any]:
 
 
 def error_columns(error_type: str, message: str) -> Row:
+    """The columns of an image that was decoded and cannot be explained.
+
+    Example:
+        >>> error_columns("TargetError", "no class is called 'dog'")["stage"]
+        'explain'
+    """
     return {"status": "error", "stage": "explain", "error_type": error_type, "message": message}

@@ -1,19 +1,19 @@
-"""Explains parts in this process: the model, prepared and warmed up, and its worker processes."""
+"""Explains the parts of a run in this process, with worker processes that decode images and write overlays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from cfcam_gpu._utils.checks import Check
 from cfcam_gpu._utils.device import model_errors, resolve_device
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
-from cfcam_gpu.dataset.execution.observer import Observer
-from cfcam_gpu.dataset.execution.pipeline import Pictures, Pipeline, Work
+from cfcam_gpu.dataset.execution.parts import FinishedParts, OverlayFiles, PendingPart
+from cfcam_gpu.dataset.execution.pipeline import Pipeline
 from cfcam_gpu.dataset.execution.pool import Pool, make_pool
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.store.fingerprint import about, weights_hash
@@ -23,49 +23,20 @@ from cfcam_gpu.methods import find_method
 from cfcam_gpu.models import LoadedModel, load_model
 from cfcam_gpu.models.prepare import prepared
 
-#: A specification, what `load_model` gives, or a function that gives it.
+#: A model specification, the result of `load_model`, or a function that returns one.
 Model = str | LoadedModel | Callable[[], LoadedModel]
 
-#: Numbers of parts with all their rows, as these get done.
-Finished = Generator[tuple[int, list[Row]], None, None]
-
 
 @dataclass(frozen=True)
-class Follow:
-    """Who is told: `row` of every new row; `check` often, which may raise to end the run."""
-
-    row: Callable[[Row], None]
-    check: Check
-
-
-class Parts(Protocol):
-    """Explains parts; `layer`, `engine` and `device` say how, `grid` is the maps' (h, w)."""
-
-    @property
-    def grid(self) -> tuple[int, int]: ...
-    @property
-    def layer(self) -> str: ...
-    @property
-    def engine(self) -> str: ...
-    @property
-    def device(self) -> str: ...
-
-    def __call__(
-        self, works: Iterable[Work], new: int, pictures: Pictures | None, follow: Follow
-    ) -> Finished:
-        """Explains the `new` samples of the works that have no row yet, and yields whole parts."""
-
-
-@dataclass(frozen=True)
-class LocalParts:
-    """Explains parts one after the other in this process."""
+class LocalPartExplainer:
+    """Explains parts one after the other in this process (see `parts.PartExplainer`)."""
 
     explainer: BatchExplainer
     options: RunOptions
 
     @property
-    def grid(self) -> tuple[int, int]:
-        return self.explainer.grid
+    def map_shape(self) -> tuple[int, int]:
+        return self.explainer.map_shape
 
     @property
     def layer(self) -> str:
@@ -79,82 +50,105 @@ class LocalParts:
     def device(self) -> str:
         return str(self.explainer.device)
 
-    def __call__(
-        self, works: Iterable[Work], new: int, pictures: Pictures | None, follow: Follow
-    ) -> Finished:
-        pool = make_pool(min(self.options.workers, new), self.options.sample_timeout)
+    def explain(
+        self,
+        parts: Iterable[PendingPart],
+        overlays: OverlayFiles | None,
+        on_row: Callable[[Row], None],
+        check: Check,
+    ) -> FinishedParts:
+        pool = make_pool(self.options.workers, self.options.sample_timeout)
         try:
-            pipeline = make_pipeline(self.explainer, pool, self.options, pictures, follow.check)
-            yield from pipeline(works, follow.row)
+            yield from make_pipeline(self.explainer, pool, self.options, overlays, check)(parts, on_row)
         finally:
             pool.close()
 
 
-def local_parts(
-    model: Model, options: RunOptions, observer: Observer
-) -> AbstractContextManager[tuple[LocalParts, dict[str, Any]]]:
-    """What explains parts in this process, and the content of run.json.
+def local_part_explainer(
+    model: Model, options: RunOptions
+) -> AbstractContextManager[tuple[LocalPartExplainer, dict[str, Any]]]:
+    """An explainer of parts in this process, and the content of run.json.
 
     Raises:
-        ConfigError, BackendError: a device that does not exist or is not there, at once.
-        CFCAMError: model, layer or memory, on entering.
+        ConfigError, BackendError: at once, if there is no such device.
+        CFCAMError: on entering, if the model, the layer or the target does not work.
     """
-    return _local_parts(model, options, resolve_device(options.device))
+    return _local_part_explainer(model, options, resolve_device(options.device))
 
 
 @contextmanager
-def _local_parts(
+def _local_part_explainer(
     model: Model, options: RunOptions, device: torch.device
-) -> Iterator[tuple[LocalParts, dict[str, Any]]]:
-    with opened(model, options, device) as (explainer, weights):
-        yield LocalParts(explainer, options), about(explainer, weights, options)
+) -> Iterator[tuple[LocalPartExplainer, dict[str, Any]]]:
+    with opened_explainer(model, options, device) as (explainer, weights):
+        yield LocalPartExplainer(explainer, options), about(explainer, weights, options)
 
 
 def make_pipeline(
     explainer: BatchExplainer,
     pool: Pool,
     options: RunOptions,
-    pictures: Pictures | None,
+    overlays: OverlayFiles | None,
     check: Check,
 ) -> Pipeline:
-    """The pipeline as every run has it."""
+    """The pipeline that the options ask for."""
     ahead = max(options.batch_size, 4 * options.workers)
-    return Pipeline(explainer, pool, options.batch_size, ahead, pictures, check)
+    return Pipeline(explainer, pool, options.batch_size, ahead, overlays, check)
 
 
 @contextmanager
-def opened(
+def opened_explainer(
     model: Model,
     options: RunOptions,
     device: torch.device,
     make: Callable[..., BatchExplainer] = BatchExplainer,
 ) -> Iterator[tuple[BatchExplainer, str]]:
-    """An explainer that has run once, and its weights' hash; the model goes back where it was."""
+    """A warmed-up explainer, and the hash of the model's weights. On leaving, the model returns to its device.
+
+    Args:
+        make: makes the explainer, from the arguments of `BatchExplainer`.
+
+    Raises:
+        CFCAMError: the model cannot be loaded, or it, the layer or the target does not work.
+    """
     loaded = load_model(model) if isinstance(model, str) else model() if callable(model) else model
     target = None if options.target is None else loaded.class_index(str(options.target))
     weights = weights_hash(loaded.model)
     home = next((parameter.device for parameter in loaded.model.parameters()), torch.device("cpu"))
-    example = torch.zeros(1, 3, *loaded.preprocess.size, device=home)
     try:
-        with model_errors(example.shape):
-            choices = {
-                name: getattr(options, name) for name in ("precision", "channels_last", "fold_batchnorm")
-            }
-            model = prepared(loaded.model, example, **choices).to(device)
-        ready = replace(loaded, model=model)
-        # An evaluation captures with one method and gives the finer layer to others.
-        finer = options.finer_layer if find_method(options.method).needs_finer else None
-        with CFCAM(
-            model,
-            options.layer,
-            options.config,
-            options.engine,
-            on_invalid="flag",
-            method=options.method,
-            finer_layer=finer,
-        ) as cam:
+        ready = replace(loaded, model=_prepared(loaded, options, home, device))
+        with _cam(ready, options) as cam:
             explainer = make(ready, cam, device, options.batch_size, target)
             explainer.warm_up()
             yield explainer, weights
     finally:
         loaded.model.to(home)
+
+
+def _prepared(
+    loaded: LoadedModel, options: RunOptions, home: torch.device, device: torch.device
+) -> torch.nn.Module:
+    example = torch.zeros(1, 3, *loaded.preprocess.size, device=home)
+    with model_errors(example.shape):
+        model = prepared(
+            loaded.model,
+            example,
+            precision=options.precision,
+            channels_last=options.channels_last,
+            fold_batchnorm=options.fold_batchnorm,
+        )
+        return model.to(device)
+
+
+def _cam(loaded: LoadedModel, options: RunOptions) -> CFCAM:
+    # An evaluation captures with one method; its finer layer is for other methods.
+    finer_layer = options.finer_layer if find_method(options.method).needs_finer else None
+    return CFCAM(
+        loaded.model,
+        options.layer,
+        options.config,
+        options.engine,
+        on_invalid="flag",
+        method=options.method,
+        finer_layer=finer_layer,
+    )

@@ -1,6 +1,6 @@
-"""Parts of samples in, their rows out: decoding runs ahead of the model, pictures are written behind it.
+"""Explains parts: images are decoded ahead of the model, and overlays are written behind it.
 
-The batches of a part are the same in every run, so the rows are the same as well.
+The batches of a part are the same in every run, so its rows are the same as well.
 """
 
 from __future__ import annotations
@@ -10,61 +10,47 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from cfcam_gpu._utils.checks import Check
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
+from cfcam_gpu.dataset.execution.parts import FinishedParts, OverlayFiles, PendingPart
 from cfcam_gpu.dataset.execution.pool import Pool
-from cfcam_gpu.dataset.execution.worker import Failure, OverlayStyle, View
+from cfcam_gpu.dataset.execution.worker import Failure, View
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.atomic_files import NO_SPACE
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.errors import StoreError
-from cfcam_gpu.images.encode import IMAGE_FORMATS
 
-
-@dataclass(frozen=True)
-class Work:
-    """A part to explain: its samples, and by position the rows that stay as they are."""
-
-    part: int
-    samples: list[Sample]
-    kept: dict[int, Row] = field(default_factory=dict)
-
-    def positions(self) -> list[int]:
-        return [i for i in range(len(self.samples)) if i not in self.kept]
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Where and how overlays are written; `in_folders`: one folder per part, so that none grows without bound."""
-
-    out: Path
-    temporary: Path
-    style: OverlayStyle
-    in_folders: bool
-
-    def name(self, part: int, sample: Sample) -> str:
-        return overlay_name(self.style.kind, self.in_folders, part, sample)
-
-
-def overlay_name(kind: str, in_folders: bool, part: int, sample: Sample) -> str:
-    """Path of a sample's overlay below the output folder."""
-    name = f"{sample.name}_cfcam{IMAGE_FORMATS[kind].extension}"
-    return f"overlays/part-{part:05d}/{name}" if in_folders else name
+#: Seconds between two calls of `check` while the pipeline waits for a worker.
+_CHECK_INTERVAL = 0.2
 
 
 @dataclass
 class _Batch:
-    """Samples of one part that are explained together, with what is under way for each."""
+    """Samples of one part that are explained together.
 
-    work: Work
+    Attributes:
+        positions: of the samples in their part.
+        is_last: whether it is the last batch of its part.
+        views: the images being decoded; empty once they are explained.
+        rows: empty until they are explained.
+        overlays: the overlays being written, by the sample's index in the batch.
+    """
+
+    part: PendingPart
     positions: list[int]
-    last: bool
+    is_last: bool
     views: list[Future[Any]] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
-    written: dict[int, Future[Any]] = field(default_factory=dict)
+    overlays: dict[int, Future[Any]] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> list[Sample]:
+        return [self.part.samples[position] for position in self.positions]
+
+    def overlays_done(self) -> bool:
+        return all(future.done() for future in self.overlays.values())
 
 
 class Pipeline:
@@ -72,10 +58,12 @@ class Pipeline:
 
     Args:
         explainer: warmed up.
-        pool: decodes and writes.
-        ahead: samples that may be decoded, or have pictures being written, beyond a batch.
-        pictures: None: no pictures.
-        check: called often, while waiting and while a batch is explained; raises to end the run.
+        pool: decodes images and writes overlays.
+        batch_size: images of a batch.
+        ahead: images that may be decoded in advance of a batch; also, explained images whose overlays may still
+            be unwritten.
+        overlays: None: no overlays are written.
+        check: called often, while waiting and while a batch is explained; what it raises ends the run.
     """
 
     def __init__(
@@ -84,102 +72,106 @@ class Pipeline:
         pool: Pool,
         batch_size: int,
         ahead: int,
-        pictures: Pictures | None,
+        overlays: OverlayFiles | None,
         check: Check,
     ) -> None:
         self.explainer = explainer
         self.pool = pool
         self.batch_size = batch_size
         self.batches_ahead = max(1, -(-ahead // batch_size))
-        self.pictures = pictures
+        self.overlays = overlays
         self.check = check
 
-    def __call__(
-        self, works: Iterable[Work], on_row: Callable[[Row], None]
-    ) -> Iterator[tuple[int, list[Row]]]:
-        """Yields each part's number and rows, in order, once all its rows and pictures are there.
+    def __call__(self, parts: Iterable[PendingPart], on_row: Callable[[Row], None]) -> FinishedParts:
+        """Yields each part's number and rows, in order, as soon as its rows and overlays are complete.
+
+        Args:
+            on_row: called with every new row.
 
         Raises:
             StoreError: the disk is full.
-            CFCAMError: what concerns the whole run (see `BatchExplainer`).
+            CFCAMError: an error that concerns the whole run (see `BatchExplainer`).
         """
         rows: list[Row] = []
-        for batch in self._finished(works):
+        for batch in self._finished_batches(parts):
             for row in batch.rows:
                 on_row(row)
             rows += batch.rows
-            if batch.last:
-                yield batch.work.part, _merged(batch.work, rows)
+            if batch.is_last:
+                yield batch.part.number, batch.part.all_rows(rows)
                 rows = []
 
-    def _finished(self, works: Iterable[Work]) -> Iterator[_Batch]:
-        """Batches with their rows and pictures; a few that are explained wait for their pictures."""
-        behind: deque[_Batch] = deque()
-        for batch in self._decoding(works):
+    def _finished_batches(self, parts: Iterable[PendingPart]) -> Iterator[_Batch]:
+        """Batches whose rows and overlays are complete; a few explained ones wait for their overlays."""
+        explained: deque[_Batch] = deque()
+        for batch in self._decoded_batches(parts):
             self._explain(batch)
-            behind.append(batch)
-            while len(behind) > self.batches_ahead or (behind and _is_written(behind[0])):
-                yield self._written(behind.popleft())
-        while behind:
-            yield self._written(behind.popleft())
+            explained.append(batch)
+            while len(explained) > self.batches_ahead or (explained and explained[0].overlays_done()):
+                yield self._finish(explained.popleft())
+        while explained:
+            yield self._finish(explained.popleft())
 
-    def _decoding(self, works: Iterable[Work]) -> Iterator[_Batch]:
-        """Batches whose images are being decoded, the next ones as well."""
-        coming = self._batches(works)
-        ahead: deque[_Batch] = deque()
+    def _decoded_batches(self, parts: Iterable[PendingPart]) -> Iterator[_Batch]:
+        """Batches whose images are being decoded, as are those of the next few batches."""
+        batches = self._batches(parts)
+        decoding: deque[_Batch] = deque()
         while True:
-            while len(ahead) <= self.batches_ahead and (batch := next(coming, None)) is not None:
-                for position in batch.positions:
-                    sample = batch.work.samples[position]
-                    mask = sample.mask if self.explainer.with_masks else None
-                    preprocess = self.explainer.loaded.preprocess
-                    batch.views.append(self.pool.submit("view", sample.uri, preprocess, mask))
-                ahead.append(batch)
-            if not ahead:
+            while len(decoding) <= self.batches_ahead and (batch := next(batches, None)) is not None:
+                batch.views = [self._decode(sample) for sample in batch.samples]
+                decoding.append(batch)
+            if not decoding:
                 return
-            yield ahead.popleft()
+            yield decoding.popleft()
 
-    def _batches(self, works: Iterable[Work]) -> Iterator[_Batch]:
-        for work in works:
-            positions = work.positions()
+    def _decode(self, sample: Sample) -> Future[Any]:
+        mask = sample.mask if self.explainer.needs_masks else None
+        return self.pool.submit("view", sample.uri, self.explainer.loaded.preprocess, mask)
+
+    def _batches(self, parts: Iterable[PendingPart]) -> Iterator[_Batch]:
+        """At least one batch of each part: a part without new samples has an empty one."""
+        for part in parts:
+            positions = part.new_positions()
             for start in range(0, max(len(positions), 1), self.batch_size):
                 stop = start + self.batch_size
-                yield _Batch(work, positions[start:stop], stop >= len(positions))
+                yield _Batch(part, positions[start:stop], is_last=stop >= len(positions))
 
     def _explain(self, batch: _Batch) -> None:
-        samples = [batch.work.samples[position] for position in batch.positions]
-        views = [self._wait(future) for future in batch.views]
+        """Waits for the images of a batch, makes its rows, and has the overlays written."""
+        samples = batch.samples
+        views = [self._result(future) for future in batch.views]
         batch.views = []
-        good = [i for i, view in enumerate(views) if isinstance(view, View)]
-        found = self.explainer.rows([views[i] for i in good], [samples[i] for i in good], self.check)
-        explained = dict(zip(good, found, strict=True))
+        decoded = [i for i, view in enumerate(views) if isinstance(view, View)]
+        rows = self.explainer.explain([views[i] for i in decoded], [samples[i] for i in decoded], self.check)
+        explained = dict(zip(decoded, rows, strict=True))
         for i, (sample, view) in enumerate(zip(samples, views, strict=True)):
-            told = self._seen(view) | explained[i] if i in explained else _failed(view, "decode")
-            row: Row = {"sample_id": sample.sample_id, "uri": sample.uri, "label": sample.label, **told}
+            columns = self._view_columns(view) | explained[i] if i in explained else _failed(view, "decode")
+            row: Row = {"sample_id": sample.sample_id, "uri": sample.uri, "label": sample.label, **columns}
             batch.rows.append(row)
-            if self.pictures is not None and row["status"] == "ok":
-                batch.written[i] = self._write(self.pictures, batch.work.part, sample, row)
+            if self.overlays is not None and row["status"] == "ok":
+                batch.overlays[i] = self._write_overlay(self.overlays, batch.part.number, sample, row)
 
-    def _seen(self, view: View) -> Row:
+    def _view_columns(self, view: View) -> Row:
         box = self.explainer.loaded.preprocess.visible_box(view.width, view.height)
         return {"width": view.width, "height": view.height, "box": list(box), "decoding": view.decoding}
 
-    def _write(self, pictures: Pictures, part: int, sample: Sample, row: Row) -> Future[Any]:
-        row["overlay"] = pictures.name(part, sample)
+    def _write_overlay(self, overlays: OverlayFiles, part: int, sample: Sample, row: Row) -> Future[Any]:
+        row["overlay"] = overlays.name(part, sample)
         preprocess = self.explainer.loaded.preprocess
-        place = (pictures.out, row["overlay"], pictures.temporary, pictures.style)
-        return self.pool.submit("overlay", sample.uri, preprocess, row["grid"], *place)
+        destination = (overlays.out, row["overlay"], overlays.temporary, overlays.style)
+        return self.pool.submit("overlay", sample.uri, preprocess, row["grid"], *destination)
 
-    def _written(self, batch: _Batch) -> _Batch:
-        for i, future in batch.written.items():
-            result = self._wait(future)
+    def _finish(self, batch: _Batch) -> _Batch:
+        """Waits for the overlays of a batch; a sample whose overlay cannot be written gets an error row."""
+        for i, future in batch.overlays.items():
+            result = self._result(future)
             if isinstance(result, Failure):
-                self._unwritten(batch.rows[i], result)
+                self._overlay_failed(batch.rows[i], result)
         return batch
 
-    def _unwritten(self, row: Row, failure: Failure) -> None:
-        assert self.pictures is not None
-        path = self.pictures.out / str(row["overlay"])
+    def _overlay_failed(self, row: Row, failure: Failure) -> None:
+        assert self.overlays is not None
+        path = self.overlays.out / str(row["overlay"])
         if failure.code in NO_SPACE:
             raise StoreError(
                 f"cannot write {path}: {failure.message}; what is done so far is kept, the same command resumes"
@@ -187,30 +179,20 @@ class Pipeline:
         row |= _failed(failure, "write")
         row |= {"message": f"cannot write {path}: {failure.message}", "overlay": None}
 
-    def _wait(self, future: Future[Any]) -> Any:
+    def _result(self, future: Future[Any]) -> Any:
         while True:
             self.check()
             try:
-                return future.result(timeout=0.2)
+                return future.result(timeout=_CHECK_INTERVAL)
             except FutureTimeoutError:
                 continue
 
 
-def _is_written(batch: _Batch) -> bool:
-    return all(future.done() for future in batch.written.values())
-
-
 def _failed(failure: Failure, stage: str) -> Row:
-    """Columns of a failure; `stage` where its worker could not tell."""
+    """The columns of a failure; `stage` is for a worker that could not tell it."""
     return {
         "status": "error",
         "stage": failure.stage or stage,
         "error_type": failure.error_type,
         "message": failure.message,
     }
-
-
-def _merged(work: Work, rows: list[Row]) -> list[Row]:
-    """The part's rows in its order: the new ones, and those kept."""
-    fresh = iter(rows)
-    return [work.kept[i] if i in work.kept else next(fresh) for i in range(len(work.samples))]

@@ -1,4 +1,4 @@
-"""What an actor of a distributed run does: hold one model and explain parts."""
+"""An actor of a distributed run: a process of a Ray cluster that holds one model and explains parts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import torch
 from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu._utils.device import resolve_device
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
-from cfcam_gpu.dataset.execution.local import make_pipeline, opened
-from cfcam_gpu.dataset.execution.pipeline import Pictures, Work
+from cfcam_gpu.dataset.execution.local import make_pipeline, opened_explainer
+from cfcam_gpu.dataset.execution.parts import OverlayFiles, PendingPart
 from cfcam_gpu.dataset.execution.pool import Pool, make_pool
 from cfcam_gpu.dataset.execution.worker import View
 from cfcam_gpu.dataset.options import RunOptions
@@ -29,74 +29,86 @@ from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.errors import StoreError
 from cfcam_gpu.models import LoadedModel
 
-#: Parts an actor has at a time: the images of the next one are decoded while the model ends the last.
-AT_ONCE = 2
+#: Parts that an actor has at a time: while the model finishes one, the images of the next one are decoded.
+PARTS_AT_ONCE = 2
 
-#: What an actor gives for a part: its rows, and what was logged meanwhile.
+#: An actor's answer for a part: its rows, and the warnings that were logged meanwhile.
 Answer = tuple[list[Row], list[str]]
 
 
 @dataclass(frozen=True)
-class Task:
-    """What an actor needs to begin; `folder` is this process's working folder."""
+class ActorSetup:
+    """What an actor needs to start.
+
+    Attributes:
+        working_folder: relative paths are below this folder.
+        threads: PyTorch's threads; None: its default.
+    """
 
     model: str | Callable[[], LoadedModel]
     options: RunOptions
-    folder: str
+    working_folder: str
     threads: int | None
 
 
-class PartActor:
-    """One model in a process of the cluster."""
+class ExplainerActor:
+    """Holds one model and explains parts; Ray calls its methods, each in a thread of its own.
+
+    Args:
+        path: entries of the driver's `sys.path`; those missing here are added.
+    """
 
     def __init__(self, path: list[str]) -> None:
         sys.path.extend(entry for entry in path if entry not in sys.path)
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self.notes = _Notes()
+        self.warnings = _Warnings()
         self.stack = ExitStack()
         self.pool: Pool | None = None
 
-    def start(self, task: Task) -> dict[str, Any]:
-        """Loads the model and warms it up; the content of run.json. Raises CFCAMError."""
-        self.task, options = task, task.options
-        _enter(task.folder)
-        logging.getLogger("cfcam_gpu").addHandler(self.notes)
-        if task.threads:
-            torch.set_num_threads(task.threads)
+    def start(self, setup: ActorSetup) -> dict[str, Any]:
+        """Loads the model and warms it up. Returns the content of run.json. Raises CFCAMError."""
+        self.options = options = setup.options
+        _change_folder(setup.working_folder)
+        logging.getLogger("cfcam_gpu").addHandler(self.warnings)
+        if setup.threads:
+            torch.set_num_threads(setup.threads)
         device = resolve_device(options.device)
-        self.explainer, weights = self.stack.enter_context(opened(task.model, options, device, _InTurn))
+        opening = opened_explainer(setup.model, options, device, _LockedExplainer)
+        self.explainer, weights = self.stack.enter_context(opening)
         self.pool = make_pool(options.workers, options.sample_timeout)
         return about(self.explainer, weights, options)
 
-    def explain(self, work: Work, pictures: Pictures | None) -> Answer:
-        """The rows of a part, all there. Raises CFCAMError."""
+    def explain(self, part: PendingPart, overlays: OverlayFiles | None) -> Answer:
+        """Explains a part. Raises CFCAMError."""
         assert self.pool is not None
-        if pictures is not None:
-            if not pictures.temporary.is_dir():
-                raise StoreError(_unseen("output folder", str(pictures.out)))
-            pictures = replace(pictures, temporary=pictures.temporary / self.name)
-        pipeline = make_pipeline(self.explainer, self.pool, self.task.options, pictures, never_ends)
-        ((_, rows),) = pipeline([work], lambda row: None)
-        return rows, self.notes.take()
+        if overlays is not None:
+            if not overlays.temporary.is_dir():
+                raise StoreError(_missing_folder("output folder", str(overlays.out)))
+            overlays = replace(overlays, temporary=overlays.temporary / self.name)
+        pipeline = make_pipeline(self.explainer, self.pool, self.options, overlays, never_ends)
+        ((_, rows),) = pipeline([part], _ignore)
+        return rows, self.warnings.take()
 
     def close(self) -> None:
-        """Ends the worker processes; parts under way never end."""
+        """Ends the worker processes; calls of `explain` that still run never return."""
         if self.pool is not None:
             self.pool.close()
 
 
-class _InTurn(BatchExplainer):
-    """Serves the threads of an actor one after the other."""
+class _LockedExplainer(BatchExplainer):
+    """Explains one batch at a time, also when several threads ask."""
 
-    turn = threading.Lock()
+    lock = threading.Lock()
 
-    def rows(self, views: Sequence[View], samples: Sequence[Sample], check: Check = never_ends) -> list[Row]:
-        with self.turn:
-            return super().rows(views, samples, check)
+    def explain(
+        self, views: Sequence[View], samples: Sequence[Sample], check: Check = never_ends
+    ) -> list[Row]:
+        with self.lock:
+            return super().explain(views, samples, check)
 
 
-class _Notes(logging.Handler):
-    """Keeps warnings until the next answer takes them along."""
+class _Warnings(logging.Handler):
+    """Keeps the warnings that are logged until the next answer takes them."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -110,16 +122,19 @@ class _Notes(logging.Handler):
         return lines
 
 
-def _enter(folder: str) -> None:
-    """Relative paths mean the same in every process then."""
+def _ignore(_row: Row) -> None:
+    """The driver learns of rows when their part is done."""
+
+
+def _change_folder(folder: str) -> None:
     try:
         os.chdir(folder)
     except OSError as error:
-        raise StoreError(_unseen("working folder", folder)) from error
+        raise StoreError(_missing_folder("working folder", folder)) from error
 
 
-def _unseen(what: str, folder: str) -> str:
+def _missing_folder(kind: str, folder: str) -> str:
     return (
-        f"the {what} {folder} is not there on {socket.gethostname()}; all machines of the cluster must see "
+        f"the {kind} {folder} is not there on {socket.gethostname()}; all machines of the cluster must see "
         "it, and the images, under the same path"
     )

@@ -1,7 +1,7 @@
-"""A run spread over a Ray cluster: each actor holds one model and explains parts; this process alone stores them.
+"""A run distributed over a Ray cluster: actors hold a model each and explain parts; this process stores them.
 
-All machines must see the images, the output folder and this process's working folder under the same
-paths, and have this package. Rows travel by Ray's own protocol; nothing else is unpickled.
+All machines must have this package, and see the images, the output folder and this process's working folder
+under the same paths. Rows travel by Ray's own protocol; nothing else is unpickled.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from cfcam_gpu.dataset.execution.local import Finished, Follow, Model
+from cfcam_gpu._utils.checks import Check
+from cfcam_gpu._utils.optional import require
+from cfcam_gpu.dataset.execution.local import Model
 from cfcam_gpu.dataset.execution.observer import Interrupted, Observer, watched_signals
-from cfcam_gpu.dataset.execution.pipeline import Pictures, Work
-from cfcam_gpu.dataset.execution.ray_actor import AT_ONCE, PartActor, Task
+from cfcam_gpu.dataset.execution.parts import FinishedParts, OverlayFiles, PendingPart
+from cfcam_gpu.dataset.execution.ray_actor import PARTS_AT_ONCE, ActorSetup, ExplainerActor
 from cfcam_gpu.dataset.execution.ray_cluster import joined_cluster, placement
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.store.fingerprint import differences
@@ -29,24 +31,35 @@ from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.errors import BackendError, CFCAMError, ConfigError
 from cfcam_gpu.models import LoadedModel
 
-#: A part is given up when so many actors have died of it, a run after so many of these or of failed starts in a row.
-DEATHS, GIVEN_UP, STARTS = 3, 3, 3
+#: A part is given up after it has ended this many actors.
+_MAX_DEATHS = 3
 
-#: Seconds that actors have to end their worker processes; after which it is said that none is ready.
-PATIENCE, LONG = 5.0, 60.0
+#: The run ends after this many parts were given up, or after this many failed starts in a row.
+_MAX_GIVEN_UP, _MAX_FAILED_STARTS = 3, 3
+
+#: Seconds until the user is told that no actor has started yet.
+_SLOW_START = 60.0
+
+#: Seconds that actors have to end their worker processes.
+_CLOSE_TIMEOUT = 5.0
+
+#: Seconds to wait for an answer before `check` is called again.
+_CHECK_INTERVAL = 0.2
 
 
-def ray_parts(
+def ray_part_explainer(
     model: Model, options: RunOptions, observer: Observer
-) -> AbstractContextManager[tuple[RayParts, dict[str, Any]]]:
-    """What explains parts on a cluster, and the content of run.json, once a first actor is ready.
+) -> AbstractContextManager[tuple[RayPartExplainer, dict[str, Any]]]:
+    """An explainer of parts on a Ray cluster, and the content of run.json, once a first actor is ready.
 
-    Joins the cluster at RAY_ADDRESS, or one that this process has joined already, else starts Ray here.
+    Joins the cluster that this process has joined already, or the one at RAY_ADDRESS; else starts Ray on this
+    machine.
 
     Raises:
-        ConfigError: a model or device that cannot be sent to other processes, at once.
-        BackendError: Ray is not installed, at once; it is not there, or has too little for the actors.
-        CFCAMError: whatever the actors raise on loading the model.
+        ConfigError: at once, for a model or device that cannot be given to other processes.
+        MissingPackageError: at once, if Ray is not installed.
+        BackendError: on entering, if the cluster cannot be reached or has too little for the actors.
+        CFCAMError: on entering, whatever the actors raise when they load the model.
     """
     if isinstance(model, LoadedModel):
         raise ConfigError(
@@ -59,64 +72,72 @@ def ray_parts(
             "Ray assigns the GPUs of a distributed run: its device must be auto, cpu or cuda, got "
             f"{options.device!r}"
         )
-    try:
-        import ray
-    except ImportError as error:
-        raise BackendError("Ray is not installed; run: pip install 'cfcam-gpu[ray]'") from error
-    return _ray_parts(ray, model, options, observer)
+    return _ray_part_explainer(require("ray", "ray", "Ray"), model, options, observer)
 
 
 @contextmanager
-def _ray_parts(
+def _ray_part_explainer(
     ray: ModuleType, model: str | Callable[[], LoadedModel], options: RunOptions, observer: Observer
-) -> Iterator[tuple[RayParts, dict[str, Any]]]:
+) -> Iterator[tuple[RayPartExplainer, dict[str, Any]]]:
     with joined_cluster(ray):
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         count, cpus, gpus = placement(nodes, options.device, options.actors)
-        task = Task(model, options, os.getcwd(), None if gpus else cpus)
-        # One more thread than parts, for `close`.
-        kind = ray.remote(num_cpus=cpus, num_gpus=gpus, max_concurrency=AT_ONCE + 1)(PartActor)
+        setup = ActorSetup(model, options, os.getcwd(), None if gpus else cpus)
+        # One more thread than parts, so that `close` is answered while parts are being explained.
+        actor_class = ray.remote(num_cpus=cpus, num_gpus=gpus, max_concurrency=PARTS_AT_ONCE + 1)(
+            ExplainerActor
+        )
         path = [os.path.abspath(entry) for entry in sys.path]
-        parts = RayParts(ray, lambda: kind.remote(path), task, count, observer)
+        explainer = RayPartExplainer(ray, lambda: actor_class.remote(path), setup, count, observer)
         try:
-            run = parts.wait_for_first()
+            run = explainer.wait_for_first_actor()
             info = {"command": [os.path.basename(sys.argv[0]), *sys.argv[1:]], "actors": count}
-            yield parts, {**run, "info": {**run["info"], **info}}
+            yield explainer, {**run, "info": {**run["info"], **info}}
         finally:
-            parts.close()
+            explainer.close()
 
 
 @dataclass(eq=False)
 class _Actor:
+    """An actor's handle, and the parts that it has by their number."""
+
     handle: Any
     ready: bool = False
-    works: dict[int, Work] = field(default_factory=dict)
+    parts: dict[int, PendingPart] = field(default_factory=dict)
 
 
-class RayParts:
-    """Hands parts to actors; replaces actors that die and redoes their parts.
+class RayPartExplainer:
+    """Hands parts to actors (see `parts.PartExplainer`); replaces actors that die, and redoes their parts.
 
     Args:
-        make: makes an actor; its handle. It then starts with the task.
+        ray: the module.
+        make_actor: makes an actor and returns its handle.
+        setup: what each actor is started with.
+        count: number of actors.
     """
 
     def __init__(
-        self, ray: ModuleType, make: Callable[[], Any], task: Task, count: int, observer: Observer
+        self,
+        ray: ModuleType,
+        make_actor: Callable[[], Any],
+        setup: ActorSetup,
+        count: int,
+        observer: Observer,
     ) -> None:
-        self.ray, self.make, self.task, self.observer = ray, make, task, observer
-        self.run: dict[str, Any] = {}
+        self.ray, self.make_actor, self.setup, self.observer = ray, make_actor, setup, observer
+        self.run: dict[str, Any] = {}  # the content of run.json, once an actor is ready
         self.actors: list[_Actor] = []
-        self.calls: dict[Any, tuple[_Actor, Work | None]] = {}
-        self.again: deque[Work] = deque()
-        self.deaths: Counter[int] = Counter()
+        self.calls: dict[Any, tuple[_Actor, PendingPart | None]] = {}  # part None: the call of `start`
+        self.to_redo: deque[PendingPart] = deque()
+        self.deaths: Counter[int] = Counter()  # by the part's number
         self.given_up: list[str] = []
         self.failed_starts = 0
         self.exhausted = False
         for _ in range(count):
-            self._start()
+            self._start_actor()
 
     @property
-    def grid(self) -> tuple[int, int]:
+    def map_shape(self) -> tuple[int, int]:
         h, w = self.run["grid"]
         return h, w
 
@@ -132,16 +153,16 @@ class RayParts:
     def device(self) -> str:
         return str(self.run["info"]["device"])
 
-    def wait_for_first(self) -> dict[str, Any]:
+    def wait_for_first_actor(self) -> dict[str, Any]:
         """The content of run.json, from the first actor that is ready. Raises CFCAMError, Interrupted."""
-        said = time.monotonic() + LONG
-        with watched_signals() as stopped:
+        note_at = time.monotonic() + _SLOW_START
+        with watched_signals() as arrived_signal:
             while not self.run:
-                number = stopped()
+                number = arrived_signal()
                 if number is not None:
                     raise Interrupted(number)
-                if time.monotonic() > said:
-                    said = math.inf
+                if time.monotonic() > note_at:
+                    note_at = math.inf
                     self.observer.note(
                         "no actor is ready yet: the cluster is busy, or the model loads slowly"
                     )
@@ -149,78 +170,85 @@ class RayParts:
                     raise AssertionError("no part has been given to an actor yet")
         return self.run
 
-    def __call__(
-        self, works: Iterable[Work], new: int, pictures: Pictures | None, follow: Follow
-    ) -> Finished:
-        """Yields parts as they get done, in any order; in the end nobody writes any more.
+    def explain(
+        self,
+        parts: Iterable[PendingPart],
+        overlays: OverlayFiles | None,
+        on_row: Callable[[Row], None],
+        check: Check,
+    ) -> FinishedParts:
+        """Yields parts in the order in which they get done; afterwards no actor writes any more.
 
         Raises:
             BackendError: actors do not start, differ, or die of certain parts.
             CFCAMError: whatever an actor raises.
         """
-        if pictures is not None:
-            pictures.temporary.mkdir(parents=True, exist_ok=True)
-        coming = iter(works)
+        if overlays is not None:
+            overlays.temporary.mkdir(parents=True, exist_ok=True)
+        rest = iter(parts)
         try:
-            while self._assign(coming, pictures):
-                follow.check()
-                for work, rows in self._answers():
-                    for position in work.positions():
-                        follow.row(rows[position])
-                    yield work.part, rows
+            while self._assign(rest, overlays):
+                check()
+                for part, rows in self._answers():
+                    for position in part.new_positions():
+                        on_row(rows[position])
+                    yield part.number, rows
         finally:
             self.close()
         if self.given_up:
             raise BackendError("; ".join(self.given_up) + "; all other parts are done")
 
-    def _assign(self, coming: Iterator[Work], pictures: Pictures | None) -> bool:
-        """Gives actors what they have room for; false when everything is done."""
+    def _assign(self, rest: Iterator[PendingPart], overlays: OverlayFiles | None) -> bool:
+        """Gives parts to the actors that have room; false when every part is done."""
         for actor in self.actors:
-            while (work := self._next(actor, coming)) is not None:
-                actor.works[work.part] = work
-                self.calls[actor.handle.explain.remote(work, pictures)] = actor, work
-        return not self.exhausted or bool(self.again) or any(actor.works for actor in self.actors)
+            while (part := self._next_part(actor, rest)) is not None:
+                actor.parts[part.number] = part
+                self.calls[actor.handle.explain.remote(part, overlays)] = actor, part
+        return not self.exhausted or bool(self.to_redo) or any(actor.parts for actor in self.actors)
 
-    def _next(self, actor: _Actor, coming: Iterator[Work]) -> Work | None:
-        """A part that was with an actor that died is redone alone, so that no other is blamed for it."""
-        if not actor.ready or any(self.deaths[part] for part in actor.works):
-            return None
-        if self.again:
-            return None if actor.works else self.again.popleft()
-        if len(actor.works) >= AT_ONCE:
-            return None
-        work = next(coming, None)
-        self.exhausted = work is None
-        return work
+    def _next_part(self, actor: _Actor, rest: Iterator[PendingPart]) -> PendingPart | None:
+        """The next part for an actor, None if it has no room.
 
-    def _answers(self) -> Iterator[tuple[Work, list[Row]]]:
-        """The next part that is done, if one is within a moment."""
+        A part whose actor died is redone alone, so that no other part is blamed if it dies again.
+        """
+        if not actor.ready or any(self.deaths[number] for number in actor.parts):
+            return None
+        if self.to_redo:
+            return None if actor.parts else self.to_redo.popleft()
+        if len(actor.parts) >= PARTS_AT_ONCE:
+            return None
+        part = next(rest, None)
+        self.exhausted = part is None
+        return part
+
+    def _answers(self) -> Iterator[tuple[PendingPart, list[Row]]]:
+        """The next part that is done, with all its rows; nothing if none gets done within a moment."""
         errors = self.ray.exceptions
-        done, _ = self.ray.wait(list(self.calls), timeout=0.2)
+        done, _ = self.ray.wait(list(self.calls), timeout=_CHECK_INTERVAL)
         for call in done:
-            actor, work = self.calls.pop(call)
+            actor, part = self.calls.pop(call)
             try:
                 answer = self.ray.get(call)
             except errors.RayTaskError as error:
                 raise self._cause(error) from error
             except errors.RayError as error:
-                self._replace(actor, error)
+                self._replace_actor(actor, error)
                 continue
-            if work is None:
-                self._welcome(actor, answer)
+            if part is None:
+                self._actor_started(actor, answer)
             else:
-                del actor.works[work.part]
-                rows, notes = answer
-                for line in notes:
+                del actor.parts[part.number]
+                rows, warnings = answer
+                for line in warnings:
                     self.observer.note(line)
-                yield work, rows
+                yield part, rows
 
-    def _start(self) -> None:
-        actor = _Actor(self.make())
+    def _start_actor(self) -> None:
+        actor = _Actor(self.make_actor())
         self.actors.append(actor)
-        self.calls[actor.handle.start.remote(self.task)] = actor, None
+        self.calls[actor.handle.start.remote(self.setup)] = actor, None
 
-    def _welcome(self, actor: _Actor, run: dict[str, Any]) -> None:
+    def _actor_started(self, actor: _Actor, run: dict[str, Any]) -> None:
         self.run = self.run or run
         differ = differences(self.run["fingerprint"], run["fingerprint"])
         if differ:
@@ -230,36 +258,36 @@ class RayParts:
             )
         actor.ready, self.failed_starts = True, 0
 
-    def _replace(self, actor: _Actor, error: Exception) -> None:
-        """What the actor had is done again by others."""
+    def _replace_actor(self, actor: _Actor, error: Exception) -> None:
+        """Starts another actor; the parts of this one are redone."""
         self.actors.remove(actor)
-        self.calls = {call: given for call, given in self.calls.items() if given[0] is not actor}
-        with suppress(Exception):  # it is gone, or the machine that it was on
+        self.calls = {call: target for call, target in self.calls.items() if target[0] is not actor}
+        with suppress(Exception):  # the actor is gone, or its machine
             self.ray.kill(actor.handle)
-        reason = _short(error)
+        reason = _short_reason(error)
         self.failed_starts += not actor.ready
-        if self.failed_starts >= STARTS:
+        if self.failed_starts >= _MAX_FAILED_STARTS:
             raise BackendError(f"actors do not start ({reason})")
-        for work in actor.works.values():
-            self._blame(work, reason)
+        for part in actor.parts.values():
+            self._count_death(part, reason)
         self.observer.note(f"an actor is gone ({reason}); another one takes its place")
-        self._start()
+        self._start_actor()
 
-    def _blame(self, work: Work, reason: str) -> None:
-        self.deaths[work.part] += 1
-        if self.deaths[work.part] < DEATHS:
-            self.again.append(work)
+    def _count_death(self, part: PendingPart, reason: str) -> None:
+        self.deaths[part.number] += 1
+        if self.deaths[part.number] < _MAX_DEATHS:
+            self.to_redo.append(part)
             return
-        first, last = work.samples[0].sample_id, work.samples[-1].sample_id
+        first, last = part.samples[0].sample_id, part.samples[-1].sample_id
         self.given_up.append(
-            f"part {work.part} (samples {first!r} to {last!r}) ended its actor {DEATHS} times ({reason}; "
+            f"part {part.number} (samples {first!r} to {last!r}) ended its actor {_MAX_DEATHS} times ({reason}; "
             "out of memory, or an image that crashes a library?)"
         )
-        if len(self.given_up) >= GIVEN_UP:
+        if len(self.given_up) >= _MAX_GIVEN_UP:
             raise BackendError("; ".join(self.given_up) + "; finished parts are kept")
 
     def _cause(self, error: Any) -> Exception:
-        """What an actor raised; where it could not read what it was sent, what to do."""
+        """The exception that an actor raised; a message with a remedy if it could not load the model."""
         if isinstance(error.cause, self.ray.exceptions.RaySystemError):
             line = str(error.cause).strip().splitlines()[-1]
             return BackendError(
@@ -269,15 +297,16 @@ class RayParts:
 
     def close(self) -> None:
         """Ends the actors and their worker processes."""
-        with suppress(Exception):  # whatever Ray cannot do any more, its own end does
+        with suppress(Exception):  # whatever fails here, the end of Ray does
             calls = [actor.handle.close.remote() for actor in self.actors if actor.ready]
             if calls:
-                self.ray.wait(calls, num_returns=len(calls), timeout=PATIENCE)
+                self.ray.wait(calls, num_returns=len(calls), timeout=_CLOSE_TIMEOUT)
             for actor in self.actors:
                 self.ray.kill(actor.handle)
         self.actors, self.calls = [], {}
 
 
-def _short(error: Exception) -> str:
+def _short_reason(error: Exception) -> str:
+    """The first line of an error of Ray, without terminal colours."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip() or type(error).__name__
     return plain.splitlines()[0].rstrip(".")

@@ -84,7 +84,7 @@ def about(explainer: BatchExplainer, weights: str, options: RunOptions) -> dict[
     return {
         "fingerprint": fingerprint(explainer, weights, options),
         "shard_size": options.part_size or PART_SIZE,
-        "grid": list(explainer.grid),
+        "grid": list(explainer.map_shape),
         "size": list(loaded.preprocess.size),
         "class_names": None if loaded.class_names is None else list(loaded.class_names),
         "preprocess": dataclasses.asdict(loaded.preprocess),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from cfcam_gpu.dataset.execution.observer import Observer, counted
-from cfcam_gpu.dataset.execution.pipeline import overlay_name
+from cfcam_gpu.dataset.execution.parts import overlay_name
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.sources.folders import unique_names
 from cfcam_gpu.dataset.sources.sample import Sample
@@ -123,4 +123,4 @@ def _stored_pictures(store: Store) -> Iterator[str]:
         return
     for part in range(plan.parts):
         for sample in plan.samples(part):
-            yield overlay_name(kind, stored["overlay_folders"], part, sample)
+            yield overlay_name(kind, part, sample, in_folders=stored["overlay_folders"])

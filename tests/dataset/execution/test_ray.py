@@ -23,9 +23,9 @@ from PIL import Image
 from cfcam_gpu.dataset import open_results
 from cfcam_gpu.dataset.execution.observer import Interrupted, Observer
 from cfcam_gpu.dataset.execution.ray_cluster import _OwnOutput, joined_cluster, placement
-from cfcam_gpu.dataset.execution.ray_driver import RayParts
+from cfcam_gpu.dataset.execution.ray_driver import RayPartExplainer
 from cfcam_gpu.dataset.store.store import Store
-from cfcam_gpu.errors import BackendError, ConfigError, ModelError, TooManyErrors
+from cfcam_gpu.errors import BackendError, ConfigError, MissingPackageError, ModelError, TooManyErrors
 from cfcam_gpu.models import LoadedModel
 from tests.helpers.launcher import Ended, Launcher, is_alive, wait_until
 from tests.helpers.smallnet import POISON, make_loaded, photo, run, save
@@ -317,14 +317,14 @@ class FakeRay:
         pass
 
 
-def fake_parts(count: int, *answers: object) -> RayParts:
+def fake_parts(count: int, *answers: object) -> RayPartExplainer:
     handle = SimpleNamespace(start=SimpleNamespace(remote=lambda task: object()))
-    return RayParts(FakeRay(*answers), lambda: handle, None, count, Recorder())
+    return RayPartExplainer(FakeRay(*answers), lambda: handle, None, count, Recorder())
 
 
 def test_actors_that_are_not_alike_are_an_error():
     parts = fake_parts(2, *({"fingerprint": {"weights_sha256": text}} for text in "ab"))
-    parts.wait_for_first()
+    parts.wait_for_first_actor()
     with pytest.raises(
         BackendError, match="not alike: weights_sha256 was 'a', now 'b'; give all machines the same"
     ):
@@ -334,7 +334,7 @@ def test_actors_that_are_not_alike_are_an_error():
 def test_actors_that_do_not_start_are_an_error_and_no_endless_wait():
     boom = ray_exceptions.RayError("\x1b[36mno memory.\x1b[39m\nTraceback …")
     with pytest.raises(BackendError, match=r"^actors do not start \(no memory\)$"):
-        fake_parts(1, boom, boom, boom, {"fingerprint": {}}).wait_for_first()
+        fake_parts(1, boom, boom, boom, {"fingerprint": {}}).wait_for_first_actor()
 
 
 def test_a_model_that_an_actor_cannot_read_is_told_in_one_line():
@@ -343,7 +343,7 @@ def test_a_model_that_an_actor_cannot_read_is_told_in_one_line():
     with pytest.raises(
         BackendError, match=r"cannot load the model \(No module named 'mine'\); a function that does"
     ):
-        fake_parts(1, error).wait_for_first()
+        fake_parts(1, error).wait_for_first_actor()
 
 
 @pytest.mark.parametrize(
@@ -427,5 +427,7 @@ def test_rays_own_end_at_sigterm_is_an_interruption(monkeypatch):
 
 def test_without_ray_the_error_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(BackendError, match=r"Ray is not installed; run: pip install 'cfcam-gpu\[ray\]'"):
+    with pytest.raises(
+        MissingPackageError, match=r"Ray is not installed; run: pip install 'cfcam-gpu\[ray\]'"
+    ):
         on_ray(tmp_path / "missing", tmp_path / "out")
