@@ -1,4 +1,9 @@
-"""CF-CAM (Cluster Filter Class Activation Mapping) heatmaps for image classifiers, batched in PyTorch."""
+"""CF-CAM (Cluster Filter Class Activation Mapping) heatmaps for image classifiers, batched in PyTorch.
+
+Start with `CFCAM`, which explains the images of a model, or `explain_activations` where you have
+activations and gradients already. Whole datasets: `cfcam_gpu.dataset`. Importing this package does
+not import PyTorch; the first name that needs it does.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +21,15 @@ if TYPE_CHECKING:
         ImageError,
         InputError,
         InvalidImagesError,
+        MissingPackageError,
         ModelError,
         OutOfMemory,
+        StoreError,
         TargetError,
+        TooManyErrors,
     )
-    from cfcam_gpu.explainer import CFCAM, Explanation, explain_activations
+    from cfcam_gpu.explainer import CFCAM, explain_activations
+    from cfcam_gpu.explanation import Explanation, Problem
 
 __version__ = "0.1.0"
 
@@ -36,14 +45,23 @@ __all__ = [
     "ImageError",
     "InputError",
     "InvalidImagesError",
+    "MissingPackageError",
     "ModelError",
     "OutOfMemory",
+    "Problem",
+    "StoreError",
     "TargetError",
+    "TooManyErrors",
     "explain_activations",
 ]
 
-_HOME = dict.fromkeys(__all__, "errors")
-_HOME |= {"CFCAM": "explainer", "Explanation": "explainer", "explain_activations": "explainer"}
-_HOME |= {"CFCAMConfig": "config", "PRESETS": "config"}
+_HOME = dict.fromkeys(__all__, "errors") | {
+    "CFCAM": "explainer",
+    "CFCAMConfig": "config",
+    "Explanation": "explanation",
+    "PRESETS": "config",
+    "Problem": "explanation",
+    "explain_activations": "explainer",
+}
 
 __getattr__, __dir__ = lazy(__name__, globals(), _HOME)

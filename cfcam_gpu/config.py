@@ -8,45 +8,58 @@ from typing import Any
 
 from cfcam_gpu.errors import ConfigError
 
+#: Names of the filters of gradient maps; `cfcam_gpu.cfcam.filtering` has the functions.
 FILTERS = ("bilateral", "bilateral_relative", "bilateral_square", "gaussian", "upstream", "none")
+#: Names of the ways from gradients to channel weights; `cfcam_gpu.cfcam.weighting` has the functions.
 WEIGHTINGS = ("mean", "softmax", "spatial")
 
-#: Smallest radius of DBSCAN, in units of the activations (published code).
+#: The smallest eps (radius) of DBSCAN, in units of the activations (published code).
 EPS_FLOOR = 1e-5
 
-#: Two channels are neighbours when their distance is at most eps * (1 + EPS_SLACK). Half of the
-#: time eps *is* the distance of one pair; without the slack, rounding would decide whether that
-#: pair counts. The same holds for the norm that is the dominance threshold.
+#: Two channels are neighbours when their distance is at most eps * (1 + EPS_SLACK). About every
+#: second image has a pair of channels at distance eps exactly; without the slack, rounding would
+#: decide whether they are neighbours. The threshold of dominant channels has the same slack.
 EPS_SLACK = 1e-6
 
-#: Labels of channels outside any cluster.
+#: Labels of the channels that are in no cluster.
 NOISE = -1
 DOMINANT = -2
 
 
 @dataclass(frozen=True)
 class CFCAMConfig:
-    """Parameters of CF-CAM (arXiv 2504.00060). Immutable; `dataclasses.replace` makes variants.
+    """Parameters of CF-CAM. Immutable: `dataclasses.replace` makes a changed copy.
 
     Attributes:
-        dominant_percentile: channels whose L2 norm reaches this percentile (0 to 100) of the
-            image's channel norms keep their own gradient and are not clustered. None: no channel
-            is dominant.
-        eps_percentile: percentile (0 to 100) of the pairwise distances that becomes DBSCAN's eps.
-        min_samples_fraction: DBSCAN's min_samples as a fraction (0 to 1) of the clustered
-            channels, rounded down, at least 2.
+        dominant_percentile: a channel is dominant when its L2 norm reaches this percentile (0 to
+            100) of the image's channel norms; it is weighted by its own gradient and not
+            clustered. None: no channel is dominant.
+        eps_percentile: DBSCAN's eps is this percentile (0 to 100) of the distances between channels.
+        min_samples_fraction: DBSCAN's min_samples is this fraction (0 to 1) of the channels that
+            are not dominant, rounded down, at least 2.
         filter: filter of each cluster's mean gradient map, one of `FILTERS`.
-        sigma_space: spatial standard deviation of the filter, in cells of the layer's grid.
+        sigma_space: spatial standard deviation of the filter, in cells of the layer's map.
         sigma_range: range standard deviation of the bilateral filters, in units of the gradient;
             for `bilateral_relative` in standard deviations of the map that is filtered.
-        diameter: window of the filter in cells (odd); None: OpenCV's rule,
-            2 * round(1.5 * sigma_space) + 1. Clamped to what reflection at the map's border allows.
-        weighting: `mean`: a channel's weight is its pooled gradient; `softmax`: those of all
-            channels that are not noise pass through a softmax (published code); `spatial`: every
-            location has its own weight, the positive part of the gradient map that would be pooled,
-            filtered for dominant channels as well.
-        fine_share: how much of the map the finer layer decides (0 to 1) in the method `cfcam-fine`;
-            not used by others.
+        diameter: width of the filter's window in cells (odd). None: OpenCV's rule,
+            2 * round(1.5 * sigma_space) + 1. A window wider than reflection at the map's border
+            allows is made narrower.
+        weighting: one of `WEIGHTINGS`. `mean`: a channel's weight is the mean of its gradient map,
+            or of its cluster's filtered one; `softmax`: these means pass through a softmax over all
+            channels that are not noise (published code); `spatial`: every cell has a weight of its
+            own, the positive part of the gradient map, which is filtered for dominant channels too.
+        fine_share: share (0 to 1) of the finer layer in the map of the methods `cfcam-fine` and
+            `gradcam-fine`; other methods do not use it.
+
+    Raises:
+        ConfigError: a value is out of range or not one of the choices.
+
+    Source: He, Pan and Yao 2025, arXiv 2504.00060, and its published code.
+
+    Example:
+        >>> config = CFCAMConfig(eps_percentile=10)
+        >>> dataclasses.replace(config, filter="gaussian").eps_percentile
+        10
     """
 
     dominant_percentile: float | None = 75.0
@@ -77,10 +90,14 @@ class CFCAMConfig:
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> CFCAMConfig:
-        """The configuration called `name` (a key of `PRESETS`), single parameters replaced.
+        """The configuration called `name` (a key of `PRESETS`); keywords replace single parameters.
 
         Raises:
-            ConfigError: unknown preset or parameter, or a value out of range.
+            ConfigError: the preset or a parameter is unknown, or a value is out of range.
+
+        Example:
+            >>> CFCAMConfig.preset("upstream", eps_percentile=10).weighting
+            'softmax'
         """
         _check_choice("preset", name, tuple(PRESETS))
         known = {field.name for field in dataclasses.fields(cls)}
@@ -89,22 +106,33 @@ class CFCAMConfig:
         return cls(**{**PRESETS[name], **overrides})
 
     def radius(self, h: int, w: int) -> int:
-        """Radius of the filter's window on an h×w map: reflection reaches at most min(h, w) - 1."""
+        """Radius, in cells, of the filter's window on an h×w map; reflection allows min(h, w) - 1 at most.
+
+        Example:
+            >>> CFCAMConfig().radius(28, 28), CFCAMConfig().radius(7, 5)
+            (8, 4)
+        """
         diameter = self.diameter or 2 * round(1.5 * self.sigma_space) + 1
         return min(diameter // 2, min(h, w) - 1)
 
     def min_samples(self, n: int) -> int:
-        """DBSCAN's min_samples for n clustered channels."""
+        """DBSCAN's min_samples where n channels are clustered.
+
+        Example:
+            >>> CFCAMConfig().min_samples(1536)
+            76
+        """
         return max(2, int(self.min_samples_fraction * n))
 
 
+#: Name of a preset -> the parameters in which it differs from the default.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # The published code: softmax over the pooled weights and a global filter.
     "upstream": {"filter": "upstream", "weighting": "softmax"},
-    # The published README's steps read literally: every channel is clustered.
+    # The steps in the published README taken literally: every channel is clustered.
     "workflow": {"dominant_percentile": None},
-    # For layers before the last, whose gradients differ from place to place.
+    # For layers before the last one, where gradients differ from cell to cell.
     "spatial": {
         "weighting": "spatial",
         "filter": "bilateral_relative",

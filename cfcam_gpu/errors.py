@@ -1,18 +1,30 @@
-"""Errors a caller can foresee; every message names what was expected, what came and what to do."""
+"""The errors that this package raises on purpose.
+
+Every message says what was expected, what came instead and what to do. All of them are `CFCAMError`.
+"""
 
 from __future__ import annotations
 
 
 class CFCAMError(Exception):
-    """Base of all errors raised on purpose by this package."""
+    """Base of all errors that this package raises on purpose.
+
+    Example:
+        >>> from cfcam_gpu import CFCAMConfig
+        >>> try:
+        ...     CFCAMConfig(sigma_space=0)
+        ... except CFCAMError as error:
+        ...     print(error)
+        sigma_space must be a positive number, got 0
+    """
 
 
 class ConfigError(CFCAMError, ValueError):
-    """A parameter, preset, filter or weighting that does not exist or is out of range."""
+    """A parameter, preset, filter, method or other choice that does not exist or is out of range."""
 
 
 class BackendError(CFCAMError, RuntimeError):
-    """An engine that was asked for by name and cannot run here."""
+    """The engine or device that was asked for does not exist here or cannot run."""
 
 
 class MissingPackageError(CFCAMError, ImportError):
@@ -20,46 +32,54 @@ class MissingPackageError(CFCAMError, ImportError):
 
 
 class CaptureError(CFCAMError, RuntimeError):
-    """Activations or gradients of the target layer could not be taken."""
+    """The activations or gradients of the target layer could not be captured."""
 
 
 class TargetError(CFCAMError, ValueError):
-    """Targets that do not fit the batch or the model's classes."""
+    """The targets do not fit the batch or the model's classes."""
 
 
 class InvalidImagesError(CFCAMError, ValueError):
-    """Images of a batch that cannot be explained.
+    """Some images of a batch cannot be explained.
 
-    `problems` maps the image's index in the batch to what is wrong with it.
+    Attributes:
+        problems: index of the image in the batch -> what is wrong with it.
+
+    Example:
+        >>> error = InvalidImagesError({2: "the gradients contain NaN or Inf"})
+        >>> error.problems
+        {2: 'the gradients contain NaN or Inf'}
+        >>> str(error).partition(".")[0]
+        'image 2: the gradients contain NaN or Inf'
     """
 
     def __init__(self, problems: dict[int, str]) -> None:
         self.problems = problems
-        listed = "; ".join(f"image {index}: {problem}" for index, problem in problems.items())
+        sentences = "; ".join(f"image {index}: {problem}" for index, problem in problems.items())
         super().__init__(
-            f"{listed}. Remove or repair these images, or pass on_invalid='flag' to get blank maps for them."
+            f"{sentences}. Remove or repair these images, or pass on_invalid='flag' to get blank maps for them."
         )
 
 
 class ModelError(CFCAMError, ValueError):
-    """A model specification, weights file or weights download that cannot be used."""
+    """The model specification, weights file or weights download cannot be used."""
 
 
 class ImageError(CFCAMError, ValueError):
-    """A file that cannot be decoded to an image; the message is the reason, without the file's name."""
+    """A file cannot be decoded to an image; the message is the reason, without the file's name."""
 
 
 class InputError(CFCAMError, ValueError):
-    """Inputs that do not exist or match nothing."""
+    """The inputs do not exist or match nothing."""
 
 
 class OutOfMemory(CFCAMError, RuntimeError):
-    """The device's memory does not hold the batch."""
+    """The batch does not fit into the device's memory."""
 
 
 class StoreError(CFCAMError, RuntimeError):
-    """A run's output folder that cannot be begun, continued, written or read."""
+    """A run's output folder cannot be started, continued, written or read."""
 
 
 class TooManyErrors(CFCAMError, RuntimeError):
-    """A run that was stopped because more of its samples failed than were allowed."""
+    """A run stopped because more samples failed than `max_errors` allows."""

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+import cfcam_gpu
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -50,7 +52,7 @@ def test_every_folder_with_modules_is_a_package_of_the_project(project):
 
 
 @pytest.mark.slow
-def test_a_wheel_holds_every_file(tmp_path):
+def test_a_wheel_holds_every_file_and_the_version(tmp_path):
     source = tmp_path / "source"
     source.mkdir()
     for name in ("cfcam_gpu", "kernels"):
@@ -61,6 +63,7 @@ def test_a_wheel_holds_every_file(tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*command, "-w", str(tmp_path), str(source)], check=True, capture_output=True, text=True)
     (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.startswith(f"cfcam_gpu-{cfcam_gpu.__version__}-")
     with zipfile.ZipFile(wheel) as archive:
         installed = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert installed == _files()
@@ -68,8 +71,6 @@ def test_a_wheel_holds_every_file(tmp_path):
 
 def test_the_version_stands_in_one_place():
     """`cfcam_gpu.__version__`; the changelog's first heading is that version, or what is not released yet."""
-    import cfcam_gpu
-
     changelog = (ROOT / "CHANGELOG.md").read_text()
     heading = re.search(r"^## (\S+)", changelog, re.MULTILINE)
     assert heading is not None

@@ -1,4 +1,4 @@
-"""Names of a package that are imported when first used: processes that only decode images do without PyTorch."""
+"""Public names of a package that are imported at their first use, so that importing the package stays cheap."""
 
 from __future__ import annotations
 
@@ -10,11 +10,19 @@ from typing import Any
 def lazy(
     package: str, names: dict[str, Any], home: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A package's `__getattr__` and `__dir__`.
+    """The `__getattr__` and `__dir__` of a package.
 
     Args:
-        names: the package's `globals()`.
-        home: public name -> module of the package that it is in.
+        package: full name of the package.
+        names: the package's `globals()`; a name is added to it when it is first used.
+        home: public name -> module inside the package that defines it.
+
+    Example:
+        >>> get, listing = lazy("json", {}, {"JSONDecoder": "decoder"})
+        >>> get("JSONDecoder").__module__
+        'json.decoder'
+        >>> listing()
+        ['JSONDecoder']
     """
 
     def get(name: str) -> Any:

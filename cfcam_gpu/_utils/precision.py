@@ -1,4 +1,4 @@
-"""Float32 arithmetic that stays float32, whatever the caller's global settings are."""
+"""Float32 arithmetic that stays float32, whatever global settings the caller has chosen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ import torch
 
 @contextlib.contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
-    """No autocast, no TF32 or bfloat16 inside float32 matrix products; restored on leaving."""
+    """Without gradients, autocast on the device, and TF32 or bfloat16 inside float32 matrix products.
+
+    The caller's settings are restored on leaving.
+
+    Example:
+        >>> with torch.autocast("cpu"), full_float32(torch.device("cpu")):
+        ...     product = torch.ones(2, 2) @ torch.ones(2, 2)
+        >>> product.dtype
+        torch.float32
+    """
     cpu: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     backends = (torch.backends.cuda.matmul, cpu)
     before = [backend.fp32_precision for backend in backends]
