@@ -1,4 +1,4 @@
-"""Where a model runs, and what it raises there told in one line."""
+"""The device a model runs on, and the errors it raises there."""
 
 from __future__ import annotations
 
@@ -9,20 +9,27 @@ from contextlib import contextmanager
 
 import torch
 
+from cfcam_gpu._utils.messages import first_line
 from cfcam_gpu.errors import BackendError, CFCAMError, ConfigError, OutOfMemory
 
-#: The process's number on its machine, as torchrun and Slurm say it.
+#: Environment variables with this process's rank on its machine: torchrun's and Slurm's.
 _LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
 
 
 def resolve_device(text: str) -> torch.device:
-    """`auto` (a CUDA device, else the CPU), `cpu`, `cuda` or `cuda:N`, checked to exist.
+    """The device that a text names, checked to exist.
 
-    `auto` spreads the processes that torchrun or Slurm start on a machine over its CUDA devices.
+    Args:
+        text: `auto` (a CUDA device, or the CPU where there is none), `cpu`, `cuda` or `cuda:N`. With
+            `auto`, the processes that torchrun or Slurm start on one machine get its CUDA devices in turn.
 
     Raises:
         ConfigError: not one of these.
-        BackendError: a CUDA device that is not there; asking for one never falls back to the CPU.
+        BackendError: a CUDA device that does not exist; the CPU never takes its place.
+
+    Example:
+        >>> resolve_device("cpu")
+        device(type='cpu')
     """
     if text == "auto":
         return _automatic()
@@ -48,7 +55,21 @@ def _automatic() -> torch.device:
 
 @contextmanager
 def model_errors(shape: Sequence[int]) -> Iterator[None]:
-    """Turns what a model raises on images of a shape (B, 3, H, W) into one line that says what to do."""
+    """Replaces an error that the model raises in this context by one whose message says what to do.
+
+    Args:
+        shape: (B, 3, H, W) of the images, for the message.
+
+    Raises:
+        OutOfMemory: the device's memory does not hold the batch.
+        CFCAMError: the model failed otherwise; errors of this package pass unchanged.
+
+    Example:
+        >>> with model_errors((1, 3, 8, 8)):
+        ...     raise RuntimeError("no")
+        Traceback (most recent call last):
+        cfcam_gpu.errors.CFCAMError: the model failed on images (1, 3, 8, 8): no; check that it accepts this --size
+    """
     try:
         yield
     except CFCAMError:
@@ -59,14 +80,13 @@ def model_errors(shape: Sequence[int]) -> Iterator[None]:
                 f"out of memory with images {tuple(shape)}; use a smaller --size, another --precision "
                 "or --device cpu"
             ) from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CFCAMError(
-            f"the model failed on images {tuple(shape)}: {reason}; check that --size is one it takes"
+            f"the model failed on images {tuple(shape)}: {first_line(error)}; check that it accepts this --size"
         ) from error
 
 
 def _out_of_memory(error: Exception) -> bool:
-    # On the CPU PyTorch raises a plain RuntimeError.
+    # On the CPU, PyTorch raises a plain RuntimeError.
     text = str(error).lower()
     signs = ("can't allocate memory", "not enough memory", "out of memory")
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in text for sign in signs)

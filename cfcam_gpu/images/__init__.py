@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cfcam_gpu.images.colormaps import COLORMAPS
     from cfcam_gpu.images.contact_sheet import Entry, Strip, draw_contact_sheet
     from cfcam_gpu.images.decode import load_image, load_image_bytes
+    from cfcam_gpu.images.encode import encode_image
     from cfcam_gpu.images.overlay import colorize, draw_overlay, fit_heatmap, upsample_grid
     from cfcam_gpu.images.preprocess import SEED_PREPROCESS, Preprocess
 
@@ -25,6 +26,7 @@ __all__ = [
     "colorize",
     "draw_contact_sheet",
     "draw_overlay",
+    "encode_image",
     "fit_heatmap",
     "load_image",
     "load_image_bytes",
@@ -33,7 +35,7 @@ __all__ = [
 
 _HOME = dict.fromkeys(("Entry", "Strip", "draw_contact_sheet"), "contact_sheet")
 _HOME |= dict.fromkeys(("load_image", "load_image_bytes"), "decode")
-_HOME |= {"COLORMAPS": "colormaps"}
+_HOME |= {"COLORMAPS": "colormaps", "encode_image": "encode"}
 _HOME |= dict.fromkeys(("colorize", "draw_overlay", "fit_heatmap", "upsample_grid"), "overlay")
 _HOME |= dict.fromkeys(("Preprocess", "SEED_PREPROCESS"), "preprocess")
 

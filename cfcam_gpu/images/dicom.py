@@ -61,7 +61,8 @@ def load_dicom(stream: BinaryIO, max_pixels: int) -> Image.Image:
     data = pydicom.dcmread(stream, force=True)
     _check(data, max_pixels)
     if "TransferSyntaxUID" not in data.file_meta:
-        data.file_meta.TransferSyntaxUID = _syntax(*data.original_encoding)
+        implicit, little_endian = data.original_encoding
+        data.file_meta.TransferSyntaxUID = _syntax(implicit=implicit, little_endian=little_endian)
     _hoist_frame_macros(data)
     try:
         pixels = pixel_array(data, index=0)
@@ -87,7 +88,7 @@ def _check(data: Dataset, max_pixels: int) -> None:
     check_pixels(width, height, max_pixels)
 
 
-def _syntax(implicit: bool | None, little_endian: bool | None) -> UID:
+def _syntax(*, implicit: bool | None, little_endian: bool | None) -> UID:
     """The transfer syntax of a file that does not state it, from what pydicom detected while reading."""
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 

@@ -1,6 +1,6 @@
-"""A faster copy of a model: reduced precision, channels-last layout, BatchNorm folded into convolutions.
+"""Faster copies of a model: reduced precision, channels-last layout, BatchNorm folded into convolutions.
 
-Clustering stays in float32 whatever the model's precision.
+Clustering stays in float32, whatever the model's precision is.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from cfcam_gpu.models.options import PRECISIONS
 #: Precision -> the dtype of parameters and buffers.
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in PRECISIONS}
 
-#: Largest difference of the logits, relative to their spread, that folding may make in float32.
-FOLD_TOLERANCE = 1e-3
+#: Largest change of the logits by folding in float32, relative to their standard deviation.
+_FOLD_TOLERANCE = 1e-3
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -36,18 +36,27 @@ def prepared(
     channels_last: bool = False,
     fold_batchnorm: bool = False,
 ) -> nn.Module:
-    """The model in another precision and layout: a copy in eval mode with the same module names, or itself as it is.
+    """A faster copy of the model, in eval mode, with the same module names.
+
+    With the default options the model itself is returned, unchanged.
 
     Args:
-        example: (B,3,H,W) float32 on the model's device, to see which BatchNorm follows which convolution.
-        precision: one of `PRECISIONS`, of all parameters and buffers.
-        channels_last: convolution weights in the NHWC layout, which tensor cores and oneDNN prefer;
-            give the images the same layout.
-        fold_batchnorm: each BatchNorm that is the only consumer of a convolution's output becomes
-            part of it and is replaced by `nn.Identity`.
+        example: (B, 3, H, W) float32 on the model's device. The model is run on it to see which
+            BatchNorm follows which convolution.
+        precision: one of `PRECISIONS`; all parameters and buffers get it.
+        channels_last: the convolutions' weights get the NHWC memory layout, which is faster on tensor
+            cores and with oneDNN; give the images the same layout.
+        fold_batchnorm: each BatchNorm that alone reads a convolution's output becomes part of the
+            convolution, and `nn.Identity` takes its place.
 
     Raises:
         ConfigError: unknown precision, or folding changes the outputs by more than rounding.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)).eval()
+        >>> fast = prepared(model, torch.zeros(1, 3, 4, 4), precision="bfloat16", fold_batchnorm=True)
+        >>> fast[0].weight.dtype, fast[1]
+        (torch.bfloat16, Identity())
     """
     if precision not in PRECISIONS:
         raise ConfigError(unknown("precision", precision, PRECISIONS))
@@ -71,15 +80,15 @@ def _fold(model: nn.Module, example: Tensor) -> None:
         after = model(example)
     if isinstance(before, Tensor):
         change = float((after - before).abs().max() / before.std().clamp_min(1e-12))
-        if not change <= FOLD_TOLERANCE:
+        if not change <= _FOLD_TOLERANCE:
             raise ConfigError(
                 f"folding BatchNorm changes this model's outputs by {change:.1e} of their spread, more than "
-                f"rounding ({FOLD_TOLERANCE:.0e}); use it unfolded"
+                f"rounding ({_FOLD_TOLERANCE:.0e}); use it unfolded"
             )
 
 
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Puts `new` wherever `old` is in the model."""
+    """Replaces the module `old` by `new` in every place of the model."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if child is old:
@@ -88,7 +97,12 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 @dataclass
 class _Use:
-    """A convolution's output: how many functions took it, and the BatchNorm that did."""
+    """What happened to a convolution's output.
+
+    Attributes:
+        consumers: number of functions that computed with it.
+        norm: the BatchNorm that it was the input of; None: there was none.
+    """
 
     convolution: Any
     consumers: int = 0
@@ -96,13 +110,13 @@ class _Use:
 
 
 class _Trace(TorchFunctionMode):
-    """Which functions take the outputs of convolutions, during one forward pass."""
+    """Records during one forward pass which functions compute with the outputs of convolutions."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.calls: dict[nn.Module, int] = {}
         self.uses: dict[int, _Use] = {}
-        self.alive: list[Tensor] = []
+        self.outputs: list[Tensor] = []
         self.handles = [
             module.register_forward_hook(self._ran)
             for module in model.modules()
@@ -112,7 +126,7 @@ class _Trace(TorchFunctionMode):
     def _ran(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.calls[module] = self.calls.get(module, 0) + 1
         if isinstance(module, _CONVOLUTIONS):
-            self.alive.append(output)  # kept, so that no other tensor gets the same id
+            self.outputs.append(output)  # kept alive, so that no other tensor gets the same id
             self.uses[id(output)] = _Use(module)
         elif args and id(args[0]) in self.uses:
             self.uses[id(args[0])].norm = module
@@ -142,7 +156,7 @@ class _Trace(TorchFunctionMode):
 
 
 def _computes(func: Any) -> bool:
-    """Whether a function uses a tensor's values, and does not merely look at its shape or type."""
+    """Whether a function computes with a tensor's values, and does not only read its shape or type."""
     return getattr(func, "__name__", "") not in (
         "__get__",
         "size",

@@ -1,4 +1,4 @@
-"""State dicts from files, read without running code in them, and loaded only where every tensor fits."""
+"""Weights files: read without running code in them, and copied into a model only if every tensor fits."""
 
 from __future__ import annotations
 
@@ -22,10 +22,24 @@ _SAVE_HINT = "save them with torch.save(model.state_dict(), FILE)"
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors by name of a weights file, out of any wrapper, on the CPU. Runs no code in the file.
+    """The tensors of a weights file by their names, on the CPU. No code in the file runs.
+
+    A state dict inside a training checkpoint, under one of the usual keys, is found too.
+
+    Args:
+        path: a .safetensors file, or one that torch.save wrote.
 
     Raises:
-        ModelError: the file cannot be read or holds something else.
+        ModelError: the file cannot be read or does not contain a state dict.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "last.pth"
+        ...     torch.save({"epoch": 3, "state_dict": nn.Linear(2, 1).state_dict()}, path)
+        ...     state = read_state_dict(path)
+        >>> sorted(state)
+        ['bias', 'weight']
     """
     _check_weights_file(path)
     try:
@@ -33,7 +47,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             content: Any = safetensors.torch.load_file(path, device="cpu")
         else:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # on pickle protocols and archives; the outcome is told below
+                warnings.simplefilter("ignore")  # about pickle protocols and archives
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # parsers of damaged files raise nearly anything
         raise ModelError(f"the weights {path} {_load_problem(error)}") from error
@@ -41,14 +55,27 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def load_state_dict(model: nn.Module, state: Mapping[str, Tensor], problem: str) -> None:
-    """Copies `state` into `model`; prefixes that wrappers put before every name are taken off.
+    """Copies the tensors `state` into `model`.
+
+    The prefixes "module." and "_orig_mod.", which DataParallel and torch.compile put before every
+    name, are removed.
+
+    Args:
+        problem: the beginning of the message, if they do not fit.
 
     Raises:
-        ModelError: names or shapes that differ; `problem` opens the message.
+        ModelError: names or shapes differ; the message lists them.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> state = {"module.weight": torch.ones(1, 2), "module.bias": torch.zeros(1)}
+        >>> load_state_dict(model, state, "the weights do not fit")
+        >>> model.weight.tolist()
+        [[1.0, 1.0]]
     """
     own = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
     state = _strip_prefixes(state, own)
-    # Old checkpoints lack the counter, which plays no part in eval mode.
+    # Old checkpoints lack BatchNorm's counter, which eval mode does not use.
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
     shapes = {
@@ -58,9 +85,9 @@ def load_state_dict(model: nn.Module, state: Mapping[str, Tensor], problem: str)
     }
     differing = [f"{key}: file {there}, model {here}" for key, (there, here) in shapes.items()]
     groups = {"missing": missing, "unexpected": unexpected, "with another shape": differing}
-    faults = [f"{len(keys)} {what} ({listed(keys)})" for what, keys in groups.items() if keys]
-    if faults:
-        raise ModelError(f"{problem}: {', '.join(faults)}{_head_hint(shapes.values())}")
+    mismatches = [f"{len(keys)} {what} ({listed(keys)})" for what, keys in groups.items() if keys]
+    if mismatches:
+        raise ModelError(f"{problem}: {', '.join(mismatches)}{_head_hint(shapes.values())}")
     model.load_state_dict(state, strict=False)
 
 
@@ -91,7 +118,7 @@ def _load_problem(error: Exception) -> str:
         )
     if "TorchScript" in text:
         return f"are a TorchScript archive, expected a dictionary of tensors; {_SAVE_HINT}"
-    return f"are damaged or no weights file ({one_line(error)}); copy them again, or {_SAVE_HINT}"
+    return f"are damaged or not a weights file ({one_line(error)}); copy them again, or {_SAVE_HINT}"
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
@@ -121,7 +148,7 @@ def _strip_prefixes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> d
 
 
 def _head_hint(shapes: Iterable[tuple[tuple[int, ...], tuple[int, ...]]]) -> str:
-    """The last layer alone differs, in its outputs only: the number of classes is wrong."""
+    """The number of classes to pass, where the shapes differ only in the last layer's number of outputs."""
     pairs = list(shapes)
     outputs = {there[:1] for there, _ in pairs}
     alike = all(there[1:] == here[1:] and there and here for there, here in pairs)

@@ -10,7 +10,7 @@ from cfcam_gpu.errors import BackendError, CFCAMError, ConfigError, OutOfMemory
 
 
 @pytest.mark.parametrize("text", ["gpu", "cuda:", "cuda:-1", "mps", ""])
-def test_unknown_devices_are_refused(text):
+def test_unknown_devices_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=f"unknown device {text!r}; choose auto, cpu, cuda or cuda:N"):
         resolve_device(text)
 
@@ -25,7 +25,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_a_device_asked_for_is_never_replaced_by_another(cuda):
+def test_a_device_asked_for_is_never_replaced_by_another(cuda: pytest.MonkeyPatch) -> None:
     assert resolve_device("auto") == torch.device("cuda")
     assert resolve_device("cuda:3") == torch.device("cuda:3")
     with pytest.raises(
@@ -39,7 +39,9 @@ def test_a_device_asked_for_is_never_replaced_by_another(cuda):
 
 
 @pytest.mark.parametrize(("variable", "rank", "index"), [("LOCAL_RANK", "1", 1), ("SLURM_LOCALID", "6", 2)])
-def test_the_processes_of_a_launcher_spread_over_the_devices(cuda, variable, rank, index):
+def test_the_processes_of_a_launcher_spread_over_the_devices(
+    cuda: pytest.MonkeyPatch, variable: str, rank: str, index: int
+) -> None:
     cuda.setenv(variable, rank)
     assert resolve_device("auto") == torch.device("cuda", index)
     assert resolve_device("cuda") == torch.device("cuda")
@@ -61,12 +63,14 @@ def test_the_processes_of_a_launcher_spread_over_the_devices(cuda, variable, ran
         (
             ValueError(),
             CFCAMError,
-            r"the model failed on images \(1, 3, 8, 8\): ValueError; check that --size",
+            r"the model failed on images \(1, 3, 8, 8\): ValueError; check that it accepts this --size",
         ),
         (BackendError("as it is"), BackendError, "^as it is$"),
     ],
 )
-def test_what_a_model_raises_is_one_line_that_says_what_to_do(error, kind, message):
+def test_what_a_model_raises_is_one_line_that_says_what_to_do(
+    error: Exception, kind: type[Exception], message: str
+) -> None:
     with pytest.raises(kind, match=message) as caught, model_errors((1, 3, 8, 8)):
         raise error
     assert "\n" not in str(caught.value)

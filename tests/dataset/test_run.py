@@ -548,7 +548,7 @@ class FailingCam:
 
 
 MEMORY = r"out of memory with images \(1, 3, 32, 32\); use a smaller --size"
-FAILED = r"the model failed on images \(1, 3, 32, 32\): %s; check that --size"
+FAILED = r"the model failed on images \(1, 3, 32, 32\): %s; check that it accepts this --size"
 
 
 @pytest.mark.parametrize(

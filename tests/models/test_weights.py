@@ -89,7 +89,7 @@ class _OwnClass(nn.Module):
 
 def _content_cases() -> list[Any]:
     conv = nn.Conv2d(1, 1, 1)
-    damaged = "are damaged or no weights file ("
+    damaged = "are damaged or not a weights file ("
     dictionary = "must be a dictionary of tensors, got"
     return [
         pytest.param("a.pth", b"", "are an empty file; copy or download it again", id="empty"),
@@ -145,7 +145,7 @@ def test_torchscript_archive_is_named(tmp_path: Path) -> None:
 
 def test_cut_weights_file_is_damaged(tmp_path: Path, checkpoint: Path) -> None:
     (tmp_path / "cut.pth").write_bytes(checkpoint.read_bytes()[:100_000])
-    assert "are damaged or no weights file (" in problem(RESNET, weights=tmp_path / "cut.pth")
+    assert "are damaged or not a weights file (" in problem(RESNET, weights=tmp_path / "cut.pth")
 
 
 def test_weights_paths_that_are_no_file(tmp_path: Path) -> None:
