@@ -2,11 +2,12 @@
 
 capture (one forward pass, the head's backward) -> cluster -> filter -> weight -> heatmap
 
-Other methods (see `methods`) take the place of the steps between.
+Another method (see `methods`) replaces the three steps in the middle.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,38 +16,47 @@ from torch import Tensor, nn
 
 from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu._utils.precision import full_float32
-from cfcam_gpu.capture import Targets, capture, describe, score_functions
+from cfcam_gpu.capture import capture
 from cfcam_gpu.capture.layers import TargetLayer, choose_layer, find_layer, finer_layer
-from cfcam_gpu.capture.model_runner import Features, ModelRunner
+from cfcam_gpu.capture.model_runner import ModelRunner
 from cfcam_gpu.capture.model_state import unwrapped
+from cfcam_gpu.capture.targets import Targets, describe, score_functions
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.errors import CaptureError, ConfigError
 from cfcam_gpu.explanation import Explanation, Problem, finished, status_of, without_invalid
 from cfcam_gpu.methods import Method, find_method
+from cfcam_gpu.methods.features import CapturedFeatures, Features
 
 
 class CFCAM:
-    """CF-CAM, or another method's map, of a classifier's layer.
-
-        with CFCAM(model, target_layer="layer4") as cam:
-            result = cam(images)                    # the predicted class of each image
-            result = cam(images, targets=[281, 207])
+    """CF-CAM, or another method, of a layer of a classifier.
 
     Hooks exist only during a call, and the model comes back as it was given, also after an exception.
 
     Args:
         model: returns logits, or an object with `.logits`. A model compiled or wrapped for data
             parallelism is explained through the module inside.
-        target_layer: a module, its name, `NAME:FUNCTION` for the output of the nonlinear function
-            after it (`"features:relu"`), or None: the last module with maps larger than 1×1, after
-            its nonlinearity, found at the first call.
-        config: parameters of CF-CAM.
-        engine: `auto` or a key of `cfcam_gpu.engines.ENGINES`; these are CF-CAM's.
-        on_invalid: `raise` for images that cannot be explained, or `flag`: a blank map for them and
-            `Explanation.status`, without waiting for the device.
+        target_layer: a module, its name, or `NAME:FUNCTION` for the output of the nonlinear function
+            after it (`"features:relu"`). None: the last module with maps larger than 1×1, after its
+            nonlinearity, found at the first call.
+        config: parameters of CF-CAM; other methods read the fields in `Method.reads_config`.
+        engine: `auto` or a key of `cfcam_gpu.engines.ENGINES`; only CF-CAM has engines.
+        on_invalid: `raise` an error for images that cannot be explained, or `flag` them: a blank map
+            and `Explanation.status`, without waiting for the device.
         method: a key of `cfcam_gpu.methods.METHODS`.
-        finer_layer: for a method that looks at two layers (`cfcam-fine`) the earlier one, given as
-            `target_layer` is; None: the last one with maps of twice the target layer's resolution.
+        finer_layer: the earlier layer of a method that looks at two layers (`cfcam-fine`), given as
+            `target_layer` is. None: the last one with maps of twice the target layer's resolution.
+
+    Raises:
+        CaptureError: the model has no such layer.
+        ConfigError, BackendError: an unknown method or engine, or one that does not fit the other arguments.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> with CFCAM(model, target_layer="1", engine="torch", on_invalid="flag") as cam:
+        ...     result = cam(torch.rand(5, 3, 8, 8), targets=[0, 1, 2, 3, 0])
+        >>> result.heatmap.shape, result.grid.shape
+        (torch.Size([5, 8, 8]), torch.Size([5, 6, 6]))
     """
 
     def __init__(
@@ -65,14 +75,14 @@ class CFCAM:
         self.config = config or CFCAMConfig()
         self.engine = engine
         self.on_invalid = on_invalid
-        self._layer = self._found(target_layer)
+        self._layer = self._find(target_layer)
         if finer_layer is not None and not self.method.needs_finer:
             raise ConfigError(f"method {method!r} looks at one layer, target_layer; leave finer_layer out")
-        self._finer = self._found(finer_layer)
+        self._finer = self._find(finer_layer)
         self._calls: int | None = None
         self.method.engine(engine, _device_of(self.model))
 
-    def _found(self, layer: str | nn.Module | None) -> TargetLayer | None:
+    def _find(self, layer: str | nn.Module | None) -> TargetLayer | None:
         if layer is None:
             return None
         return find_layer(self.model, unwrapped(layer) if isinstance(layer, nn.Module) else layer)
@@ -100,26 +110,30 @@ class CFCAM:
             targets: what to explain: None (each image's highest logit), a class, a list or (B,)
                 tensor of classes, (B,K) classes, which share the forward pass and the clustering,
                 or functions of one image's logits.
-            check: called before every pass of the model; what it raises ends the call.
+            check: called often; raises to end the call.
 
         Raises:
             CaptureError, TargetError: the layer, the model's output or the targets do not fit.
             InvalidImagesError: images that cannot be explained (NaN, zero gradient), by index.
         """
-        return self.explain(self._features(images, targets, self.method.uses_gradients, check))
+        return self.explain(
+            self._capture(images, targets, differentiate=self.method.uses_gradients, check=check)
+        )
 
-    def features(self, images: Tensor, targets: Targets = None, *, check: Check = never_ends) -> Features:
-        """The first half of a call: images' activations and gradients, to explain by several methods.
+    def features(
+        self, images: Tensor, targets: Targets = None, *, check: Check = never_ends
+    ) -> CapturedFeatures:
+        """The first half of a call: activations and gradients, which several methods may explain.
 
-        Arguments and errors are a call's; `check` is also called while the features are explained.
+        Arguments and errors are those of a call. `explain` calls `check` as well.
         """
-        return self._features(images, targets, True, check)
+        return self._capture(images, targets, differentiate=True, check=check)
 
-    def explain(self, features: Features) -> Explanation:
-        """The second half of a call: maps from what `features` gave, here or in another `CFCAM` of the model.
+    def explain(self, features: CapturedFeatures) -> Explanation:
+        """The second half of a call: maps of the features that this or another `CFCAM` of the model captured.
 
         Raises:
-            InvalidImagesError: as a call.
+            InvalidImagesError: as in a call.
             ConfigError: the features lack what the method needs.
         """
         expected = (*features.activations.shape[:1], features.k, *features.activations.shape[1:])
@@ -128,26 +142,44 @@ class CFCAM:
                 f"gradients must be (B,K,C,h,w), here {expected}, got {describe(features.gradients)}"
             )
         features = replace(features, config=self.config, engine=self.engine_name)
-        if self.method.needs_finer and features.runner is not None and features.images is not None:
-            finer = self._finer_layer(features.runner.layer, features.images)
-            if features.runner.finer is not finer:  # captured by another method
-                features = replace(features, runner=replace(features.runner, finer=finer), fine=None)
-        result = _explain(features, self.method)
-        return finished(result, features.single, self.on_invalid)
+        if self.method.needs_finer:
+            features = self._with_finer(features)
+        problems = {Problem.TARGET_OUT_OF_RANGE: features.out_of_range}
+        if self.method.uses_gradients:
+            problems[Problem.ZERO_GRADIENT] = (features.gradients == 0).flatten(2).all(2).any(1)
+        result = _explain(features, self.method, problems)
+        result = replace(result, logits=features.logits, targets=features.targets)
+        return finished(result, single=features.single, on_invalid=self.on_invalid)
 
-    def _features(self, images: Tensor, targets: Targets, differentiate: bool, check: Check) -> Features:
-        check()
+    def _with_finer(self, features: CapturedFeatures) -> CapturedFeatures:
+        """The features with those of the finer layer, captured now where another method left them out."""
+        layer = self._finer_layer(features.runner.layer, features.images)
+        if features.finer is not None and features.finer.layer == layer:
+            return features
+        return replace(features, finer=features.captured_at(layer))
+
+    def _capture(
+        self, images: Tensor, targets: Targets, *, differentiate: bool, check: Check
+    ) -> CapturedFeatures:
         images = self._checked(images)
-        with torch.inference_mode(False):
+        with torch.inference_mode(mode=False):
             if self._layer is None:
                 self._layer = choose_layer(self.model, images)
             finer = self._finer_layer(self._layer, images) if self.method.needs_finer else None
-            captured = capture(self.model, self._layer, images, targets, self._calls, differentiate, finer)
+            captured = capture(
+                self.model,
+                self._layer,
+                images,
+                targets,
+                self._calls,
+                differentiate=differentiate,
+                finer=finer,
+                check=check,
+            )
         self._calls = captured.calls
-        functions = score_functions(targets, len(images))
         kind, indices = images.device.type, captured.targets
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        return Features(
+        return CapturedFeatures(
             activations=captured.activations.float(),
             gradients=captured.gradients,
             size=(images.shape[2], images.shape[3]),
@@ -155,12 +187,12 @@ class CFCAM:
             engine=self.engine,
             images=images.detach(),
             targets=None if indices is None else indices.view(len(images), -1),
-            functions=None if functions is None else tuple(functions),
+            functions=tuple(score_functions(targets, len(images)) or ()),
             scores=captured.scores,
             logits=captured.logits,
             out_of_range=captured.out_of_range,
-            runner=ModelRunner(self.model, self._layer, captured.calls, autocast, finer, check),
-            fine=captured.finer,
+            runner=ModelRunner(self.model, self._layer, captured.calls, autocast, check),
+            finer=captured.finer,
             single=indices is None or indices.ndim == 1,
         )
 
@@ -176,7 +208,7 @@ class CFCAM:
 
     @property
     def finer_layer_name(self) -> str | None:
-        """Name of the earlier layer; None for methods without one, and before it is chosen at the first call."""
+        """Name of the earlier layer; None for methods with one layer, and before it is chosen at the first call."""
         return self._finer.label if self._finer else None
 
     def _checked(self, images: Any) -> Tensor:
@@ -218,12 +250,20 @@ def explain_activations(
     Raises:
         ConfigError: shapes that do not fit each other, or a method that needs more.
         InvalidImagesError: NaN or Inf, by the image's index.
+
+    Example:
+        >>> activations, gradients = torch.rand(5, 4, 6, 6), torch.rand(5, 4, 6, 6)
+        >>> explain_activations(activations, gradients, size=(32, 32), engine="torch").heatmap.shape
+        torch.Size([5, 32, 32])
     """
     _check_on_invalid(on_invalid)
     chosen = find_method(method)
-    without = gradients is None and not chosen.uses_gradients
-    _check_features(activations, activations if without else gradients, size)
-    gradients = activations[:, None][:, :0] if without or gradients is None else gradients
+    if gradients is None and not chosen.uses_gradients:
+        _check_features(activations, activations, size)
+        gradients = activations[:, None][:, :0]
+    else:
+        _check_features(activations, gradients, size)
+    assert gradients is not None
     single = gradients.ndim == 4 or not gradients.shape[1]
     features = Features(
         activations=activations,
@@ -232,25 +272,21 @@ def explain_activations(
         config=config or CFCAMConfig(),
         engine=chosen.engine(engine, activations.device),
     )
-    return finished(_explain(features, chosen), single, on_invalid)
+    return finished(_explain(features, chosen, {}), single=single, on_invalid=on_invalid)
 
 
-def _explain(features: Features, method: Method) -> Explanation:
-    """The explanation with an axis K and every problem flagged; `features.engine` is a resolved one."""
-    with torch.inference_mode(False), full_float32(features.activations.device):
+def _explain(features: Features, method: Method, problems: Mapping[Problem, Tensor]) -> Explanation:
+    """The explanation with an axis K and every problem flagged; `features.engine` is a resolved one.
+
+    Args:
+        problems: masks (B,) bool of what is known to be wrong with the images.
+    """
+    with torch.inference_mode(mode=False), full_float32(features.activations.device):
         a, g = features.activations.float(), features.gradients.float()
-        bad_a = ~a.isfinite().flatten(1).all(1)
-        bad_g = ~g.isfinite().flatten(1).all(1) & method.uses_gradients
-        maps = method(replace(features, activations=a, gradients=g).without(bad_a | bad_g))
-        problems = {
-            Problem.ACTIVATIONS_NOT_FINITE: bad_a,
-            Problem.GRADIENTS_NOT_FINITE: bad_g,
-            Problem.MAP_NOT_FINITE: ~maps.grid.isfinite().flatten(1).all(1),
-        }
-        if features.out_of_range is not None:
-            zero = (features.gradients == 0).flatten(2).all(2).any(1)
-            problems[Problem.TARGET_OUT_OF_RANGE] = features.out_of_range
-            problems[Problem.ZERO_GRADIENT] = zero & method.uses_gradients
+        features = replace(features, activations=a, gradients=g)
+        bad_a, bad_g = features.not_finite()
+        bad_g = bad_g & method.uses_gradients
+        maps = method(features.without(bad_a | bad_g))
         clusters = maps.clusters
         result = Explanation(
             heatmap=maps.heatmap,
@@ -260,10 +296,15 @@ def _explain(features: Features, method: Method) -> Explanation:
             labels=None if clusters is None else clusters.labels,
             n_clusters=None if clusters is None else clusters.n_clusters,
             eps=None if clusters is None else clusters.eps,
-            status=status_of(problems),
+            status=status_of(
+                {
+                    **problems,
+                    Problem.ACTIVATIONS_NOT_FINITE: bad_a,
+                    Problem.GRADIENTS_NOT_FINITE: bad_g,
+                    Problem.MAP_NOT_FINITE: ~maps.grid.isfinite().flatten(1).all(1),
+                }
+            ),
             engine=features.engine,
-            logits=features.logits,
-            targets=features.targets,
         )
         return without_invalid(result)
 

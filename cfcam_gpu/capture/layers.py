@@ -1,4 +1,4 @@
-"""Where to look: the target layer by name, by module, or chosen from a forward pass."""
+"""The target layer: found by its name or module, or chosen from a forward pass."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from cfcam_gpu._utils.messages import did_you_mean, unknown
 from cfcam_gpu.capture.model_state import explainable
 from cfcam_gpu.errors import CaptureError
 
-#: Functions of torch that are nonlinearities, in place or not, and their name in a layer's label.
+#: Name of a function of torch that is a nonlinearity, in place or not -> its name in a layer's label.
 NONLINEARITIES = {
     name + suffix: name
     for name in (
@@ -30,7 +31,12 @@ _NORMS = {"batch_norm", "instance_norm", "group_norm"}
 
 @dataclass(frozen=True)
 class TargetLayer:
-    """A module whose output is explained; with `then`, after the function of that name that follows it."""
+    """A module whose output is explained; with `then`, the output of the function of that name after it.
+
+    Example:
+        >>> TargetLayer("features", nn.Identity(), then="relu").label
+        'features:relu'
+    """
 
     name: str
     module: nn.Module
@@ -38,12 +44,20 @@ class TargetLayer:
 
     @property
     def label(self) -> str:
+        """`NAME` or `NAME:FUNCTION`, as `find_layer` takes it."""
         return f"{self.name}:{self.then}" if self.then else self.name
 
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """A candidate: label, type of its module, shape (C,h,w) of its last output, whether it is the choice."""
+    """A layer that can be explained.
+
+    Attributes:
+        name: its label, as `find_layer` takes it.
+        type: class of its module.
+        shape: (C,h,w) of its last output.
+        chosen: whether `choose_layer` takes it.
+    """
 
     name: str
     type: str
@@ -53,6 +67,9 @@ class LayerInfo:
 
 @dataclass(frozen=True)
 class _Call:
+    """The last call of a module: its output's shape (C,h,w), the function that made the output, and the
+    nonlinearity that followed."""
+
     name: str
     module: nn.Module
     shape: tuple[int, ...]
@@ -65,6 +82,11 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> TargetLayer:
 
     Raises:
         CaptureError: the model has no such module; the closest names are listed.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        >>> find_layer(model, "1").label, find_layer(model, model[0]).label
+        ('1', '0')
     """
     if isinstance(layer, nn.Module):
         for name, module in model.named_modules():
@@ -77,11 +99,12 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> TargetLayer:
     modules = dict(model.named_modules(remove_duplicate=False))
     if not name or name not in modules:
         close = difflib.get_close_matches(name, modules, n=5, cutoff=0.4)
-        hint = f"did you mean {', '.join(close)}?" if close else "`cfcam layers` lists them"
-        raise CaptureError(f"the model has no layer {name!r}; {hint}")
+        raise CaptureError(
+            f"the model has no layer {name!r}{did_you_mean(close) or '; `cfcam layers` lists them'}"
+        )
     if then and NONLINEARITIES.get(then) != then:
-        known = ", ".join(sorted(set(NONLINEARITIES.values())))
-        raise CaptureError(f"unknown function {then!r} in layer {layer!r}; choose one of: {known}")
+        functions = sorted(set(NONLINEARITIES.values()))
+        raise CaptureError(f"layer {layer!r}: {unknown('function', then, functions)}")
     return TargetLayer(name, modules[name], then or None)
 
 
@@ -93,6 +116,11 @@ def choose_layer(model: nn.Module, images: Tensor) -> TargetLayer:
 
     Raises:
         CaptureError: no module has such an output.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
+        >>> choose_layer(model, torch.rand(1, 3, 4, 4)).label
+        '1'
     """
     calls = _trace(model, images[:1])
     chosen = _choice(calls)
@@ -102,12 +130,20 @@ def choose_layer(model: nn.Module, images: Tensor) -> TargetLayer:
 def finer_layer(model: nn.Module, layer: TargetLayer, images: Tensor) -> TargetLayer:
     """The last layer before `layer` whose maps have at least twice its rows and columns.
 
-    One inside a module that goes on to make smaller maps is taken only where there is no other: the
-    end of a stage of a network, not the inside of the block that halves the resolution. Modules around
-    `layer` do not count as such.
+    The end of a stage of the network is preferred to a layer inside the block that halves the
+    resolution: a layer within a module whose own output is smaller is taken only where there is no
+    other. Modules that contain `layer` are left out of this comparison.
+
+    Args:
+        images: a batch as the model takes it; its first image is run once.
 
     Raises:
         CaptureError: there is none.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.ReLU())
+        >>> finer_layer(model, find_layer(model, "3"), torch.rand(1, 3, 10, 10)).label
+        '1'
     """
     calls = _trace(model, images[:1])
     own = next((call for call in calls if call.module is layer.module), None)
@@ -134,14 +170,23 @@ def finer_layer(model: nn.Module, layer: TargetLayer, images: Tensor) -> TargetL
 
 
 def _rows_around(name: str, rows: dict[str, int]) -> list[int]:
-    """Rows of the maps that the modules around a module put out."""
+    """Rows of the maps that the modules containing a module put out."""
     parts = name.split(".")
     around = (".".join(parts[:n]) for n in range(1, len(parts)))
     return [rows[module] for module in around if module in rows]
 
 
 def list_layers(model: nn.Module, images: Tensor) -> list[LayerInfo]:
-    """All candidates in the order in which they ran last, the automatic choice marked."""
+    """All layers that can be explained, in the order of their last calls, the automatic choice marked.
+
+    Raises:
+        CaptureError: there is none.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        >>> [(layer.name, layer.shape, layer.chosen) for layer in list_layers(model, torch.rand(1, 3, 4, 4))]
+        [('0', (4, 2, 2), False), ('1', (4, 2, 2), True)]
+    """
     calls = _trace(model, images[:1])
     chosen = _choice(calls)
     infos = []
@@ -153,7 +198,7 @@ def list_layers(model: nn.Module, images: Tensor) -> list[LayerInfo]:
 
 def _choice(calls: list[_Call]) -> _Call:
     for call in reversed(calls):
-        # Before its nonlinearity a normalised map is centred on zero: class activation maps of it are blank.
+        # Before its nonlinearity a normalised map is centred on zero, and class activation maps of it are blank.
         if call.followed_by is not None or call.made_by not in _NORMS:
             return call
     raise CaptureError(
@@ -196,7 +241,7 @@ def _hooks(model: nn.Module, record: Any) -> Iterator[None]:
 
 
 class _Recorder(TorchFunctionMode):
-    """Which function made each tensor, and which nonlinearities took it and when, by the tensor's id."""
+    """Records, by each tensor's id, the function that made it and the nonlinearities it went into, with the step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -205,18 +250,24 @@ class _Recorder(TorchFunctionMode):
         self.nonlinearities: dict[int, list[tuple[int, str]]] = {}
         self.alive: list[Tensor] = []
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         self.step += 1
         name = getattr(func, "__name__", "")
         if args and isinstance(args[0], Tensor) and name in NONLINEARITIES:
             self.nonlinearities.setdefault(id(args[0]), []).append((self.step, NONLINEARITIES[name]))
         if isinstance(result, Tensor):
-            # Kept, so that no other tensor gets the same id.
+            # Kept alive, so that no other tensor gets the same id.
             self.alive.append(result)
             self.made_by[id(result)] = name.rstrip("_")
         return result
 
     def nonlinearity_after(self, tensor: Tensor, step: int) -> str | None:
-        """The first nonlinearity applied to the tensor after a step."""
-        return next((name for when, name in self.nonlinearities.get(id(tensor), []) if when > step), None)
+        """The first nonlinearity that took the tensor after a step."""
+        return next((name for at, name in self.nonlinearities.get(id(tensor), []) if at > step), None)

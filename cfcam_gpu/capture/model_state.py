@@ -1,4 +1,4 @@
-"""The state a model is explained in, and its return to the one it came in."""
+"""The state a model is explained in; on leaving, the model is as it was given."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu.errors import CaptureError
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside `torch.compile`'s and the data-parallel wrappers; it shares its parameters with them.
 
-    Compiled and replicated code does not run hooks set later, so the module itself is explained, eagerly.
+    Compiled and replicated code does not run hooks that are set later, so the module inside is
+    explained, without compilation.
+
+    Example:
+        >>> layer = nn.Linear(3, 2)
+        >>> unwrapped(torch.compile(layer)) is layer
+        True
     """
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while isinstance(model, wrappers) or hasattr(model, "_orig_mod"):
@@ -26,27 +33,61 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def explainable(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, frozen, run eagerly and outside inference mode; all undone on leaving."""
+    """Within it the model is in eval mode, frozen, not compiled and outside inference mode.
+
+    Raises:
+        CaptureError: the model's parameters were made under inference mode.
+
+    Example:
+        >>> model = nn.Linear(3, 2)
+        >>> with explainable(model):
+        ...     model.training, model.weight.requires_grad
+        (False, False)
+        >>> model.training, model.weight.requires_grad
+        (True, True)
+    """
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise CaptureError(
             "the model's parameters were created under torch.inference_mode and cannot take part in a "
             "backward pass; create or load the model outside of it"
         )
     training = [module for module in model.modules() if module.training]
-    thawed = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with contextlib.ExitStack() as stack:
         # Compiled code would not run the hooks.
         if any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules()):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.inference_mode(mode=False))
         try:
             for module in training:
                 module.training = False
-            for parameter in thawed:
-                parameter.requires_grad_(False)
+            for parameter in trainable:
+                parameter.requires_grad = False
             yield
         finally:
             for module in training:
                 module.training = True
-            for parameter in thawed:
-                parameter.requires_grad_(True)
+            for parameter in trainable:
+                parameter.requires_grad = True
+
+
+@contextlib.contextmanager
+def checked(model: nn.Module, device: torch.device, check: Check) -> Iterator[None]:
+    """Calls `check`, and within it once more before each module of the model runs on the CPU.
+
+    There a pass of a large model takes seconds, and whoever ends it should not wait for its end.
+
+    Example:
+        >>> calls = []
+        >>> model = nn.Sequential(nn.ReLU(), nn.ReLU())
+        >>> with checked(model, torch.device("cpu"), lambda: calls.append(1)):
+        ...     _ = model(torch.zeros(1))
+        >>> len(calls)
+        4
+    """
+    check()
+    modules = () if check is never_ends or device.type != "cpu" else model.modules()
+    with contextlib.ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_pre_hook(lambda *_: check()).remove)
+        yield

@@ -190,7 +190,7 @@ class Outcome:
     def print(self, show_predicted: bool = False) -> None:
         summary, tally = self.summary, self.summary.tally
         few = summary.total <= MOST_ROWS
-        clustered = METHODS[self.results.run["fingerprint"].get("method", "cfcam")].clusters
+        clustered = METHODS[self.results.run["fingerprint"].get("method", "cfcam")].is_cfcam
         left_out = (set() if show_predicted else {"predicted"}) | (set() if clustered else _OF_CLUSTERS)
         columns = [c for c in _COLUMNS if c[0] not in left_out]
         shown = (row for row in self._rows() if row["status"] == "ok" and (few or row["blank"]))

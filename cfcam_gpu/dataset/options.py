@@ -92,8 +92,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         method = find_method(self.method)
-        if not method.clusters and self.config != CFCAMConfig():
-            raise ConfigError(f"presets and parameters are cfcam's, {self.method} has none; leave them out")
+        method.check_config(self.config)
         self._check_finer(method)
         least = {"batch_size": 1, "workers": 0, "world_size": 1}
         for name, low in least.items():

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cfcam_gpu._utils.checks import Check
-from cfcam_gpu.capture.model_runner import Features
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer, Item, error_columns, rows_of
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.evaluation.cost import images_per_second
@@ -22,6 +21,7 @@ from cfcam_gpu.evaluation.options import EvaluationOptions
 from cfcam_gpu.explainer import CFCAM
 from cfcam_gpu.explanation import Explanation
 from cfcam_gpu.methods import METHODS
+from cfcam_gpu.methods.features import CapturedFeatures
 from cfcam_gpu.metrics.base import Case, Column, Metric
 
 log = logging.getLogger("cfcam_gpu")
@@ -67,7 +67,7 @@ class Evaluator(BatchExplainer):
                 self.map_shape = max(self.map_shape[0], rows), max(self.map_shape[1], columns)
 
     def _cam(self, name: str, config: Any, layer: str | None) -> CFCAM:
-        engine = self.options.engine if METHODS[name].clusters else "auto"  # engines are CF-CAM's
+        engine = self.options.engine if METHODS[name].has_engines else "auto"
         finer = self.options.finer_layer if METHODS[name].needs_finer else None
         return CFCAM(self.cam.model, layer, config, engine, "flag", name, finer)
 
@@ -85,7 +85,6 @@ class Evaluator(BatchExplainer):
             label: rows_of(self._measured(case, check) | _map_columns(explained[label], self.map_shape))
             for label, case in cases.items()
         }
-        assert features.logits is not None
         masks = next(iter(cases.values())).masks
         told = self.prediction_columns(features.logits, next(iter(cases.values())).targets)
         told["masked"] = [False] * len(items) if masks is None else masks.flatten(1).any(1).tolist()
@@ -109,28 +108,24 @@ class Evaluator(BatchExplainer):
             error_columns("InvalidImagesError", problem) if problem else next(rows) for problem in problems
         ]
 
-    def _measure_cost(self, features: Features, check: Check) -> None:
+    def _measure_cost(self, features: CapturedFeatures, check: Check) -> None:
         if self.on_cost is not None:
-            assert features.images is not None
-            assert features.targets is not None
-            self.on_cost(images_per_second(self.cams, features.images, features.targets[:, 0], check))
+            self.on_cost(images_per_second(self.cams, features.images, features.classes[:, 0], check))
             self.on_cost = None
 
     def _cases(
         self,
         items: Sequence[Item],
         pixels: Tensor,
-        features: Features,
+        features: CapturedFeatures,
         explained: dict[str, Explanation],
         check: Check,
     ) -> dict[str, Case]:
         """Each method's case; they share all but the maps."""
-        assert features.logits is not None
-        assert features.targets is not None
         shared: dict[str, Any] = {
             "images": pixels.permute(0, 3, 1, 2).float() / 255,
-            "targets": features.targets[:, 0],
-            "clean": features.logits.softmax(1).gather(1, features.targets)[:, 0],
+            "targets": features.classes[:, 0],
+            "clean": features.logits.softmax(1).gather(1, features.classes)[:, 0],
             "seeds": torch.tensor([sample_seed(sample.sample_id) for _, sample in items]),
             "model": self._model(features),
             "masks": _masks(items, pixels),
@@ -145,11 +140,9 @@ class Evaluator(BatchExplainer):
             for label, explanation in explained.items()
         }
 
-    def _model(self, features: Features) -> Callable[[Tensor], Tensor]:
-        captured, runner = features.asked
-
+    def _model(self, features: CapturedFeatures) -> Callable[[Tensor], Tensor]:
         def model(images: Tensor) -> Tensor:
-            return runner.logits(self.normalise(images).to(captured.dtype))
+            return features.runner.logits(self.normalise(images).to(features.images.dtype))
 
         return model
 
@@ -168,7 +161,7 @@ class Evaluator(BatchExplainer):
         return found
 
 
-def _explained(cam: CFCAM, features: Features, check: Check) -> Explanation:
+def _explained(cam: CFCAM, features: CapturedFeatures, check: Check) -> Explanation:
     check()
     return cam.explain(features)
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from cfcam_gpu._utils.checks import Check, never_ends
-from cfcam_gpu.capture.model_runner import Features
 from cfcam_gpu.explainer import CFCAM
 from cfcam_gpu.images.preprocess import Preprocess
+from cfcam_gpu.methods.features import CapturedFeatures
 
 
 def normaliser(preprocess: Preprocess) -> Callable[[Tensor], Tensor]:
@@ -35,7 +35,7 @@ class BatchMaps:
     """
 
     cam: CFCAM
-    features: Features
+    features: CapturedFeatures
     normalise: Callable[[Tensor], Tensor]
     at_once: int
     check: Check = never_ends
@@ -60,9 +60,6 @@ class BatchMaps:
         )
 
     def of_model(self, model: nn.Module) -> Tensor:
-        images, targets = self.features.images, self.features.targets
-        assert images is not None  # features were captured from images for one class each
-        assert targets is not None
         cam = self.cam
         other = CFCAM(
             model,
@@ -73,4 +70,4 @@ class BatchMaps:
             cam.method.name,
             cam.finer_layer_name,
         )
-        return other(images, targets[:, 0], check=self.check).heatmap
+        return other(self.features.images, self.features.classes[:, 0], check=self.check).heatmap

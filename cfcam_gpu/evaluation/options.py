@@ -121,7 +121,7 @@ class EvaluationOptions(RunOptions):
             "methods": {
                 label: {
                     "method": name,
-                    **({"config": dataclasses.asdict(config)} if METHODS[name].clusters else {}),
+                    **({"config": dataclasses.asdict(config)} if METHODS[name].is_cfcam else {}),
                 }
                 for label, (name, config) in self.cams().items()
             },

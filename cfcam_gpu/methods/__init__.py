@@ -1,174 +1,131 @@
-"""Class activation map methods by name: each a small function of a layer's features, batched, on their device."""
+"""Class activation map methods by name: each a small function of a layer's features, batched, on their device.
+
+Importing this package imports neither PyTorch nor the methods themselves.
+"""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from cfcam_gpu.capture.model_runner import Features
-from cfcam_gpu.cfcam.maps import Maps, maps_of, over_maximum
+from cfcam_gpu._utils.lazy import lazy
+from cfcam_gpu._utils.messages import unknown
 from cfcam_gpu.config import PRESETS, CFCAMConfig
-from cfcam_gpu.engines import ENGINES, resolve_engine
 from cfcam_gpu.errors import ConfigError
-from cfcam_gpu.methods.gradient import (
-    gradcam,
-    gradcam_plus_plus,
-    hirescam,
-    layercam,
-    smoothgradcam_plus_plus,
-    xgradcam,
-)
-from cfcam_gpu.methods.gradient_free import ablationcam, eigencam, random, scorecam
+from cfcam_gpu.methods.base import Method
 
+if TYPE_CHECKING:
+    from cfcam_gpu.methods.features import CapturedFeatures, Features
 
-def cfcam(features: Features) -> Maps:
-    """He, Pan and Yao 2025, arXiv 2504.00060; see the modules of its stages."""
-    f = features
-    return ENGINES[f.engine].run(f.activations, f.gradients, f.size, f.config)
+__all__ = ["METHODS", "CapturedFeatures", "Features", "Method", "find_method", "parse_method"]
 
+__getattr__, __dir__ = lazy(__name__, globals(), {"CapturedFeatures": "features", "Features": "features"})
 
-def cfcam_fine(features: Features) -> Maps:
-    """CF-CAM of the layer, sharpened by CF-CAM (preset `spatial`) of an earlier layer with larger maps."""
-    coarse, (finer, bad) = cfcam(features), _finite(features.finer())
-    fine = cfcam(replace(finer, config=CFCAMConfig.preset("spatial"))).grid
-    grid = _sharpened(coarse.grid, fine.masked_fill(bad, torch.nan), features.config.fine_share)
-    return maps_of(grid, features.size, coarse.clusters)
+#: The fields of a configuration that the published method reads.
+_CFCAM_FIELDS = (
+    "dominant_percentile", "eps_percentile", "min_samples_fraction", "filter", "sigma_space", "sigma_range",
+    "diameter", "weighting",
+)  # fmt: skip
 
-
-def gradcam_fine(features: Features) -> Tensor:
-    """Grad-CAM of the layer, sharpened likewise by LayerCAM: what `cfcam-fine` is without clusters."""
-    finer, bad = _finite(features.finer())
-    fine = layercam(finer).masked_fill(bad, torch.nan)
-    return _sharpened(gradcam(features), fine, features.config.fine_share)
-
-
-def _finite(features: Features) -> tuple[Features, Tensor]:
-    """The features with zeros for images that hold NaN or Inf, and which these are, (B,1,1,1) bool."""
-    a, g = features.activations, features.gradients
-    bad = ~(a.isfinite().flatten(1).all(1) & g.isfinite().flatten(1).all(1))
-    return features.without(bad), bad[:, None, None, None]
-
-
-def _sharpened(coarse: Tensor, fine: Tensor, share: float) -> Tensor:
-    """The map (B,K,h,w) M on the grid of m (B,K,h',w'): M · (1 - share + share · sqrt(m / max m)).
-
-    M says where the class is, m, of an earlier layer, where exactly. LayerCAM (Jiang et al. 2021) joins
-    layers as well, by the larger value; here the map is zero where M is.
-    """
-    evidence = over_maximum(fine).sqrt()
-    grid = F.interpolate(coarse, size=fine.shape[2:], mode="bilinear", align_corners=False)
-    return grid * (1 - share * (1 - evidence))
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to make maps.
-
-    Attributes:
-        function: features -> grid (B,K,h,w) float32, not negative, or `Maps`.
-        uses_gradients: whether it reads `Features.gradients`.
-        needs_model: whether it runs the model again.
-        about: one line for people; source: where it was published.
-        needs_finer: whether it looks at an earlier layer as well.
-        per_channel: whether it runs the model, or its head, once for each channel.
-    """
-
-    name: str
-    function: Callable[[Features], Maps | Tensor]
-    uses_gradients: bool
-    needs_model: bool
-    about: str
-    source: str
-    needs_finer: bool = False
-    per_channel: bool = False
-
-    def __call__(self, features: Features) -> Maps:
-        """The maps of B images for K targets.
-
-        Raises:
-            ConfigError: the features lack what the method needs.
-        """
-        if self.needs_model and features.runner is None:
-            raise ConfigError(f"method {self.name!r} runs the model again; use CFCAM(model, method=...)")
-        if self.uses_gradients and not features.gradients.shape[1]:
-            raise ConfigError(f"method {self.name!r} needs gradients; capture or pass them")
-        maps = self.function(features)
-        return maps if isinstance(maps, Maps) else maps_of(maps, features.size)
-
-    @property
-    def clusters(self) -> bool:
-        """Whether it is CF-CAM, which has engines and a configuration."""
-        return self.function in (cfcam, cfcam_fine)
-
-    def engine(self, name: str, device: torch.device) -> str:
-        """The engine that runs on a device when `name` was asked for; only CF-CAM has several.
-
-        Raises:
-            BackendError: one that is unknown or cannot run there.
-            ConfigError: another than PyTorch's for a method that has no other.
-        """
-        resolved = resolve_engine(name, device)
-        if self.clusters:
-            return resolved
-        if name not in ("auto", "torch"):
-            raise ConfigError(f"engine {name!r} is one of cfcam's; {self.name} runs in PyTorch, engine auto")
-        return "torch"
-
-
-#: In the order of a table for people; each with whether it uses gradients and needs the model.
+#: In the order in which people see them.
 _ALL = (
     Method(
-        "cfcam", cfcam, True, False, "clustered channels, filtered gradients",
+        "cfcam",
+        "gradient:cfcam",
+        "clustered channels, filtered gradients",
         "He et al. 2025, arXiv 2504.00060",
+        uses_gradients=True,
+        is_cfcam=True,
+        has_engines=True,
+        reads_config=_CFCAM_FIELDS,
     ),
     Method(
-        "cfcam-fine", cfcam_fine, True, True, "cfcam, sharpened by an earlier layer with larger maps", "",
+        "cfcam-fine",
+        "sharpened:cfcam_fine",
+        "cfcam, sharpened by an earlier layer with larger maps",
+        uses_gradients=True,
+        needs_model=True,
         needs_finer=True,
+        is_cfcam=True,
+        has_engines=True,
+        reads_config=(*_CFCAM_FIELDS, "fine_share"),
     ),
     Method(
-        "gradcam-fine", gradcam_fine, True, True, "gradcam, sharpened likewise by layercam", "",
+        "gradcam-fine",
+        "sharpened:gradcam_fine",
+        "gradcam, sharpened likewise by layercam",
+        uses_gradients=True,
+        needs_model=True,
         needs_finer=True,
+        reads_config=("fine_share",),
     ),
-    Method("gradcam", gradcam, True, False, "mean gradients", "Selvaraju et al. 2017, arXiv 1610.02391"),
     Method(
-        "gradcam++", gradcam_plus_plus, True, False, "weighted positive gradients",
+        "gradcam",
+        "gradient:gradcam",
+        "mean gradients",
+        "Selvaraju et al. 2017, arXiv 1610.02391",
+        uses_gradients=True,
+    ),
+    Method(
+        "gradcam++",
+        "gradient:gradcam_plus_plus",
+        "weighted positive gradients",
         "Chattopadhay et al. 2018, arXiv 1710.11063",
+        uses_gradients=True,
     ),
     Method(
-        "smoothgradcam++", smoothgradcam_plus_plus, False, True, "gradcam++ over noisy copies of the image",
+        "smoothgradcam++",
+        "gradient:smoothgradcam_plus_plus",
+        "gradcam++ over noisy copies of the image",
         "Omeiza et al. 2019, arXiv 1908.01224",
+        needs_model=True,
     ),
     Method(
-        "hirescam", hirescam, True, False, "gradient times activation",
+        "hirescam",
+        "gradient:hirescam",
+        "gradient times activation",
         "Draelos and Carin 2020, arXiv 2011.08891",
+        uses_gradients=True,
     ),
     Method(
-        "layercam", layercam, True, False, "positive gradient times activation",
+        "layercam",
+        "gradient:layercam",
+        "positive gradient times activation",
         "Jiang et al. 2021, doi 10.1109/TIP.2021.3089943",
+        uses_gradients=True,
     ),
     Method(
-        "xgradcam", xgradcam, True, False, "gradients averaged by activation",
+        "xgradcam",
+        "gradient:xgradcam",
+        "gradients averaged by activation",
         "Fu et al. 2020, arXiv 2008.02312",
+        uses_gradients=True,
     ),
     Method(
-        "scorecam", scorecam, False, True, "scores of the image masked by each channel",
-        "Wang et al. 2020, arXiv 1910.01279", per_channel=True,
+        "scorecam",
+        "gradient_free:scorecam",
+        "scores of the image masked by each channel",
+        "Wang et al. 2020, arXiv 1910.01279",
+        needs_model=True,
+        per_channel=True,
     ),
     Method(
-        "ablationcam", ablationcam, False, True, "drop of the score without each channel",
-        "Desai and Ramaswamy 2020, doi 10.1109/WACV45572.2020.9093360", per_channel=True,
+        "ablationcam",
+        "gradient_free:ablationcam",
+        "drop of the score without each channel",
+        "Desai and Ramaswamy 2020, doi 10.1109/WACV45572.2020.9093360",
+        needs_model=True,
+        per_channel=True,
     ),
     Method(
-        "eigencam", eigencam, False, False, "first principal component, no class",
+        "eigencam",
+        "gradient_free:eigencam",
+        "first principal component, no class",
         "Muhammad and Yeasin 2020, arXiv 2008.00299",
     ),
-    Method("random", random, False, False, "uniform noise, the least to beat", ""),
-)  # fmt: skip
+    Method("random", "gradient_free:random", "uniform noise, the least to beat"),
+)
+
+#: Name -> method.
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
 
@@ -177,22 +134,29 @@ def find_method(name: str) -> Method:
 
     Raises:
         ConfigError: there is none; the choices are listed.
+
+    Example:
+        >>> find_method("layercam").uses_gradients
+        True
     """
     if name not in METHODS:
-        close = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ConfigError(f"unknown method {name!r}{hint}; choose one of: {', '.join(METHODS)}")
+        raise ConfigError(unknown("method", name, METHODS))
     return METHODS[name]
 
 
 def parse_method(text: str) -> tuple[str, CFCAMConfig]:
-    """Name and configuration that `NAME` or `cfcam:PRESET` stands for.
+    """The name and configuration that `NAME` or `cfcam:PRESET` stands for.
 
     Raises:
         ConfigError: unknown method or preset, or a preset of another method than cfcam.
+
+    Example:
+        >>> name, config = parse_method("cfcam:upstream")
+        >>> name, config.weighting
+        ('cfcam', 'softmax')
     """
     name, colon, preset = text.partition(":")
     method = find_method(name)
-    if colon and not method.clusters:
+    if colon and not method.is_cfcam:
         raise ConfigError(f"only cfcam has presets ({', '.join(PRESETS)}), got method {text!r}")
     return method.name, CFCAMConfig.preset(preset if colon else "default")

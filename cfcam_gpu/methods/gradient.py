@@ -1,6 +1,6 @@
-"""Methods that weight a layer's activations by gradients: features -> grid (B,K,h,w) float32, not negative.
+"""Methods that weight a layer's activations by gradients: features -> saliency map (B,K,h,w) float32, not negative.
 
-Where papers and the implementations in use part, the docstring says what is done here.
+Where a paper and the common implementations differ, the docstring says what is done here.
 """
 
 from __future__ import annotations
@@ -10,15 +10,23 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from cfcam_gpu.capture.model_runner import Features
+from cfcam_gpu.cfcam.maps import Maps
 from cfcam_gpu.cfcam.weighting import activation_map
+from cfcam_gpu.engines import ENGINES
+from cfcam_gpu.methods.features import CapturedFeatures, Features
 
-#: Smooth Grad-CAM++: noisy copies of the image, and the noise's deviation in the model's input units
-#: (torch-cam's defaults).
-SMOOTH_SAMPLES, SMOOTH_STD = 4, 0.3
+#: Smooth Grad-CAM++: number of noisy copies of the image, and the standard deviation of the noise in units
+#: of the model's input (torch-cam's defaults).
+SMOOTH_SAMPLES, _SMOOTH_STD = 4, 0.3
 
-#: XGrad-CAM: lest a channel without activation be divided by zero (pytorch-grad-cam's value).
-XGRAD_EPS = 1e-7
+#: XGrad-CAM: added to the sum of a channel's activations, which may be zero (pytorch-grad-cam's value).
+_XGRAD_EPS = 1e-7
+
+
+def cfcam(features: Features) -> Maps:
+    """He, Pan and Yao 2025, arXiv 2504.00060; the modules of `cfcam_gpu.cfcam` are its steps."""
+    run = ENGINES[features.engine].run
+    return run(features.activations, features.gradients, features.size, features.config)
 
 
 def gradcam(features: Features) -> Tensor:
@@ -42,34 +50,35 @@ def layercam(features: Features) -> Tensor:
 def xgradcam(features: Features) -> Tensor:
     """Fu et al. 2020, arXiv 2008.02312: gradients averaged with the channel's activations as weights."""
     activations = features.activations[:, None]
-    weights = (features.gradients * activations).sum((3, 4)) / (activations.sum((3, 4)) + XGRAD_EPS)
+    weights = (features.gradients * activations).sum((3, 4)) / (activations.sum((3, 4)) + _XGRAD_EPS)
     return activation_map(features.activations, weights)
 
 
 def gradcam_plus_plus(features: Features) -> Tensor:
-    """Chattopadhay et al. 2018, arXiv 1710.11063, equations 10 and 19, of the score's exponential.
+    """Chattopadhay et al. 2018, arXiv 1710.11063, equations 10 and 19, of the exponential of the score.
 
-    The exponential's own factor is one number for an image and target and cancels in the heatmap.
-    pytorch-grad-cam and torch-cam add 1e-6 and 1e-8 to the denominator, which for gradients of that
-    order's square root and below decides the weights; nothing is added here. The denominator of a
-    layer with negative activations can vanish, and the weights are then as wild as the paper's.
+    The factor exp(score) is one number per image and target and cancels in the heatmap.
+    pytorch-grad-cam and torch-cam add 1e-6 and 1e-8 to the denominator, which decides the weights
+    where gradients are smaller than the square root of that; nothing is added here. Where a layer has
+    negative activations the denominator can come close to zero, and the weights become as large as
+    the paper's formula makes them.
     """
     g = features.gradients
     return activation_map(features.activations, _plus_plus_weights(features.activations, g, g**2, g**3))
 
 
-def smoothgradcam_plus_plus(features: Features) -> Tensor:
+def smoothgradcam_plus_plus(features: CapturedFeatures) -> Tensor:
     """Omeiza et al. 2019, arXiv 1908.01224: Grad-CAM++ of the mean derivatives at noisy copies of the image.
 
-    The numerator is the second derivative, as in Grad-CAM++ and torch-cam (the paper writes the
-    first). The ReLU takes the mean gradient and the map the clean image's activations, where torch-cam
-    takes the last copy's of both; its sum over activations times third derivatives is, as for Grad-CAM++,
-    the paper's product of the activations' sum and each cell's derivative. Without noise it is Grad-CAM++.
+    Without noise it is Grad-CAM++. The numerator is the second derivative, as in Grad-CAM++ and
+    torch-cam (the paper writes the first). The ReLU is taken of the mean gradient, and the map is made
+    of the clean image's activations; torch-cam takes both of the last noisy copy. In the denominator
+    the sum of the activations is multiplied with each cell's third derivative, as in the paper;
+    torch-cam sums the products.
     """
-    images, _ = features.asked
-    moments = [torch.zeros((), device=images.device)] * 3
+    moments = [torch.zeros((), device=features.images.device)] * 3
     for noise in noises(features):
-        g = features.gradients_of(images + noise)
+        g = features.gradients_of(features.images + noise)
         moments = [
             moment + g**power / SMOOTH_SAMPLES for moment, power in zip(moments, (1, 2, 3), strict=True)
         ]
@@ -83,10 +92,12 @@ def _plus_plus_weights(activations: Tensor, first: Tensor, second: Tensor, third
     return (alpha * first.relu()).sum((3, 4))
 
 
-def noises(features: Features) -> Iterator[Tensor]:
-    """Smooth Grad-CAM++'s noise: `SMOOTH_SAMPLES` times (B,3,H,W), like the images; an image's own."""
-    images, _ = features.asked
-    own = features.generators()
+def noises(features: CapturedFeatures) -> Iterator[Tensor]:
+    """Smooth Grad-CAM++'s noise: `SMOOTH_SAMPLES` times (B,3,H,W), of the images' dtype and on their device.
+
+    An image's noise depends on that image alone.
+    """
+    shape, generators = features.images.shape[1:], features.generators()
     for _ in range(SMOOTH_SAMPLES):
-        drawn = torch.stack([torch.randn(images.shape[1:], generator=generator) for generator in own])
-        yield (drawn * SMOOTH_STD).to(images)
+        noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+        yield (noise * _SMOOTH_STD).to(features.images)

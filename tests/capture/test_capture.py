@@ -134,7 +134,7 @@ BAD_TARGETS = {
     "three axes": (torch.zeros(3, 1, 1, dtype=torch.int64), r"got \(3, 1, 1\)"),
     "no targets": (torch.zeros(3, 0, dtype=torch.int64), r"got \(3, 0\)"),
     "too few functions": ([lambda logits: logits[0]], r"expected one function per image \(3\), got 1"),
-    "mixed": ([0, lambda logits: logits[0], 1], r"do not mix kinds"),
+    "mixed": ([0, lambda logits: logits[0], 1], r"do not mix functions and classes"),
     "function of many numbers": (
         lambda logits: logits,
         r"must return one number as a tensor, got a float32 tensor",
@@ -328,7 +328,7 @@ CAPTURE_ERRORS = {
     "batch changed": (Merging, "relu", r"'relu' put out 9 maps for 3 images"),
     "unknown": (Net, "con1", r"no layer 'con1'; did you mean .*conv1"),
     "empty name": (Net, "", r"no layer ''"),
-    "unknown function": (Net, "bn2:rleu", r"unknown function 'rleu' in layer 'bn2:rleu'"),
+    "unknown function": (Net, "bn2:rleu", r"layer 'bn2:rleu': unknown function 'rleu' .did you mean relu"),
 }
 
 

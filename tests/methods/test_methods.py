@@ -19,7 +19,7 @@ from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.errors import StoreError
 from cfcam_gpu.explainer import Explanation
 from cfcam_gpu.methods import METHODS, parse_method
-from tests.helpers.smallnet import Net, photo, run, save
+from tests.helpers.smallnet import PLAIN, Net, photo, run, save
 
 #: float32 rounding of sums over 24 channels.
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -27,7 +27,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 #: Methods whose map has nothing to do with the class.
 CLASSLESS = {"eigencam", "random"}
 GRADIENTS = {name for name, method in METHODS.items() if method.uses_gradients}
-CLUSTERS = {name for name, method in METHODS.items() if method.clusters}
+CLUSTERS = {name for name, method in METHODS.items() if method.is_cfcam}
 ALONE = {name for name, method in METHODS.items() if not method.needs_model}
 
 
@@ -416,9 +416,54 @@ def test_a_run_of_another_method_is_refused_and_an_old_one_is_cfcams(tmp_path):
         run(folder, out, method="gradcam")
 
 
-def test_parameters_of_cfcam_are_refused_for_other_methods():
+def test_parameters_that_a_method_does_not_read_are_refused():
     with pytest.raises(ConfigError, match="presets and parameters are cfcam's, gradcam has none"):
         RunOptions(method="gradcam", config=CFCAMConfig.preset("upstream"))
+    with pytest.raises(
+        ConfigError, match="'gradcam-fine' reads only fine_share, got eps_percentile, sigma_space; leave"
+    ):
+        RunOptions(method="gradcam-fine", config=CFCAMConfig(eps_percentile=5, sigma_space=1, fine_share=0.9))
+    for method in ("gradcam-fine", "cfcam-fine", "cfcam"):
+        assert RunOptions(method=method, config=CFCAMConfig(fine_share=0.9)).config.fine_share == 0.9
+
+
+def test_a_run_of_gradcam_fine_takes_the_share_that_it_reads(tmp_path):
+    folder, grids = save(tmp_path / "in", a=photo(1)), {}
+    for share in (0.1, 0.9):
+        out = tmp_path / str(share)
+        run(folder, out, method="gradcam-fine", config=CFCAMConfig(fine_share=share))
+        (grids[share],) = (torch.from_numpy(row["grid"].copy()) for row in open_results(out).rows())
+    pixels = PLAIN.normalise(torch.from_numpy(PLAIN.view(photo(1)))[None])
+    for share, grid in grids.items():
+        cam = CFCAM(Net().eval(), "conv:relu", CFCAMConfig(fine_share=share), method="gradcam-fine")
+        torch.testing.assert_close(grid, cam(pixels).grid[0], **CLOSE)
+    assert (grids[0.1] - grids[0.9]).abs().max() > 0.1 * grids[0.1].max()
+
+
+#: A value for each field of a configuration that is not the default and changes the map.
+OTHER = {
+    "dominant_percentile": 50.0, "eps_percentile": 60.0, "min_samples_fraction": 0.8, "filter": "gaussian",
+    "sigma_space": 1.0, "sigma_range": 0.5, "diameter": 3, "weighting": "softmax", "fine_share": 0.9,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_reads_the_fields_that_its_entry_names_and_no_other(net, images, method):
+    """Fields that the entry leaves out change nothing, and those it names change the map."""
+    table, default = METHODS[method], CFCAMConfig()
+    assert set(OTHER) == {field.name for field in dataclasses.fields(CFCAMConfig)}
+    with CFCAM(net, "conv:relu", method=method) as cam:
+        features = cam.features(images, 1)
+        expected = cam.explain(features).grid
+
+    def grid(config: CFCAMConfig) -> Tensor:
+        return CFCAM(net, "conv:relu", config, method=method).explain(features).grid
+
+    unread = {name: value for name, value in OTHER.items() if name not in table.reads_config}
+    assert torch.equal(grid(CFCAMConfig(**unread)), expected)
+    assert table.config_read(default) == {name: getattr(default, name) for name in table.reads_config}
+    for name in table.reads_config:
+        assert not torch.equal(grid(CFCAMConfig(**{name: OTHER[name]})), expected), name
 
 
 def command(*arguments: str) -> tuple[int, str, str]:

@@ -1,0 +1,154 @@
+"""What a method gets: a layer's activations and gradients, and where it runs the model again, the model too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cfcam_gpu.capture import LayerFeatures, TargetLayer
+from cfcam_gpu.capture.model_runner import ModelRunner
+from cfcam_gpu.capture.targets import ScoreFunction, Targets
+from cfcam_gpu.config import CFCAMConfig
+from cfcam_gpu.errors import ConfigError, TargetError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """B images at the target layer, for K targets each; `dataclasses.replace` makes perturbed ones.
+
+    Attributes:
+        activations: (B,C,h,w) float32.
+        gradients: (B,K,C,h,w) float32 of the target scores; (B,0,C,h,w) where they were not captured.
+        size: (H,W) of the heatmaps.
+        config: parameters of the methods that read any.
+        engine: a key of `cfcam_gpu.engines.ENGINES`; CF-CAM runs in it.
+
+    Example:
+        >>> features = Features(
+        ...     activations=torch.rand(5, 4, 6, 6), gradients=torch.rand(5, 2, 4, 6, 6), size=(32, 32)
+        ... )
+        >>> features.k
+        2
+    """
+
+    activations: Tensor
+    gradients: Tensor
+    size: tuple[int, int]
+    config: CFCAMConfig = field(default_factory=CFCAMConfig)
+    engine: str = "auto"
+
+    @property
+    def k(self) -> int:
+        """Number of targets per image."""
+        return max(1, self.gradients.shape[1])
+
+    def not_finite(self) -> tuple[Tensor, Tensor]:
+        """Images with NaN or Inf in their activations, and in their gradients: two masks (B,) bool."""
+        a, g = self.activations, self.gradients
+        return ~a.isfinite().flatten(1).all(1), ~g.isfinite().flatten(1).all(1)
+
+    def without(self, bad: Tensor) -> Self:
+        """With zeros for the images in `bad`, (B,) bool; contiguous, as the engines take them."""
+        a = self.activations.masked_fill(bad[:, None, None, None], 0).contiguous()
+        g = self.gradients.masked_fill(bad[:, None, None, None, None], 0).contiguous()
+        return replace(self, activations=a, gradients=g)
+
+    def generators(self) -> list[torch.Generator]:
+        """A random generator per image, on the CPU, whose seed depends on that image alone.
+
+        The seed is made from the image; without a model, from its activations.
+        """
+        bits = self._seed_values().float().contiguous().flatten(1).view(torch.int32).long()
+        # Odd multipliers that wrap around: a hash of the values and their places.
+        places = torch.arange(1, bits.shape[1] + 1, device=bits.device) * 0x5851F42D4C957F2D | 1
+        seeds = (bits * places).sum(1) >> 32 & 0x7FFFFFFF
+        return [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
+
+    def _seed_values(self) -> Tensor:
+        return self.activations
+
+
+@dataclass(frozen=True, kw_only=True)
+class CapturedFeatures(Features):
+    """`Features` that `cfcam_gpu.CFCAM.features` captured from a model, which can be run again.
+
+    Attributes:
+        images: (B,3,H,W) as the model takes them.
+        targets: (B,K) int64; None for callable targets.
+        functions: the callable targets, one per image; empty where the targets are classes.
+        scores: (B,K) float32, the targets' logits.
+        logits: (B,classes) float32, or whatever the model puts out for callable targets.
+        out_of_range: (B,) bool: images with a target that is not a class of the model.
+        runner: the model around the layer.
+        finer: an earlier layer with larger maps, for methods that look at two layers; None for others.
+        single: whether one target per image was asked for, so that results have no axis K.
+    """
+
+    images: Tensor
+    targets: Tensor | None
+    functions: tuple[ScoreFunction, ...]
+    scores: Tensor
+    logits: Tensor
+    out_of_range: Tensor
+    runner: ModelRunner
+    finer: LayerFeatures | None
+    single: bool
+
+    @property
+    def k(self) -> int:
+        return self.scores.shape[1]
+
+    @property
+    def classes(self) -> Tensor:
+        """The targets, (B,K) int64.
+
+        Raises:
+            TargetError: the targets are functions.
+        """
+        if self.targets is None:
+            raise TargetError("the targets must be classes here, got functions; pass class indices")
+        return self.targets
+
+    def scores_of(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """(N,K) target scores of logits (N,classes), the n-th of which belong to image rows[n]."""
+        if self.targets is None:
+            pairs = zip(rows.tolist(), logits, strict=True)
+            return torch.stack([self.functions[row](one).reshape(1) for row, one in pairs])
+        return logits.gather(1, self.targets[rows].clamp(0, logits.shape[1] - 1))
+
+    def gradients_of(self, images: Tensor) -> Tensor:
+        """(B,K,C,h,w) float32 gradients of the same targets at other images (B,3,H,W)."""
+        return self.runner.capture(images, self._targets).gradients
+
+    def captured_at(self, layer: TargetLayer) -> LayerFeatures:
+        """The same images and targets at another layer, captured now."""
+        return self.runner.capture(self.images, self._targets, layer)
+
+    def at_finer_layer(self) -> Features:
+        """The same images and targets at the finer layer.
+
+        Raises:
+            ConfigError: it was not captured.
+        """
+        if self.finer is None:
+            raise ConfigError("a finer layer is needed and was not captured; use CFCAM.explain")
+        return Features(
+            activations=self.finer.activations.float(),
+            gradients=self.finer.gradients,
+            size=self.size,
+            config=self.config,
+            engine=self.engine,
+        )
+
+    @property
+    def _targets(self) -> Targets:
+        return list(self.functions) if self.targets is None else self.targets
+
+    def _seed_values(self) -> Tensor:
+        return self.images
