@@ -29,7 +29,7 @@ from rich.table import Table
 
 from bench.common import ratio, save, summary
 from cfcam_gpu.images.decode import load_image
-from cfcam_gpu.images.preprocess import SEED_PREPROCESS
+from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS
 
 SIZES = ((500, 375), (1024, 768), (2048, 1536))
 SETTINGS: dict[str, dict[str, Any]] = {"jpg": {"quality": 90}, "png": {}}
@@ -101,7 +101,7 @@ def difference(decode: Decoder, path: Path) -> int | str:
 
 def view_all(decode: Decoder, paths: list[Path]) -> None:
     for path in paths:
-        SEED_PREPROCESS.view(decode(path))
+        PUBLISHED_PREPROCESS.view(decode(path))
 
 
 def cpu_seconds(cases: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:

@@ -32,7 +32,7 @@ from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.images.encode import IMAGE_FORMATS
-from cfcam_gpu.images.preprocess import SEED_PREPROCESS
+from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS
 
 GRID = (7, 7)
 PART_SIZES = (256, 1024, 4096)
@@ -142,7 +142,7 @@ def pictures(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {
         "size": list(SIZE),
         "jpeg_bytes": round(statistics.mean(path.stat().st_size for path in whole)),
-        "view": timed(read_view, ((str(path), SEED_PREPROCESS) for path in whole)),
+        "view": timed(read_view, ((str(path), PUBLISHED_PREPROCESS) for path in whole)),
     }
     for kind, (extension, _) in IMAGE_FORMATS.items():
         place = (folder / kind, folder / "temporary", OverlayStyle(kind, "inferno", 0.4))
@@ -154,7 +154,7 @@ def pictures(folder: Path) -> dict[str, Any]:
 
 
 def _write(uri: str, grid: np.ndarray, name: str, out: Path, temporary: Path, style: OverlayStyle) -> None:
-    write_overlay(uri, SEED_PREPROCESS, grid, out, name, temporary, style)
+    write_overlay(uri, PUBLISHED_PREPROCESS, grid, out, name, temporary, style)
 
 
 def main() -> None:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from cfcam_gpu.images.decode import load_image, load_image_bytes
     from cfcam_gpu.images.encode import encode_image
     from cfcam_gpu.images.overlay import colorize, draw_overlay, fit_heatmap, upsample_grid
-    from cfcam_gpu.images.preprocess import SEED_PREPROCESS, Preprocess
+    from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS, Preprocess
 
 __all__ = [
     "COLORMAPS",
-    "SEED_PREPROCESS",
+    "PUBLISHED_PREPROCESS",
     "Entry",
     "Preprocess",
     "Strip",
@@ -37,6 +37,6 @@ _HOME = dict.fromkeys(("Entry", "Strip", "draw_contact_sheet"), "contact_sheet")
 _HOME |= dict.fromkeys(("load_image", "load_image_bytes"), "decode")
 _HOME |= {"COLORMAPS": "colormaps", "encode_image": "encode"}
 _HOME |= dict.fromkeys(("colorize", "draw_overlay", "fit_heatmap", "upsample_grid"), "overlay")
-_HOME |= dict.fromkeys(("Preprocess", "SEED_PREPROCESS"), "preprocess")
+_HOME |= dict.fromkeys(("Preprocess", "PUBLISHED_PREPROCESS"), "preprocess")
 
 __getattr__, __dir__ = lazy(__name__, globals(), _HOME)

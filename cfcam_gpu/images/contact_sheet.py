@@ -19,14 +19,14 @@ COLUMN = (WIDTH - 2 * MARGIN - GUTTER) // 2
 SLOT = ((COLUMN - 2 * GAP) // 3, 142)
 HEADER = 132
 ENTRY = SLOT[1] + 58
-STRIP_GAP = 16
+_STRIP_GAP = 16
 
-PAPER = "#ffffff"
-INK = "#16181d"
-FAINT = "#6a7080"
-RULE = "#dfe2e8"
+_PAPER = "#ffffff"
+_INK = "#16181d"
+_FAINT = "#6a7080"
+_RULE = "#dfe2e8"
 
-HEADINGS = ("photo", "heatmap", "overlay")
+_HEADINGS = ("photo", "heatmap", "overlay")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def draw_contact_sheet(
         raise ConfigError("a contact sheet needs at least one picture, got none")
     rows = (len(entries) + 1) // 2
     body = HEADER + rows * ENTRY
-    sheet = Image.new("RGB", (WIDTH, body + _strip_height(strip) + MARGIN // 2), PAPER)
+    sheet = Image.new("RGB", (WIDTH, body + _strip_height(strip) + MARGIN // 2), _PAPER)
     _draw_header(sheet, title, subtitle, cmap)
     for index, entry in enumerate(entries):
         row, column = divmod(index, 2)
@@ -97,7 +97,7 @@ def draw_contact_sheet(
 
 def _draw_header(sheet: Image.Image, title: str, subtitle: str, cmap: str) -> None:
     _text(sheet, (MARGIN, 30), title, 34, room=WIDTH - 2 * MARGIN - 340)
-    _text(sheet, (MARGIN, 72), subtitle, 19, FAINT, room=WIDTH - 2 * MARGIN - 340)
+    _text(sheet, (MARGIN, 72), subtitle, 19, _FAINT, room=WIDTH - 2 * MARGIN - 340)
     width, height = 300, 18
     left, top = WIDTH - MARGIN - width, 40
     ramp = np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1))
@@ -107,37 +107,37 @@ def _draw_header(sheet: Image.Image, title: str, subtitle: str, cmap: str) -> No
         ("evidence", left + width // 2, "ma"),
         ("1", left + width, "ra"),
     ):
-        _text(sheet, (x, top + height + 6), text, 17, FAINT, anchor)
+        _text(sheet, (x, top + height + 6), text, 17, _FAINT, anchor)
 
 
 def _draw_headings(sheet: Image.Image, columns: int) -> None:
     for column in range(columns):
-        for slot, heading in enumerate(HEADINGS):
+        for slot, heading in enumerate(_HEADINGS):
             x = MARGIN + column * (COLUMN + GUTTER) + slot * (SLOT[0] + GAP) + SLOT[0] // 2
-            _text(sheet, (x, HEADER - 8), heading, 17, FAINT, "ms")
+            _text(sheet, (x, HEADER - 8), heading, 17, _FAINT, "ms")
 
 
 def _draw_entry(sheet: Image.Image, entry: Entry, left: int, top: int) -> None:
     for slot, picture in enumerate((entry.photo, entry.heatmap, entry.overlay)):
         _paste(sheet, picture, (left + slot * (SLOT[0] + GAP), top), SLOT)
     baseline = top + SLOT[1] + 30
-    used = _text(sheet, (left + COLUMN, baseline), entry.detail, 17, FAINT, "rs", room=COLUMN // 2)
-    _text(sheet, (left, baseline), entry.title, 24, INK, "ls", room=COLUMN - used - 16)
+    used = _text(sheet, (left + COLUMN, baseline), entry.detail, 17, _FAINT, "rs", room=COLUMN // 2)
+    _text(sheet, (left, baseline), entry.title, 24, _INK, "ls", room=COLUMN - used - 16)
 
 
 def _draw_strip(sheet: Image.Image, strip: Strip, top: int) -> None:
-    ImageDraw.Draw(sheet).line([(MARGIN, top), (WIDTH - MARGIN, top)], RULE, 2)
+    ImageDraw.Draw(sheet).line([(MARGIN, top), (WIDTH - MARGIN, top)], _RULE, 2)
     _text(sheet, (MARGIN, top + 22), strip.title, 26, room=WIDTH - 2 * MARGIN)
     width, height = _strip_slot(strip)
     for slot, (picture, caption) in enumerate(strip.pictures):
-        left = MARGIN + slot * (width + STRIP_GAP)
+        left = MARGIN + slot * (width + _STRIP_GAP)
         _paste(sheet, picture, (left, top + 68), (width, height))
-        _text(sheet, (left + width // 2, top + 68 + height + 32), caption, 24, INK, "ms", room=width)
+        _text(sheet, (left + width // 2, top + 68 + height + 32), caption, 24, _INK, "ms", room=width)
 
 
 def _strip_slot(strip: Strip) -> tuple[int, int]:
     """(width, height) of each picture's slot: equal widths, and the height of the flattest picture at that width."""
-    width = (WIDTH - 2 * MARGIN - STRIP_GAP * (len(strip.pictures) - 1)) // len(strip.pictures)
+    width = (WIDTH - 2 * MARGIN - _STRIP_GAP * (len(strip.pictures) - 1)) // len(strip.pictures)
     return width, min(round(width * picture.height / picture.width) for picture, _ in strip.pictures)
 
 
@@ -156,7 +156,7 @@ def _text(
     position: tuple[int, int],
     text: str,
     size: int,
-    fill: str = INK,
+    fill: str = _INK,
     anchor: str = "la",
     room: int | None = None,
 ) -> int:

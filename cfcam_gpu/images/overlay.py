@@ -64,7 +64,7 @@ def draw_overlay(
     if image.shape[:2] != heatmap.shape:
         raise ConfigError(
             f"heatmap must have the image's size {image.shape[:2]}, got {heatmap.shape}; "
-            "fit_heatmap brings it there"
+            "enlarge it with fit_heatmap"
         )
     return np.asarray(cv2.addWeighted(colorize(heatmap, cmap), alpha, image, 1 - alpha, 0), np.uint8)
 

@@ -17,8 +17,8 @@ from cfcam_gpu.errors import ImageError, ModelError
 if TYPE_CHECKING:  # worker processes do not import PyTorch
     from torch import Tensor
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
 
 INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -109,7 +109,7 @@ class Preprocess:
 
 
 #: Of the published code: the whole image squashed to 224×224, ImageNet's mean and std.
-SEED_PREPROCESS = Preprocess((224, 224), IMAGENET_MEAN, IMAGENET_STD)
+PUBLISHED_PREPROCESS = Preprocess((224, 224), _IMAGENET_MEAN, _IMAGENET_STD)
 
 
 def rgb(values: Sequence[float]) -> tuple[float, float, float]:
@@ -134,7 +134,7 @@ def overridden(
     A new size changes `resize` in proportion, so that the model sees the same part of the image.
 
     Example:
-        >>> overridden(SEED_PREPROCESS, size=(64, 64), mean=None, std=None).size
+        >>> overridden(PUBLISHED_PREPROCESS, size=(64, 64), mean=None, std=None).size
         (64, 64)
     """
     changes: dict[str, Any] = {"size": size, "mean": mean, "std": std}

@@ -30,9 +30,9 @@ class LoadedModel:
 
     Example:
         >>> from torch import nn
-        >>> from cfcam_gpu.images.preprocess import SEED_PREPROCESS
+        >>> from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS
         >>> net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        >>> loaded = LoadedModel(net.eval(), SEED_PREPROCESS, ("tabby", "Egyptian cat"), "my net", "random")
+        >>> loaded = LoadedModel(net.eval(), PUBLISHED_PREPROCESS, ("tabby", "Egyptian cat"), "my net", "random")
         >>> loaded.class_name(0), loaded.class_name(2)
         ('tabby', 'class 2')
         >>> loaded.class_index("egyptian_cat"), loaded.class_index("0")

@@ -16,7 +16,7 @@ from torch import nn
 
 from cfcam_gpu._utils.messages import did_you_mean, one_line
 from cfcam_gpu.errors import ModelError
-from cfcam_gpu.images.preprocess import SEED_PREPROCESS
+from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS
 from cfcam_gpu.models.kinds import KINDS
 from cfcam_gpu.models.loaded import LoadedModel
 from cfcam_gpu.models.request import Request
@@ -31,7 +31,7 @@ def load(request: Request) -> LoadedModel:
     model = _call(factory, request.model_arguments(), request.spec)
     if not isinstance(model, nn.Module):
         raise ModelError(f"{request.spec} must return a torch.nn.Module, got {type(model).__name__}")
-    return LoadedModel(model, SEED_PREPROCESS, None, request.spec, "as the factory made them")
+    return LoadedModel(model, PUBLISHED_PREPROCESS, None, request.spec, "as the factory made them")
 
 
 def _user_module(name: str) -> ModuleType:

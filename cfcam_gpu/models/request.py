@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cfcam_gpu.errors import ModelError
-from cfcam_gpu.images.preprocess import SEED_PREPROCESS
+from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS
 from cfcam_gpu.models.loaded import LoadedModel
 
 
@@ -49,4 +49,4 @@ class Request:
         """The model with random weights, the same in every run; a weights file replaces them."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return LoadedModel(make(), SEED_PREPROCESS, None, self.spec, "untrained (random, seed 0)")
+            return LoadedModel(make(), PUBLISHED_PREPROCESS, None, self.spec, "untrained (random, seed 0)")

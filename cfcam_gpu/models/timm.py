@@ -14,7 +14,7 @@ from urllib.parse import urlparse
 from cfcam_gpu._utils.messages import did_you_mean, either
 from cfcam_gpu._utils.optional import require
 from cfcam_gpu.errors import ModelError
-from cfcam_gpu.images.preprocess import SEED_PREPROCESS, Preprocess, rgb
+from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS, Preprocess, rgb
 from cfcam_gpu.models.downloads import downloading
 from cfcam_gpu.models.loaded import LoadedModel
 from cfcam_gpu.models.request import Request
@@ -61,7 +61,7 @@ def _pretrained(timm: ModuleType, name: str, config: Any, spec: str) -> LoadedMo
     with downloading(spec, source, None):
         model = timm.create_model(name, pretrained=True)
     names = imagenet_names() if model.num_classes == 1000 else None
-    return LoadedModel(model, SEED_PREPROCESS, names, spec, source)
+    return LoadedModel(model, PUBLISHED_PREPROCESS, names, spec, source)
 
 
 def _pretrained_config(timm: ModuleType, name: str) -> Any:

@@ -9,10 +9,10 @@ import torchvision
 from PIL import Image
 
 from cfcam_gpu.errors import ImageError, ModelError
-from cfcam_gpu.images.preprocess import SEED_PREPROCESS, Preprocess
+from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS, Preprocess
 
 
-def test_preprocess_of_the_seed_squashes_the_whole_image(photos: list[Image.Image]) -> None:
+def test_the_published_preprocessing_squashes_the_whole_image(photos: list[Image.Image]) -> None:
     theirs = torchvision.transforms.Compose(
         [
             torchvision.transforms.Resize((224, 224)),
@@ -20,8 +20,8 @@ def test_preprocess_of_the_seed_squashes_the_whole_image(photos: list[Image.Imag
             torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         ]
     )
-    assert torch.equal(SEED_PREPROCESS(photos[0]), theirs(photos[0]))
-    assert SEED_PREPROCESS.visible_box(451, 300) == (0, 0, 451, 300)
+    assert torch.equal(PUBLISHED_PREPROCESS(photos[0]), theirs(photos[0]))
+    assert PUBLISHED_PREPROCESS.visible_box(451, 300) == (0, 0, 451, 300)
 
 
 @pytest.mark.parametrize(("width", "height"), [(451, 300), (300, 451), (256, 256), (1000, 999), (20, 3000)])
@@ -57,4 +57,4 @@ def test_preprocess_refuses_what_it_cannot_do() -> None:
     ):
         Preprocess((224, 224), (0.0,) * 3, (1.0,) * 3, None, "box")
     with pytest.raises(ImageError, match=r"^expected an RGB image, got mode L; read files with load_image$"):
-        SEED_PREPROCESS(Image.new("L", (4, 4)))
+        PUBLISHED_PREPROCESS(Image.new("L", (4, 4)))

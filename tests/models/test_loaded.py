@@ -6,12 +6,12 @@ import pytest
 from torch import nn
 
 from cfcam_gpu.errors import TargetError
-from cfcam_gpu.images.preprocess import SEED_PREPROCESS
+from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS
 from cfcam_gpu.models import LoadedModel
 
 
 def _named(*names: str) -> LoadedModel:
-    return LoadedModel(nn.Identity(), SEED_PREPROCESS, names or None, "some:model", "")
+    return LoadedModel(nn.Identity(), PUBLISHED_PREPROCESS, names or None, "some:model", "")
 
 
 @pytest.mark.parametrize(

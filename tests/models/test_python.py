@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cfcam_gpu.images.preprocess import SEED_PREPROCESS
+from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS
 from cfcam_gpu.models import load_model
 from tests.helpers.load_models import problem
 
@@ -50,7 +50,7 @@ def test_factory_of_a_module_in_the_current_folder(
     loaded = load_model(f"py:mine.models:{factory}", num_classes=classes)
     assert loaded.model(torch.zeros(1, 3, 8, 8)).shape == (1, outputs)
     assert not loaded.model.training
-    assert loaded.preprocess == SEED_PREPROCESS
+    assert loaded.preprocess == PUBLISHED_PREPROCESS
     assert sys.path[0] == str(user_module)
 
 

@@ -12,7 +12,7 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from cfcam_gpu.images.preprocess import SEED_PREPROCESS, Preprocess
+from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS, Preprocess
 from cfcam_gpu.models import load_model
 from cfcam_gpu.models.torchvision import preprocess_of
 from tests.helpers.load_models import RESNET, cache_download, levels_apart, problem
@@ -49,7 +49,7 @@ def test_untrained_weights_say_so_and_are_the_same_in_every_run() -> None:
     assert second.model.get_parameter("fc.bias").shape == (3,)
     assert first.weights == "untrained (random, seed 0)"
     assert first.class_names is None
-    assert first.preprocess == SEED_PREPROCESS
+    assert first.preprocess == PUBLISHED_PREPROCESS
 
 
 @pytest.mark.usefixtures("hub")

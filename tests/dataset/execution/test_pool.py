@@ -176,11 +176,11 @@ def test_workers_end_with_their_parent_also_in_the_middle_of_a_task(tmp_path, tr
     code = f"""
 import time
 from cfcam_gpu.dataset.execution.pool import ProcessPool
-from cfcam_gpu.images.preprocess import SEED_PREPROCESS
+from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS
 pool = ProcessPool(2, 600)
-pool.submit("view", {str(folder / "hang.png")!r}, SEED_PREPROCESS)
+pool.submit("view", {str(folder / "hang.png")!r}, PUBLISHED_PREPROCESS)
 for _ in range(9):
-    pool.submit("view", {str(folder / "a.png")!r}, SEED_PREPROCESS).result(30)
+    pool.submit("view", {str(folder / "a.png")!r}, PUBLISHED_PREPROCESS).result(30)
 print(*[worker.process.pid for worker in pool._workers], flush=True)
 time.sleep(600)
 """
