@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from cfcam_gpu.dataset.sources.find import open_image
+from cfcam_gpu.dataset.sources.open_image import open_image
 from cfcam_gpu.dataset.sources.sample import Sample, path_uri
 from cfcam_gpu.dataset.store.atomic_files import write_atomically
 from cfcam_gpu.dataset.store.results import Results

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from cfcam_gpu.dataset.sources.find import open_image
+from cfcam_gpu.dataset.sources.open_image import open_image
 from cfcam_gpu.dataset.store.schema import Row, table_to_rows
 from cfcam_gpu.errors import ImageError
 from cfcam_gpu.evaluation.store import MethodRow

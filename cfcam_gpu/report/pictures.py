@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from cfcam_gpu.dataset.sources.find import open_image
+from cfcam_gpu.dataset.sources.open_image import open_image
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.errors import ImageError
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,9 +60,9 @@ def save(folder: Path, **files: Image.Image | bytes) -> Path:
     return folder
 
 
-def run(inputs: str | Path | list[object], out: Path, **settings: object) -> RunSummary:
+def run(inputs: str | Path | Sequence[Any], out: Path, **settings: Any) -> RunSummary:
     """A run of the small network without worker processes, unless the settings say otherwise."""
-    given = inputs if isinstance(inputs, list) else [str(inputs)]
+    given = [str(inputs)] if isinstance(inputs, (str, Path)) else inputs
     settings = {"workers": 0, "device": "cpu", "layer": "conv:relu", **settings}
     model = settings.pop("model", None) or make_loaded()
     return explain_dataset(given, out, model, **settings)

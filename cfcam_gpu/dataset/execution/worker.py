@@ -15,8 +15,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cfcam_gpu.dataset.sources.find import open_image
 from cfcam_gpu.dataset.sources.masks import open_mask
+from cfcam_gpu.dataset.sources.open_image import open_image
 from cfcam_gpu.dataset.store.atomic_files import os_reason, write_atomically
 from cfcam_gpu.errors import ImageError
 from cfcam_gpu.images.encode import encode_image

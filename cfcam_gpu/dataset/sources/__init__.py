@@ -1,1 +1,1 @@
-"""Where samples come from: folders, manifests, WebDataset shards, Hugging Face datasets."""
+"""Where samples come from: folders of images, manifests, WebDataset shards, Hugging Face data sets."""

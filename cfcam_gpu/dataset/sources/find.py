@@ -1,4 +1,4 @@
-"""From the inputs of a run to its samples, and from a sample's URI to its image."""
+"""From the inputs of a run to its samples: which kind each input is, and the ids and names of all samples."""
 
 from __future__ import annotations
 
@@ -8,194 +8,176 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from PIL import Image
-
-from cfcam_gpu.dataset.sources.folders import Found, expand_input, names_of, unique_names
-from cfcam_gpu.dataset.sources.huggingface import dataset_samples, is_saved_dataset, read_cell
-from cfcam_gpu.dataset.sources.manifests import MANIFESTS, manifest_samples
-from cfcam_gpu.dataset.sources.sample import (
-    Sample,
-    clean_text,
-    image_stem,
-    make_uri,
-    path_uri,
-    safe_name,
-    split_uri,
-)
-from cfcam_gpu.dataset.sources.webdataset import is_compressed, read_member, refuse_compressed, tar_samples
-from cfcam_gpu.errors import ImageError, InputError
-from cfcam_gpu.images.decode import MAX_PIXELS, load_image, load_image_bytes
-
-__all__ = ["Sample", "find_samples", "open_image"]
+from cfcam_gpu.dataset.sources.folders import InputFile, expand_input
+from cfcam_gpu.dataset.sources.huggingface import dataset_samples, is_saved_dataset
+from cfcam_gpu.dataset.sources.manifests import MANIFEST_SUFFIXES, manifest_samples
+from cfcam_gpu.dataset.sources.names import image_stem, names_of, safe_name, unique_names
+from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri, path_uri
+from cfcam_gpu.dataset.sources.webdataset import is_compressed, refuse_compressed, tar_samples
+from cfcam_gpu.errors import InputError
 
 
 def find_samples(inputs: Sequence[str], exclude: Path | None = None) -> list[Sample]:
-    """The samples that `inputs` stand for, in that order; a file named twice comes once.
+    """The samples of all inputs, in their order; a file that is named twice comes once.
 
-    An input is a file, folder or glob pattern (see `expand_input`); among these a .csv, .tsv or
-    .parquet file is a manifest (unless it was found in a folder), a .tar file a WebDataset shard and
-    a folder that `save_to_disk` wrote a Hugging Face data set. Everything else is taken for an
-    image, and decoding it tells.
+    An input is a file, folder or glob pattern (see `expand_input`). A .csv, .tsv or .parquet file is a
+    manifest, unless it was found in a folder. A .tar file is a WebDataset shard, and a folder that
+    `save_to_disk` wrote a Hugging Face data set. Every other file counts as an image; whether it is one
+    shows when it is decoded.
 
-    A file found in a folder is named by its path below that folder, any other by its stem. Names
-    that clash keep their extension ("cat.png"); if that does not tell them apart, they are
-    numbered ("cat-2").
+    An image found in a folder is named by its path below that folder, any other by its file name, both without
+    extension. Names that clash keep the extension ("cat.png"), and get numbers if they still clash ("cat-2").
 
-    The id of an image file is its path below the folder if that is the only input, else its path as
-    given. Equal ids of different shards, manifests and data sets get these as a prefix.
+    The id of an image is its path below the folder if that folder is the only input, else its path as
+    source. Ids that come from several shards, manifests or data sets begin with the path of theirs.
+
+    Args:
+        inputs: files, folders or glob patterns.
+        exclude: the output folder, which is not searched.
 
     Raises:
-        InputError: an input that does not exist, cannot be read or holds nothing, a compressed shard, or a
-            manifest with a mistake, with its line.
+        InputError: an input does not exist, cannot be read or is empty; a shard is compressed; a manifest has
+            a mistake, which the message names with its line.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("cat.png", "cat.jpg", "dog.png"):
+        ...     (folder / name).touch()
+        >>> [(sample.sample_id, sample.name) for sample in find_samples([str(folder)])]
+        [('cat.jpg', 'cat.jpg'), ('cat.png', 'cat.png'), ('dog.png', 'dog')]
     """
     if not inputs:
         raise InputError("no inputs: name at least one image file, folder, pattern, manifest or shard")
-    seen: set[str] = set()
-    listed: list[_Listed] = []
+    listed_files: set[str] = set()
+    unnamed: list[_Unnamed] = []
     for text in inputs:
-        folder = os.path.isdir(os.path.expanduser(text))
-        for found in _expand(text, exclude):
-            if found.real not in seen:
-                seen.add(found.real)
-                listed += _list(found, folder, alone=folder and len(inputs) == 1)
-    return _named(listed)
+        in_folder = os.path.isdir(os.path.expanduser(text))
+        for file in _expand(text, exclude):
+            if file.real not in listed_files:
+                listed_files.add(file.real)
+                unnamed += _samples_of(_Input(file, in_folder, alone=in_folder and len(inputs) == 1))
+    return _named(unnamed)
 
 
 @dataclass(frozen=True, slots=True)
-class _Listed:
+class _Input:
+    """A file among the inputs.
+
+    Attributes:
+        in_folder: whether it was found in a folder that was source.
+        alone: whether that folder is the only input.
+    """
+
+    file: InputFile
+    in_folder: bool
+    alone: bool
+
+    @property
+    def path(self) -> Path:
+        return self.file.path
+
+    @property
+    def file_id(self) -> str:
+        return clean_text((self.file.relative if self.alone else self.path).as_posix())
+
+
+@dataclass(frozen=True, slots=True)
+class _Unnamed:
+    """A sample whose id and name are not yet compared with those of the others.
+
+    Attributes:
+        origin: path of its shard, manifest or data set as given; empty for a file.
+        stem: name of its output files.
+        full: their name where others have the same stem.
+    """
+
     sample: Sample
-    origin: str  # the shard, manifest or data set it came from, as given; empty for a file
-    stem: str  # its outputs' name
-    full: str  # and where others have the same stem
+    origin: str
+    stem: str
+    full: str
 
 
-#: Below itself a folder is this; no file is, so that a data set is known without a look at the disk.
-_WHOLE = PurePath()
+#: The relative path of a saved data set, which no file has: so it is told apart without reading the disk again.
+_WHOLE_FOLDER = PurePath()
 
 
-def _expand(text: str, exclude: Path | None) -> list[Found]:
+def _expand(text: str, exclude: Path | None) -> list[InputFile]:
     path = Path(os.path.expanduser(text))
     if is_saved_dataset(path):
-        return [Found(path, os.path.realpath(path), _WHOLE)]
+        return [InputFile(path, os.path.realpath(path), _WHOLE_FOLDER)]
     return expand_input(text, exclude)
 
 
-def _list(found: Found, in_folder: bool, alone: bool) -> Iterator[_Listed]:
-    for kind, lists in _KINDS.items():
-        if kind(found, in_folder):
-            origin = found.path.as_posix()
-            for sample in lists(found, in_folder, alone):
+def _samples_of(source: _Input) -> Iterator[_Unnamed]:
+    for kind in _KINDS.values():
+        if kind.includes(source):
+            for sample in kind.samples(source):
                 name = safe_name(sample.sample_id)
-                yield _Listed(sample, origin, str(image_stem(name)), str(name))
+                yield _Unnamed(sample, source.path.as_posix(), str(image_stem(name)), str(name))
             return
-    sample = Sample(_file_id(found, alone), path_uri(os.path.abspath(found.path)))
-    yield _Listed(sample, "", *names_of(PurePath(clean_text(str(found.relative)))))
+    sample = Sample(source.file_id, path_uri(os.path.abspath(source.path)))
+    yield _Unnamed(sample, "", *names_of(PurePath(clean_text(str(source.file.relative)))))
 
 
-def _file_id(found: Found, alone: bool) -> str:
-    return clean_text((found.relative if alone else found.path).as_posix())
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of input that holds several samples: whether an input is one, and the samples of one."""
+
+    includes: Callable[[_Input], bool]
+    samples: Callable[[_Input], list[Sample]]
 
 
-def _is_dataset(found: Found, in_folder: bool) -> bool:
-    return found.relative == _WHOLE
+def _shard_samples(source: _Input) -> list[Sample]:
+    name = source.file_id if source.in_folder else clean_text(source.path.name)
+    return tar_samples(source.path, name[: -len(".tar")])
 
 
-def _is_manifest(found: Found, in_folder: bool) -> bool:
-    return not in_folder and found.path.suffix.lower() in MANIFESTS
-
-
-def _is_shard(found: Found, in_folder: bool) -> bool:
-    return found.path.suffix.lower() == ".tar"
-
-
-def _is_compressed(found: Found, in_folder: bool) -> bool:
-    return is_compressed(found.path)
-
-
-def _shard(found: Found, in_folder: bool, alone: bool) -> list[Sample]:
-    name = _file_id(found, alone) if in_folder else clean_text(found.path.name)
-    return tar_samples(found.path, name[: -len(".tar")])
-
-
-def _compressed(found: Found, in_folder: bool, alone: bool) -> list[Sample]:
-    """An error at once if it was named, a sample that fails if it lay in a folder."""
+def _compressed_samples(source: _Input) -> list[Sample]:
+    """An error if the shard was named, else a sample that fails with that error's message."""
     try:
-        refuse_compressed(found.path)
+        refuse_compressed(source.path)
     except InputError as error:
-        if not in_folder:
+        if not source.in_folder:
             raise
-        return [Sample(_file_id(found, alone), make_uri("broken", os.path.abspath(found.path), str(error)))]
+        return [Sample(source.file_id, make_uri("broken", os.path.abspath(source.path), str(error)))]
     return []
 
 
-#: Kind of input -> its samples, the first that fits; an image file is none of them.
-_KINDS: dict[Callable[[Found, bool], bool], Callable[[Found, bool, bool], list[Sample]]] = {
-    _is_dataset: lambda found, in_folder, alone: dataset_samples(found.path),
-    _is_manifest: lambda found, in_folder, alone: manifest_samples(found.path),
-    _is_shard: _shard,
-    _is_compressed: _compressed,
+#: The kinds of input other than images; an input is of the first kind that includes it.
+_KINDS = {
+    "Hugging Face data set": _Kind(
+        lambda source: source.file.relative == _WHOLE_FOLDER,
+        lambda source: dataset_samples(source.path),
+    ),
+    "manifest": _Kind(
+        lambda source: not source.in_folder and source.path.suffix.lower() in MANIFEST_SUFFIXES,
+        lambda source: manifest_samples(source.path),
+    ),
+    "WebDataset shard": _Kind(lambda source: source.path.suffix.lower() == ".tar", _shard_samples),
+    "compressed shard": _Kind(lambda source: is_compressed(source.path), _compressed_samples),
 }
 
 
-def _named(listed: list[_Listed]) -> list[Sample]:
-    names = unique_names([item.stem for item in listed], [item.full for item in listed])
+def _named(unnamed: list[_Unnamed]) -> list[Sample]:
+    """The samples with their final ids and names."""
+    names = unique_names([one.stem for one in unnamed], [one.full for one in unnamed])
     return [
-        replace(item.sample, sample_id=identity, name=name)
-        for item, identity, name in zip(listed, _unique_ids(listed), names, strict=True)
+        replace(one.sample, sample_id=sample_id, name=name)
+        for one, sample_id, name in zip(unnamed, _unique_ids(unnamed), names, strict=True)
     ]
 
 
-def _unique_ids(listed: list[_Listed]) -> Iterator[str]:
-    counts = Counter(item.sample.sample_id for item in listed)
+def _unique_ids(unnamed: list[_Unnamed]) -> Iterator[str]:
+    counts = Counter(one.sample.sample_id for one in unnamed)
     taken: set[str] = set()
-    for item in listed:
-        identity = item.sample.sample_id
-        if counts[identity] > 1 and item.origin:
-            identity = clean_text(f"{item.origin}#{identity}")
-        unique, number = identity, 1
+    for one in unnamed:
+        sample_id = one.sample.sample_id
+        if counts[sample_id] > 1 and one.origin:
+            sample_id = clean_text(f"{one.origin}#{sample_id}")
+        unique, number = sample_id, 1
         while unique in taken:  # a tar file may hold a key twice
             number += 1
-            unique = f"{identity}-{number}"
+            unique = f"{sample_id}-{number}"
         taken.add(unique)
         yield unique
-
-
-def open_image(uri: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The image that a sample's URI names: RGB, 8 bits a channel, upright; its `info` is that of `load_image`.
-
-    Needs no PyTorch and nothing but the URI, so that any process can do it.
-
-    Raises:
-        ImageError: it cannot be read or decoded; the message is the reason, without the URI.
-    """
-    try:
-        scheme, parts = split_uri(uri)
-    except ValueError as error:
-        raise ImageError(f"not a URI of this program: {error}") from error
-    return _OPENERS[scheme](parts, max_pixels)
-
-
-def _open_file(parts: list[str], max_pixels: int) -> Image.Image:
-    return load_image(Path(parts[0]), max_pixels)
-
-
-def _open_member(parts: list[str], max_pixels: int) -> Image.Image:
-    content, name = read_member(*parts)
-    return load_image_bytes(content, name, max_pixels)
-
-
-def _open_cell(parts: list[str], max_pixels: int) -> Image.Image:
-    return load_image_bytes(read_cell(*parts), max_pixels=max_pixels)
-
-
-def _open_broken(parts: list[str], max_pixels: int) -> Image.Image:
-    raise ImageError(parts[1])
-
-
-#: Scheme of a URI -> what opens its parts.
-_OPENERS: dict[str, Callable[[list[str], int], Image.Image]] = {
-    "file": _open_file,
-    "tar": _open_member,
-    "hf": _open_cell,
-    "broken": _open_broken,
-}

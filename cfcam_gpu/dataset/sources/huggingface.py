@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face's `datasets` that `save_to_disk` wrote, read with Arrow alone."""
+"""Data sets that `save_to_disk` of Hugging Face's `datasets` wrote, read with Arrow alone."""
 
 from __future__ import annotations
 
@@ -18,29 +18,35 @@ from cfcam_gpu.errors import ImageError, InputError
 if TYPE_CHECKING:
     import pyarrow
 
-#: Columns that identify a row, the first that is there.
+#: Columns that identify a row; the first of them that the data set has.
 _IDS = ("sample_id", "image_id", "id")
 
-#: What `load_from_disk` looks for: a data set, or one with splits.
+#: The files by which `load_from_disk` recognises a data set, and one with splits.
 _DATASET, _STATE, _SPLITS = "dataset_info.json", "state.json", "dataset_dict.json"
 
 
 def is_saved_dataset(folder: Path) -> bool:
-    """Whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote the folder."""
+    """Whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote the folder.
+
+    Example:
+        >>> is_saved_dataset(Path("photos"))
+        False
+    """
     return os.path.isfile(folder / _SPLITS) or all(os.path.isfile(folder / n) for n in (_DATASET, _STATE))
 
 
 def dataset_samples(folder: Path) -> list[Sample]:
-    """One sample per row; of a data set with splits all of them, in the order they are listed.
+    """One sample for each row; all splits of a data set with splits, in the order in which it lists them.
 
-    The image is the column "image", else the first of the type Image. The label is the column
-    "label", else the first of the type ClassLabel, by its class name; -1 means none. The id is a
-    column "sample_id", "image_id" or "id", else the file name kept with the image, else (where
-    names repeat or are missing) the SHA-256 of the image's bytes, which reads them all once; before
-    it stands the split.
+    Image: the column "image", else the first column of the type Image.
+    Label: the column "label", else the first column of the type ClassLabel, as the name of its class; -1 is
+    no label.
+    Id: the column "sample_id", "image_id" or "id", else the file name that is stored with the image. Where
+    these repeat or are missing it is the SHA-256 of the image's bytes, and all images are read once. The
+    name of the split stands before it.
 
     Raises:
-        InputError: files are missing or damaged, or there is no column of images.
+        InputError: the data set holds no rows or no column of images, or files are missing or damaged.
     """
     samples: list[Sample] = []
     for split in _splits(folder):
@@ -65,9 +71,9 @@ def _split_samples(folder: Path, split: str) -> list[Sample]:
     parts = [_Part(folder, file, _open(folder, file), columns) for file in files]
     samples = []
     for part, row, label, name in zip(*_places(parts), _labels(parts), _names(parts), strict=True):
-        identity = clean_text(f"{split}/{name}" if split else name)
+        sample_id = clean_text(f"{split}/{name}" if split else name)
         uri = make_uri("hf", str(folder.absolute()), part.file, columns.image, str(row))
-        samples.append(Sample(identity, uri, label))
+        samples.append(Sample(sample_id, uri, label))
     return samples
 
 
@@ -100,7 +106,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _below(folder: Path, name: str) -> Path:
-    """Raises InputError for a file's name that leads out of the data set."""
+    """The path of a file in the data set. Raises InputError for a name that leads out of its folder."""
     if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/") or "\0" in name:
         raise InputError(f"data set {str(folder)!r} names the file {name!r}, which lies outside of it")
     return folder / name
@@ -108,15 +114,17 @@ def _below(folder: Path, name: str) -> Path:
 
 @dataclass(frozen=True)
 class _Columns:
+    """Names of the columns that are read, None for those that the data set lacks; `classes`: names of its classes."""
+
     image: str
     label: str | None
     classes: tuple[str, ...] | None
-    identity: str | None
+    sample_id: str | None
 
 
 def _columns(folder: Path, features: Any) -> _Columns:
-    described = features.items() if isinstance(features, dict) else ()
-    kinds = {name: feature.get("_type") for name, feature in described if isinstance(feature, dict)}
+    entries = features.items() if isinstance(features, dict) else ()
+    kinds = {name: feature.get("_type") for name, feature in entries if isinstance(feature, dict)}
     image = _pick("image", [name for name, kind in kinds.items() if kind == "Image"])
     if image is None:
         listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "nothing"
@@ -124,8 +132,8 @@ def _columns(folder: Path, features: Any) -> _Columns:
     plain = [name for name in ("label", "labels") if kinds.get(name) == "Value"]
     label = _pick("label", [name for name, kind in kinds.items() if kind == "ClassLabel"] + plain)
     classes = features[label].get("names") if label else None
-    identity = next((name for name in _IDS if kinds.get(name) == "Value"), None)
-    return _Columns(image, label, tuple(map(str, classes)) if classes else None, identity)
+    sample_id = next((name for name in _IDS if kinds.get(name) == "Value"), None)
+    return _Columns(image, label, tuple(map(str, classes)) if classes else None, sample_id)
 
 
 def _pick(wanted: str, names: list[str]) -> str | None:
@@ -142,7 +150,7 @@ class _Part:
     columns: _Columns
 
     def values(self, column: str, child: str | None = None) -> Iterator[Any]:
-        """A column's values, or those of one child of a column of structures, one at a time."""
+        """The values of a column, or of a field (`child`) of a column of structures, one at a time."""
         import pyarrow.compute
 
         try:
@@ -156,7 +164,7 @@ class _Part:
 
 
 def _places(parts: list[_Part]) -> tuple[list[_Part], list[int]]:
-    """File and row of every sample."""
+    """For every sample its data file, and its row in it."""
     places = [(part, row) for part in parts for row in range(part.table.num_rows)]
     return [part for part, _ in places], [row for _, row in places]
 
@@ -173,16 +181,16 @@ def _labels(parts: list[_Part]) -> Iterator[str | None]:
 def _label(value: Any, classes: tuple[str, ...] | None) -> str | None:
     if value is None or (classes and value == -1):
         return None
-    known = classes and isinstance(value, int) and 0 <= value < len(classes)
-    return clean_text(classes[value] if classes and known else str(value))
+    named = classes and isinstance(value, int) and 0 <= value < len(classes)
+    return clean_text(classes[value] if classes and named else str(value))
 
 
 def _names(parts: list[_Part]) -> list[str]:
-    """One name per row: its id, its image's file name or a digest of its image."""
+    """A different name for each row: its id, the file name of its image or a digest of its image."""
     if not parts:
         return []
     columns = parts[0].columns
-    sources = [(columns.identity, None)] if columns.identity else []
+    sources = [(columns.sample_id, None)] if columns.sample_id else []
     for column, child in [*sources, (columns.image, "path")]:
         names = [value for part in parts for value in part.values(str(column), child)]
         if all(name not in (None, "") for name in names) and len(set(names)) == len(names):
@@ -195,20 +203,20 @@ def _digest(content: bytes | None) -> str:
 
 
 def _numbered(names: list[str]) -> list[str]:
-    """Equal images are told apart by a number; which of them carries it makes no difference."""
-    met: Counter[str] = Counter()
+    """Names of which equal ones (of equal images) are told apart by a number."""
+    counts: Counter[str] = Counter()
     numbered = []
     for name in names:
-        met[name] += 1
-        numbered.append(name if met[name] == 1 else f"{name}-{met[name]}")
+        counts[name] += 1
+        numbered.append(name if counts[name] == 1 else f"{name}-{counts[name]}")
     return numbered
 
 
 def _open(folder: Path, file: str) -> pyarrow.Table:
-    """The table of a data file, mapped into memory: nothing is read before it is used.
+    """The table of a data file, mapped into memory: only what is used is read.
 
     Raises:
-        InputError: it lies outside of the folder, is missing or damaged.
+        InputError: the file lies outside the folder, is missing or damaged.
     """
     import pyarrow
 
@@ -230,7 +238,7 @@ def read_cell(folder: str, file: str, column: str, row: str) -> bytes:
     """The bytes of the image that an "hf:" URI names.
 
     Raises:
-        ImageError: the file or the cell is not there, or the image itself is not in the data set.
+        ImageError: the file or the cell does not exist, or the data set holds only the path of the image.
     """
     try:
         cell = _opened(folder, file).column(column)[int(row)].as_py()

@@ -1,7 +1,7 @@
-"""Manifests: CSV and Parquet tables with one row per image.
+"""Manifests: CSV and Parquet tables with one row for each image.
 
-Columns: `path` or `uri`, and optionally `sample_id`, `label`, `target`, and where the object is: `mask`
-(path of an image) or `box` (x0,y0,x1,y1 in pixels). Others are passed over.
+Columns: `path` or `uri`; optional are `sample_id`, `label`, `target`, and where the object is: `mask`
+(path of an image) or `box` (x0,y0,x1,y1 in pixels). Other columns are ignored.
 """
 
 from __future__ import annotations
@@ -14,43 +14,54 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
+from cfcam_gpu._utils.messages import first_line
 from cfcam_gpu.dataset.sources.masks import box_mask
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri, path_uri, split_uri
 from cfcam_gpu.errors import InputError
+
+#: Extensions of manifests.
+MANIFEST_SUFFIXES = frozenset((".csv", ".tsv", ".parquet"))
 
 _DELIMITERS = ",\t;"
 _PLACES = ("path", "uri")
 _MASKS = ("mask", "box")
 _COLUMNS = (*_PLACES, "sample_id", "label", "target", *_MASKS)
 
-#: A row's number as people count it, "line 3" or "row 2", and its cells as text.
+#: Where a row is, for messages ("line 3" of a CSV file, "row 2" of a Parquet file), and its cells as text.
 _Row = tuple[str, dict[str, str]]
 
 
 def manifest_samples(path: Path) -> list[Sample]:
-    """One sample per row, in the manifest's order.
+    """One sample for each row, in the manifest's order.
 
-    Relative paths start at the manifest's folder and may not leave it; absolute ones are taken as
-    they are. A file that is not there is left to the decoder to report. Without `sample_id` the id
-    is the path or URI as written. Empty cells count as missing. A mistake in a mask or box is kept as a
-    `broken:` mask: it concerns only those who use masks.
+    Relative paths begin in the manifest's folder and must not leave it. Whether the files exist is not checked
+    here: decoding them reports it. Without `sample_id` the id is the path or URI as it was written. Empty cells
+    count as missing. A mistake in a mask or box becomes a `broken:` mask, since it concerns only runs that use
+    masks.
+
+    Args:
+        path: a file with one of `MANIFEST_SUFFIXES`.
 
     Raises:
-        InputError: the manifest cannot be read, a column is missing or there twice, a row has no
-            path, a path that leaves the folder, or a sample_id that was there before.
+        InputError: the manifest cannot be read or has no rows, a column is missing or occurs twice, or a row has
+            no path, a path that leaves the folder or the sample_id of another row.
+
+    Example:
+        >>> import tempfile
+        >>> manifest = Path(tempfile.mkdtemp()) / "photos.csv"
+        >>> _ = manifest.write_text("path,label\\ncat.jpg,cat\\n")
+        >>> [(sample.sample_id, sample.label) for sample in manifest_samples(manifest)]
+        [('cat.jpg', 'cat')]
     """
     samples: list[Sample] = []
-    seen: dict[str, str] = {}
+    places: dict[str, str] = {}
     try:
-        for place, row in _READERS[path.suffix.lower()](path):
+        rows = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+        for place, row in rows:
             sample = _sample(path, place, row)
-            if sample.sample_id in seen:
-                raise _error(
-                    path,
-                    place,
-                    f"sample_id {sample.sample_id!r} was given in {seen[sample.sample_id]} already",
-                )
-            seen[sample.sample_id] = place
+            earlier = places.setdefault(sample.sample_id, place)
+            if earlier != place:
+                raise _error(path, place, f"sample_id {sample.sample_id!r} was given in {earlier} already")
             samples.append(sample)
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
@@ -73,17 +84,17 @@ def _sample(manifest: Path, place: str, row: Mapping[str, str]) -> Sample:
         uri = _resolve_uri(manifest, text) if column == "uri" else _resolve_path(manifest, text)
     except ValueError as error:
         raise _error(manifest, place, f"{column} {text!r} {error}") from None
-    identity = clean_text(row.get("sample_id") or PurePosixPath(text).as_posix())
+    sample_id = clean_text(row.get("sample_id") or PurePosixPath(text).as_posix())
     mask = _mask(manifest, place, row)
-    return Sample(identity, uri, row.get("label") or None, row.get("target") or None, mask=mask)
+    return Sample(sample_id, uri, row.get("label") or None, row.get("target") or None, mask=mask)
 
 
 def _mask(manifest: Path, place: str, row: Mapping[str, str]) -> str | None:
-    given = {column: row[column] for column in _MASKS if row.get(column)}
+    texts = {column: row[column] for column in _MASKS if row.get(column)}
     where = f"manifest {str(manifest)!r}, {place}"
-    if len(given) > 1:
+    if len(texts) > 1:
         return make_uri("broken", where, "there are a mask and a box; leave one empty")
-    for column, text in given.items():
+    for column, text in texts.items():
         try:
             return box_mask(text) if column == "box" else _resolve_path(manifest, text)
         except ValueError as error:
@@ -96,7 +107,7 @@ def _resolve_path(manifest: Path, text: str) -> str:
 
 
 def _resolve_uri(manifest: Path, text: str) -> str:
-    """Raises ValueError for what cannot be opened from a manifest."""
+    """The URI with absolute paths. Raises ValueError for a URI that no manifest may hold."""
     if text.startswith("file:///"):
         return path_uri(unquote(text.removeprefix("file://")))
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
@@ -110,7 +121,7 @@ def _resolve_uri(manifest: Path, text: str) -> str:
 
 
 def _inside(manifest: Path, text: str) -> str:
-    """The absolute path; a relative one may not climb out of the manifest's folder."""
+    """The absolute path. Raises ValueError for a relative path that leads out of the manifest's folder."""
     if "\0" in text:
         raise ValueError("holds a null character")
     if not os.path.isabs(text) and ".." in re.split(r"[/\\]", text):
@@ -121,9 +132,9 @@ def _inside(manifest: Path, text: str) -> str:
 
 
 def _check_columns(path: Path, columns: list[str]) -> None:
-    twice = [name for name in _COLUMNS if columns.count(name) > 1]
-    if twice:
-        raise InputError(f"manifest {str(path)!r} has the column {twice[0]!r} more than once")
+    repeated = [name for name in _COLUMNS if columns.count(name) > 1]
+    if repeated:
+        raise InputError(f"manifest {str(path)!r} has the column {repeated[0]!r} more than once")
     places = [name for name in _PLACES if name in columns]
     if len(places) != 1:
         got = "both" if places else f"only {', '.join(map(repr, columns)) or 'nothing'}"
@@ -161,6 +172,7 @@ def _decoded(path: Path, file: Iterator[bytes]) -> Iterator[str]:
 
 
 def _fit(header: str, delimiter: str) -> tuple[bool, int]:
+    """How well a delimiter fits the header: whether it gives a column of paths, and the number of columns."""
     columns = _split(header, delimiter)
     return any(name in columns for name in _PLACES), len(columns)
 
@@ -186,12 +198,13 @@ def _read_parquet(path: Path) -> Iterator[_Row]:
                     place = f"row {number}"
                     yield place, {name: _text(path, place, name, value) for name, value in row.items()}
     except pyarrow.ArrowException as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"manifest {str(path)!r} is no readable Parquet file: {reason}") from error
+        raise InputError(
+            f"manifest {str(path)!r} is no readable Parquet file: {first_line(error)}"
+        ) from error
 
 
 def _text(path: Path, place: str, column: str, value: Any) -> str:
-    """A cell as text; whole numbers that became floating point beside missing ones are whole again."""
+    """A cell as text. A column of integers with missing ones may hold floats; these become integers again."""
     if column in _MASKS and value is not None and not isinstance(value, (str, float)):
         return ",".join(map(str, value)) if isinstance(value, list) else f"({type(value).__name__})"
     if value is None or value != value:
@@ -204,11 +217,5 @@ def _text(path: Path, place: str, column: str, value: Any) -> str:
 
 
 def _trimmed(column: str, text: str) -> str:
-    """A file's name may end with a space; nothing else means one."""
+    """Without spaces around it, except for paths: the name of a file may end with a space."""
     return text if column in (*_PLACES, "mask") else text.strip()
-
-
-#: Extension of a manifest -> its reader.
-_READERS = {".csv": _read_csv, ".tsv": _read_csv, ".parquet": _read_parquet}
-
-MANIFESTS = frozenset(_READERS)

@@ -1,36 +1,27 @@
-"""What a sample is, and the strings that say where its image lies.
+"""What a sample is, and the URIs that say where its image is stored.
 
-A URI is the plain path of a file, or a scheme and parts divided by "#":
+A URI is the plain path of a file, or a scheme with parts that are divided by "#":
 
     tar:SHARD#MEMBER@OFFSET+SIZE    a member of an uncompressed tar file, read with one seek
-    hf:FOLDER#FILE#COLUMN#ROW       a cell of an Arrow file below a Hugging Face dataset's folder
-    file:PATH                       a path that cannot stand as it is
-    broken:WHERE#REASON             a sample known to be unreadable when it was listed
+    hf:FOLDER#FILE#COLUMN#ROW       a cell of an Arrow file in the folder of a Hugging Face data set
+    file:PATH                       a path that cannot be written as plain text
+    broken:WHERE#REASON             a sample that could not be read when the samples were listed
 
-Within a part "%", "#", control characters and bytes that are no UTF-8 are percent-encoded, so that
-every URI is valid text and can be stored.
+In a part, "%", "#", control characters and bytes that are not UTF-8 are percent-encoded. So every URI
+is valid text and can be stored.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePath, PurePosixPath
 from urllib.parse import unquote
 
-#: Scheme -> number of parts.
-SCHEMES = {"tar": 2, "hf": 4, "file": 1, "broken": 2}
-
-#: Extensions of the images that are looked for among other members; the decoder goes by content.
-IMAGE_SUFFIXES = frozenset((
-    ".avif", ".bmp", ".dcm", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx",
-    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
-))  # fmt: skip
+#: Scheme -> number of its parts.
+_SCHEMES = {"tar": 2, "hf": 4, "file": 1, "broken": 2}
 
 _SPECIAL = re.compile(r"[%#\x00-\x1f\x7f\udc80-\udcff]+")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
-_MAX_NAME_BYTES = 180  # a file's name may have 255 bytes; suffixes and numbers are added to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +29,18 @@ class Sample:
     """One image to explain.
 
     Attributes:
-        sample_id: stable and unique in a run: a path, a tar key, an id that the manifest or data set
-            gives; never a row number.
-        uri: where the image lies, for `open_image`; valid in any process, whatever its folder.
-        label: the true class as given, an index or a name; None: unknown.
-        target: the class asked for, an index or a name; None: the run's.
-        name: what outputs are called: a relative path with forward slashes and without extension,
-            unique among the samples, also where capital and small letters are the same.
-        mask: where the object lies in the image, for `masks.open_mask`; None: not known.
+        sample_id: an id that is stable and unique in a run: a path, the key of a tar file, an id from the
+            manifest or data set; never a row number.
+        uri: where the image is stored, for `open_image`; valid in every process, whatever its working folder.
+        label: the true class as it was given, an index or a name; None: unknown.
+        target: the class to explain, an index or a name; None: the run's.
+        name: from which the names of output files are made: a relative path with forward slashes and
+            without extension, unique among the samples of a run, also where case is ignored.
+        mask: where the object lies in the image, for `masks.open_mask`; None: unknown.
+
+    Example:
+        >>> Sample("cat.jpg", "/photos/cat.jpg", label="cat", name="cat").target is None
+        True
     """
 
     sample_id: str
@@ -57,29 +52,45 @@ class Sample:
 
 
 def make_uri(scheme: str, *parts: str) -> str:
-    """The parts, encoded, behind the scheme."""
+    """A URI of a scheme, with its parts encoded.
+
+    Example:
+        >>> make_uri("tar", "/data/#1.tar", "000.jpg@512+4096")
+        'tar:/data/%231.tar#000.jpg@512+4096'
+    """
     return f"{scheme}:" + "#".join(_SPECIAL.sub(_percent, part) for part in parts)
 
 
 def split_uri(uri: str) -> tuple[str, list[str]]:
-    """Scheme and decoded parts; a plain path comes back as ("file", [path]).
+    """The scheme of a URI and its decoded parts; for a plain path ("file", [path]).
 
     Raises:
         ValueError: a known scheme with a wrong number of parts.
+
+    Example:
+        >>> split_uri("tar:/data/%231.tar#000.jpg@512+4096")
+        ('tar', ['/data/#1.tar', '000.jpg@512+4096'])
+        >>> split_uri("/photos/cat.jpg")
+        ('file', ['/photos/cat.jpg'])
     """
     scheme, colon, rest = uri.partition(":")
-    if not colon or scheme not in SCHEMES:
+    if not colon or scheme not in _SCHEMES:
         return "file", [uri]
     parts = [unquote(part, errors="surrogateescape") for part in rest.split("#")]
-    if len(parts) != SCHEMES[scheme]:
-        raise ValueError(f"{scheme}: needs {SCHEMES[scheme]} parts divided by '#', got {len(parts)}")
+    if len(parts) != _SCHEMES[scheme]:
+        raise ValueError(f"{scheme}: needs {_SCHEMES[scheme]} parts divided by '#', got {len(parts)}")
     return scheme, parts
 
 
 def path_uri(path: str) -> str:
-    """The path itself where it can be stored as text and reads like no scheme."""
+    r"""The URI of a file: its path, or a `file:` URI where the path is no valid text or begins like a scheme.
+
+    Example:
+        >>> path_uri("/photos/cat.jpg"), path_uri("/photos/cat\n.jpg")
+        ('/photos/cat.jpg', 'file:/photos/cat%0A.jpg')
+    """
     scheme, colon, _ = path.partition(":")
-    plain = not (colon and scheme in SCHEMES) and not re.search(r"[\x00-\x1f\x7f\udc80-\udcff]", path)
+    plain = not (colon and scheme in _SCHEMES) and not re.search(r"[\x00-\x1f\x7f\udc80-\udcff]", path)
     return path if plain else make_uri("file", path)
 
 
@@ -88,30 +99,15 @@ def _percent(match: re.Match[str]) -> str:
 
 
 def clean_text(text: str) -> str:
-    r"""Valid UTF-8: bytes of a file name that are none become "\xff", lone surrogates "\ud800"."""
+    r"""The text as valid UTF-8: bytes of a file name that are not UTF-8 become "\xff", lone surrogates "\ud800".
+
+    Example:
+        >>> clean_text("caf\udce9.jpg")
+        'caf\\xe9.jpg'
+    """
     return _SURROGATE.sub(_backslash, text)
 
 
 def _backslash(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
-
-
-def safe_name(text: str) -> PurePosixPath:
-    """A relative path for outputs made of any text: no root, no "..", no control characters, no endless part."""
-    parts = [_short(_CONTROL.sub("_", part)) for part in clean_text(text).split("/")]
-    kept = [part for part in parts if part not in ("", ".", "..")]
-    return PurePosixPath(*kept) if kept else PurePosixPath("sample")
-
-
-def _short(part: str) -> str:
-    if len(part.encode()) <= _MAX_NAME_BYTES:
-        return part
-    suffix = PurePath(part).suffix[:10]
-    return part.encode()[: _MAX_NAME_BYTES - 40].decode(errors="ignore") + suffix
-
-
-def image_stem(name: PurePosixPath) -> PurePosixPath:
-    """The name without the extension of an image; other dots belong to it ("patient.1")."""
-    named = name.stem.strip(".") != ""  # "...png" stays whole, since ".." is no name
-    return name.with_suffix("") if named and name.suffix.lower() in IMAGE_SUFFIXES else name

@@ -1,7 +1,7 @@
-"""WebDataset shards: uncompressed tar files whose members of one base name make one sample.
+"""WebDataset shards: uncompressed tar files in which the members with the same base name make one sample.
 
-Nothing is ever extracted and no member's name is used as a path: a shard is listed once, and a
-worker later reads the bytes of one regular member at its offset.
+Nothing is extracted, and no member's name is used as a path: a shard is listed once, and workers then
+read the bytes of single members at their offsets.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from cfcam_gpu.dataset.sources.sample import IMAGE_SUFFIXES, Sample, clean_text, make_uri
+from cfcam_gpu.dataset.sources.names import IMAGE_SUFFIXES
+from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri
 from cfcam_gpu.errors import ImageError, InputError
 
 log = logging.getLogger("cfcam_gpu")
 
-#: Extensions of compressed shards, which cannot be read at an offset, and what unpacks them.
-COMPRESSED = {
+#: Extensions of compressed shards, which cannot be read at an offset -> the command that unpacks them.
+_COMPRESSED = {
     ".tar.gz": "gunzip",
     ".tgz": "gunzip --suffix .tgz",
     ".tar.bz2": "bunzip2",
@@ -30,21 +31,27 @@ COMPRESSED = {
     ".tar.zst": "unzstd",
 }
 
+#: Members of more bytes are not read: an image, a label file.
 MAX_IMAGE_BYTES = 1 << 30
-MAX_LABEL_BYTES = 1 << 20
+_MAX_LABEL_BYTES = 1 << 20
 
 _BLOCK = 512
 _PLACE = re.compile(r"(.*)@([0-9]{1,18})\+([0-9]{1,18})", re.DOTALL)
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether the name is that of a compressed tar file."""
-    return path.name.lower().endswith(tuple(COMPRESSED))
+    """Whether a file has the name of a compressed tar file.
+
+    Example:
+        >>> is_compressed(Path("train-000.tar.gz")), is_compressed(Path("train-000.tar"))
+        (True, False)
+    """
+    return path.name.lower().endswith(tuple(_COMPRESSED))
 
 
 def refuse_compressed(path: Path) -> None:
-    """Raises InputError for a shard that is compressed."""
-    for suffix, command in COMPRESSED.items():
+    """Raises InputError for a compressed shard, with the command that unpacks it."""
+    for suffix, command in _COMPRESSED.items():
         if path.name.lower().endswith(suffix):
             raise InputError(
                 f"shard {str(path)!r} is compressed, and images are read from the middle of a shard; "
@@ -53,16 +60,31 @@ def refuse_compressed(path: Path) -> None:
 
 
 def tar_samples(path: Path, name: str) -> list[Sample]:
-    """The samples of a shard, whose ids begin with `name`, in the order of their first members.
+    """The samples of a shard, in the order of their first members.
 
-    A sample's key is the member's folder and base name up to its first dot; the id is NAME/KEY.
-    Its image is the member with an image's extension; of several, those with a plain extension
-    count ("000.jpg", not "000.mask.png"), and if these are several as well each is a sample with
-    its extension in the id. The label comes from KEY.cls, or from "label" in KEY.json, where
-    "target" may stand as well. Hidden members do not count.
+    The key of a sample is the folder and the base name of its members up to the first dot; its id is NAME/KEY.
+    Its image is the member with the extension of an image. If there are several, those with a simple
+    extension count ("000.jpg", not "000.mask.png"); if there are still several, each makes a sample,
+    with its extension in the id. The label comes from KEY.cls, or from "label" in KEY.json, which may
+    hold "target" as well. Hidden members are ignored.
 
-    What cannot be read is a sample as well, with a "broken:" URI that says why: a link in an
-    image's place, a key without an image, the rest of a truncated or corrupt shard.
+    What cannot be read makes a sample with a "broken:" URI that says why: a link instead of an image,
+    a key without image, the rest of a truncated or corrupt shard.
+
+    Args:
+        path: the tar file.
+        name: with which the ids begin.
+
+    Example:
+        >>> import io, tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "train.tar"
+        >>> with tarfile.open(path, "w") as archive:
+        ...     for member in ("000.png", "000.cls"):
+        ...         info = tarfile.TarInfo(member)
+        ...         info.size = 1
+        ...         archive.addfile(info, io.BytesIO(b"7"))
+        >>> [(sample.sample_id, sample.label) for sample in tar_samples(path, "train")]
+        [('train/000', '7')]
     """
     shard = _Shard(str(path.absolute()), name)
     if os.path.exists(path) and not os.path.isfile(path):
@@ -75,7 +97,7 @@ def tar_samples(path: Path, name: str) -> list[Sample]:
                 if isinstance(member, str):
                     problem = member
                 elif not member.isdir() and not _hidden(member.name):
-                    key, extension = split_key(member.name)
+                    key, extension = _split_key(member.name)
                     groups.setdefault(key, _Group()).add(extension, member)
             samples = [sample for key, group in groups.items() for sample in shard.samples(key, group, file)]
     except OSError as error:
@@ -85,8 +107,13 @@ def tar_samples(path: Path, name: str) -> list[Sample]:
     return samples + ([shard.broken("rest of the shard", problem)] if problem else [])
 
 
-def split_key(member: str) -> tuple[str, str]:
-    """ "train/000.mask.png" -> ("train/000", ".mask.png"), the way WebDataset does it."""
+def _split_key(member: str) -> tuple[str, str]:
+    """The key of a member and its extension, divided as WebDataset divides them.
+
+    Example:
+        >>> _split_key("train/000.mask.png")
+        ('train/000', '.mask.png')
+    """
     folder, _, base = member.removeprefix("./").lstrip("/").rpartition("/")
     stem, dot, extension = base.partition(".")
     return (f"{folder}/{stem}" if folder else stem), (dot + extension).lower()
@@ -98,7 +125,7 @@ def _hidden(member: str) -> bool:
 
 @dataclass
 class _Group:
-    """The members of one key: images and label files; of others only what extensions there are."""
+    """The members of one key: images, label files, and the extensions of all others."""
 
     images: list[tuple[str, tarfile.TarInfo]] = field(default_factory=list)
     labels: dict[str, tarfile.TarInfo] = field(default_factory=dict)
@@ -113,20 +140,23 @@ class _Group:
             self.others.append(extension or "no extension")
 
     def chosen(self) -> list[tuple[str, tarfile.TarInfo]]:
+        """The images with a simple extension, or all where none has one."""
         plain = [(extension, member) for extension, member in self.images if extension.count(".") == 1]
         return plain or self.images
 
 
 @dataclass
 class _Shard:
+    """Makes the samples of a shard; `bad_labels` collects the label files that cannot be read."""
+
     path: str
     name: str
     bad_labels: list[str] = field(default_factory=list)
 
     def samples(self, key: str, group: _Group, file: BinaryIO) -> Iterator[Sample]:
         if not group.images:
-            found = ", ".join(sorted({*group.labels, *group.others}))
-            yield self.broken(key, f"no image among the members of this key, only {found}")
+            extensions = ", ".join(sorted({*group.labels, *group.others}))
+            yield self.broken(key, f"no image among the members of this key, only {extensions}")
             return
         labels = self.labels(group, file)
         chosen = group.chosen()
@@ -140,25 +170,26 @@ class _Shard:
                 yield self.sample(name, make_uri("tar", self.path, place), **labels)
 
     def sample(self, key: str, uri: str, label: str | None = None, target: str | None = None) -> Sample:
-        identity = clean_text(f"{self.name}/{key}")
-        return Sample(identity, uri, label, target)
+        return Sample(clean_text(f"{self.name}/{key}"), uri, label, target)
 
     def broken(self, key: str, reason: str, **labels: str | None) -> Sample:
         return self.sample(key, make_uri("broken", f"{self.path}: {key}", reason), **labels)
 
     def labels(self, group: _Group, file: BinaryIO) -> dict[str, str | None]:
-        found: dict[str, str | None] = {}
+        labels: dict[str, str | None] = {}
         for extension, read in _LABELS.items():
             member = group.labels.get(extension)
             if member is None:
                 continue
             try:
-                told = read(_small(file, member))
+                values = read(_label_text(file, member))
             except ValueError as error:
                 self.bad_labels.append(f"{clean_text(member.name)}: {error}")
                 continue
-            found |= {name: value for name, value in told.items() if value is not None and name not in found}
-        return found
+            labels |= {
+                name: value for name, value in values.items() if value is not None and name not in labels
+            }
+        return labels
 
 
 def _bad_labels(bad: list[str]) -> str:
@@ -175,9 +206,9 @@ def _not_readable(member: tarfile.TarInfo) -> str | None:
     return None
 
 
-def _small(file: BinaryIO, member: tarfile.TarInfo) -> str:
+def _label_text(file: BinaryIO, member: tarfile.TarInfo) -> str:
     reason = _not_readable(member)
-    if reason or member.size > MAX_LABEL_BYTES:
+    if reason or member.size > _MAX_LABEL_BYTES:
         raise ValueError(reason or f"{member.size:,} bytes are too many for a label")
     file.seek(member.offset_data)
     content = file.read(member.size)
@@ -206,12 +237,12 @@ def _scalar(name: str, value: Any) -> str | None:
     return None if value is None else clean_text(str(value).strip()) or None
 
 
-#: Extension of a label file -> its reader; the first that tells wins.
+#: Extension of a label file -> its reader. The first that has a value for "label" or "target" decides.
 _LABELS: dict[str, Callable[[str], dict[str, str | None]]] = {".cls": _from_cls, ".json": _from_json}
 
 
 def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo | str]:
-    """The members, and at last a sentence if the archive does not end as it should."""
+    """The members, and at the end a sentence if the archive is damaged."""
     last, position = "its start", -1
     try:
         with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
@@ -219,7 +250,7 @@ def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo | str]:
                 if member.size < 0 or archive.offset <= position:
                     raise tarfile.ReadError("a member of negative size")
                 position = archive.offset
-                archive.members = []  # type: ignore[attr-defined]  # tarfile keeps all it has met
+                archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every member it has read
                 yield member
                 last = f"member {clean_text(member.name)!r}"
             reason = _ending(file, archive.offset)
@@ -232,7 +263,7 @@ def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo | str]:
 
 
 def _ending(file: BinaryIO, offset: int) -> str | None:
-    """tarfile stops without a word at a damaged header and at the first block of zeros."""
+    """What is wrong with the end of the archive: tarfile silently stops at a damaged header or a block of zeros."""
     file.seek(offset)
     block = file.read(_BLOCK)
     if len(block) < _BLOCK:
@@ -249,12 +280,12 @@ def read_member(shard: str, place: str) -> tuple[bytes, str]:
     """The bytes and the name of the member that a "tar:" URI names.
 
     Raises:
-        ImageError: the shard is gone, too short or another one than when it was listed.
+        ImageError: the shard is missing or too short, or has changed since it was listed.
     """
-    found = _PLACE.fullmatch(place)
-    if found is None:
+    match = _PLACE.fullmatch(place)
+    if match is None:
         raise ImageError(f"expected MEMBER@OFFSET+SIZE behind the shard, got {place!r}")
-    name, offset, size = found[1], int(found[2]), int(found[3])
+    name, offset, size = match[1], int(match[2]), int(match[3])
     content = _read_at(shard, offset - _BLOCK, size + _BLOCK)
     _check_header(content[:_BLOCK], name, size)
     if len(content) < size + _BLOCK:
@@ -274,7 +305,10 @@ def _read_at(shard: str, start: int, length: int) -> bytes:
 
 
 def _check_header(block: bytes, name: str, size: int) -> None:
-    """The header before the data must still be this member's; long and non-ASCII names stand elsewhere."""
+    """Raises ImageError unless the header before the data is this member's.
+
+    Names that are long or not ASCII are stored elsewhere and cannot be compared.
+    """
     try:
         header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except (tarfile.TarError, ValueError):

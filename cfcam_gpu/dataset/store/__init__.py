@@ -1,1 +1,1 @@
-"""The output folder of a run: plan, parts, locks, fingerprint, results, export."""
+"""The output folder of a run: result rows, plan, parts, locks, fingerprint; reading and exporting results."""

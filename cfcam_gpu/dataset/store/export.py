@@ -1,30 +1,36 @@
-"""Results in formats of other programs. One part is in memory at a time."""
+"""Results in formats of other programs. Of the maps, those of one part are in memory at a time."""
 
 from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cfcam_gpu._utils.messages import unknown
+from cfcam_gpu._utils.optional import require
 from cfcam_gpu.dataset.sources.sample import split_uri
 from cfcam_gpu.dataset.store.atomic_files import atomic_file, os_reason, write_atomically
 from cfcam_gpu.dataset.store.results import Results
 from cfcam_gpu.dataset.store.schema import ColumnName, Row, table_maps
-from cfcam_gpu.errors import ConfigError, InputError, ModelError
+from cfcam_gpu.errors import ConfigError, InputError
 from cfcam_gpu.images.colormaps import check_style
 from cfcam_gpu.images.encode import encode_image
 from cfcam_gpu.images.overlay import colorize, upsample_grid
 
-#: Columns that become arrays beside the heatmaps, their types, and what stands for null.
+#: The formats that results can be written in.
+FORMATS = ("npz", "zarr", "fiftyone", "png")
+
+#: Columns of numbers that become arrays -> their type, and the value that stands for null.
 _ARRAYS: dict[ColumnName, tuple[Any, Any]] = {
     "target": (np.int32, -1), "target_prob": (np.float32, np.nan), "pred": (np.int32, -1),
     "prob": (np.float32, np.nan), "n_clusters": (np.int32, -1), "noise_fraction": (np.float32, np.nan),
     "blank": (np.bool_, False), "heatmap_max": (np.float32, np.nan),
 }  # fmt: skip
+#: Columns of text that become arrays; null becomes "".
 _TEXTS: tuple[ColumnName, ...] = ("sample_id", "uri", "status", "label")
 
 
@@ -36,40 +42,46 @@ def export(
     size: tuple[int, int] | None = None,
     cmap: str = "inferno",
 ) -> int:
-    """Writes the results to `destination`, which must not exist; gives the number of samples written.
+    """Writes the results in a format; returns the number of samples written.
 
     Args:
-        to: `npz` and `zarr`: arrays over all rows, `heatmap` (N,H,W) float32 in [0,1], zeros for failed
-            samples, `grid` (N,h,w) at raw scale, and the columns of the rows, null as -1, NaN or "".
-            `png`: one coloured heatmap per explained sample, of the original's size.
-            `fiftyone`: gray heatmaps of the original's size and samples.json, which lists filepath, label,
-            prediction and the heatmap's map_path.
-        size: (H,W) of the heatmaps of npz and zarr; None: the model's input size.
-        cmap: colours of png, one of `cfcam_gpu.images.colormaps.COLORMAPS`.
+        to: one of `FORMATS`.
+            `npz`, `zarr`: arrays over all rows: `heatmap` (N, H, W) float32 in [0, 1], `grid` (N, h, w)
+            float32 at raw scale, both zero for failed samples, and columns, where -1, NaN or "" stands for null.
+            `png`: for each explained sample a coloured heatmap with the original's size.
+            `fiftyone`: for each explained sample a gray heatmap with the original's size; samples.json
+            lists filepath, label, prediction and the heatmap's map_path.
+        destination: the file or folder to write, which must not exist.
+        size: (H, W) of the heatmaps of npz and zarr; None: the model's input size.
+        cmap: colours of png, one of `colormaps.COLORMAPS`.
 
     Raises:
-        ConfigError: another format or colour map.
+        ConfigError: an unknown format or colour map.
         InputError: the destination exists or cannot be written, or there are no results.
-        ModelError: a package that the format needs is not installed.
+        MissingPackageError: the format needs a package that is not installed.
     """
     destination = Path(destination)
     if to not in FORMATS:
-        raise ConfigError(f"unknown format {to!r}; choose one of: {', '.join(FORMATS)}")
+        raise ConfigError(unknown("format", to, FORMATS))
     check_style(cmap, 0)
     if destination.exists():
         raise InputError(f"{destination} exists; name a file or folder that does not")
     if not len(results):
         raise InputError(f"{results.store.out} holds no finished part, so there is nothing to export")
     try:
-        return FORMATS[to](results, destination, size or results.size, cmap)
+        if to == "npz":
+            return _npz(results, destination, size or results.size)
+        if to == "zarr":
+            return _zarr(results, destination, size or results.size)
+        return _png(results, destination, cmap) if to == "png" else _fiftyone(results, destination)
     except OSError as error:
         raise InputError(f"cannot write {destination}: {os_reason(error)}") from error
 
 
-def _npz(results: Results, destination: Path, size: tuple[int, int], cmap: str) -> int:
+def _npz(results: Results, destination: Path, size: tuple[int, int]) -> int:
     count = len(results)
     with atomic_file(destination) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, shape in (("heatmap", size), ("grid", results.grid)):
+        for name, shape in (("heatmap", size), ("grid", results.map_shape)):
             header = {"descr": "<f4", "fortran_order": False, "shape": (count, *shape)}
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array_header_2_0(member, header)
@@ -81,14 +93,11 @@ def _npz(results: Results, destination: Path, size: tuple[int, int], cmap: str) 
     return count
 
 
-def _zarr(results: Results, destination: Path, size: tuple[int, int], cmap: str) -> int:
-    try:
-        import zarr
-    except ImportError as error:
-        raise ModelError("zarr is not installed; run: pip install 'cfcam-gpu[zarr]'") from error
+def _zarr(results: Results, destination: Path, size: tuple[int, int]) -> int:
+    zarr = require("zarr", "zarr")
     count = len(results)
     group = zarr.open_group(str(destination), mode="w-", attributes={"cfcam": results.run["fingerprint"]})
-    for name, shape in (("heatmap", size), ("grid", results.grid)):
+    for name, shape in (("heatmap", size), ("grid", results.map_shape)):
         chunks = (min(64, count), *shape)
         array = group.create_array(name, shape=(count, *shape), chunks=chunks, dtype="float32")
         row = 0
@@ -96,7 +105,7 @@ def _zarr(results: Results, destination: Path, size: tuple[int, int], cmap: str)
             array[row : row + len(block)] = block
             row += len(block)
     for name, column in _columns(results).items():
-        if column.dtype.kind == "U":  # of fixed length they are not part of the format
+        if column.dtype.kind == "U":  # the format has no texts of fixed length
             group.create_array(name, shape=column.shape, dtype=str)[:] = column.astype(object)
         else:
             group.create_array(name, data=column)
@@ -104,7 +113,7 @@ def _zarr(results: Results, destination: Path, size: tuple[int, int], cmap: str)
 
 
 def _blocks(results: Results, name: str, shape: tuple[int, int]) -> Iterator[np.ndarray]:
-    """The heatmaps or grids of one part after the other, (n, *shape) float32, zeros for failed samples."""
+    """The heatmaps or grids of each part, (n, *shape) float32, zeros for failed samples."""
     for table in results.tables(["grid"]):
         block = np.zeros((len(table), *shape), np.float32)
         for place, grid in zip(block, table_maps(table), strict=True):
@@ -123,7 +132,7 @@ def _columns(results: Results) -> dict[ColumnName, np.ndarray]:
     return texts | numbers
 
 
-def _png(results: Results, destination: Path, size: tuple[int, int], cmap: str) -> int:
+def _png(results: Results, destination: Path, cmap: str) -> int:
     written = 0
     for name, row in _explained(results):
         pixels = colorize(results.heatmap(row, "original"), cmap)
@@ -132,7 +141,7 @@ def _png(results: Results, destination: Path, size: tuple[int, int], cmap: str) 
     return written
 
 
-def _fiftyone(results: Results, destination: Path, size: tuple[int, int], cmap: str) -> int:
+def _fiftyone(results: Results, destination: Path) -> int:
     written = 0
     destination.mkdir(parents=True)
     with atomic_file(destination / "samples.json") as file:
@@ -160,13 +169,5 @@ def _entry(row: Row, map_path: str) -> dict[str, Any]:
 
 
 def _explained(results: Results) -> Iterator[tuple[str, Row]]:
+    """Names and rows of the samples that have a map."""
     return ((name, row) for name, row in results.named_rows() if row["grid"] is not None)
-
-
-#: Format -> what writes it: results, destination, size, colour map -> number of samples.
-FORMATS: dict[str, Callable[[Results, Path, tuple[int, int], str], int]] = {
-    "npz": _npz,
-    "zarr": _zarr,
-    "fiftyone": _fiftyone,
-    "png": _png,
-}

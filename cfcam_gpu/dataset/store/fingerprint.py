@@ -1,4 +1,4 @@
-"""What makes two runs the same run, and how two of them differ."""
+"""The fingerprint of a run: everything its numbers depend on. Only a run with an equal one continues another."""
 
 from __future__ import annotations
 
@@ -18,9 +18,21 @@ import cfcam_gpu
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.options import PART_SIZE, RunOptions
 
+#: Fields of the fingerprint that earlier versions of the package did not store, with the value they stand for.
+_LATER_FIELDS = {"method": "cfcam"}
+
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 of all parameters and buffers with their names, types and shapes; equal on any device."""
+    """SHA-256 of all parameters and buffers with their names, dtypes and shapes; the same on any device.
+
+    Example:
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> before = weights_hash(layer)
+        >>> with torch.no_grad():
+        ...     _ = layer.weight.add_(1)
+        >>> weights_hash(layer) == before
+        False
+    """
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, Tensor):
@@ -31,26 +43,27 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def text_hash(lines: tuple[str, ...] | None) -> str | None:
-    """Short hash of the class names."""
-    return None if lines is None else hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-
-
 def versions() -> dict[str, str | None]:
-    """Of what the numbers depend on."""
-    found: dict[str, str | None] = {"cfcam_gpu": cfcam_gpu.__version__}
+    """Versions of the packages that the numbers depend on; None where a package is not installed."""
+    installed: dict[str, str | None] = {"cfcam_gpu": cfcam_gpu.__version__}
     for package in ("torch", "torchvision"):
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = None
-    return found
+            installed[package] = None
+    return installed
 
 
 def fingerprint(explainer: BatchExplainer, weights: str, options: RunOptions) -> dict[str, Any]:
-    """What must be equal for a run to go on; `weights` is the hash of the model before it was prepared."""
-    loaded, target = explainer.loaded, explainer.target
-    pictures = {"kind": options.overlays, "cmap": options.cmap, "alpha": options.alpha}
+    """The fingerprint of a dataset run.
+
+    Args:
+        explainer: after `warm_up`.
+        weights: the hash of the model's weights as they were loaded, before `prepared` changed them.
+        options: the settings of the run.
+    """
+    loaded = explainer.loaded
+    overlays = {"kind": options.overlays, "cmap": options.cmap, "alpha": options.alpha}
     return {
         "method": options.method,
         "config": dataclasses.asdict(options.config),
@@ -59,23 +72,27 @@ def fingerprint(explainer: BatchExplainer, weights: str, options: RunOptions) ->
         "layer": explainer.cam.layer_name,
         "finer_layer": explainer.cam.finer_layer_name,
         "preprocess": dataclasses.asdict(loaded.preprocess),
-        "target": target,
-        "class_names": text_hash(loaded.class_names),
+        "target": explainer.target,
+        "class_names": _names_hash(loaded.class_names),
         "precision": options.precision,
         "channels_last": options.channels_last,
         "fold_batchnorm": options.fold_batchnorm,
-        "overlays": {"kind": "none"} if options.overlays == "none" else pictures,
+        "overlays": {"kind": "none"} if options.overlays == "none" else overlays,
         "versions": versions(),
     }
 
 
+def _names_hash(names: tuple[str, ...] | None) -> str | None:
+    return None if names is None else hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
 def about(explainer: BatchExplainer, weights: str, options: RunOptions) -> dict[str, Any]:
-    """The content of run.json, but for what depends on the samples."""
-    loaded, device = explainer.loaded, explainer.device
+    """The content of run.json, except what depends on the samples. Arguments as for `fingerprint`."""
+    loaded = explainer.loaded
     info = {
         "weights": loaded.weights,
         "engine": explainer.cam.engine_name,
-        "device": str(device),
+        "device": str(explainer.device),
         "precision": options.precision,
         "batch_size": options.batch_size,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -92,27 +109,38 @@ def about(explainer: BatchExplainer, weights: str, options: RunOptions) -> dict[
     }
 
 
-#: What a fingerprint of before the entry was made stands for.
-EARLIER = {"method": "cfcam"}
+def with_later_fields(stored: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored fingerprint with the fields of `now` that the version which stored it did not know yet.
+
+    Example:
+        >>> with_later_fields({"layer": "conv"}, {"method": "gradcam", "layer": "conv"})
+        {'method': 'cfcam', 'layer': 'conv'}
+    """
+    return {**{name: value for name, value in _LATER_FIELDS.items() if name in now}, **stored}
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """`field: old, now new` for every field that differs, nested ones by their path."""
-    found: list[str] = []
-    for name in dict.fromkeys([*old, *new]):
-        before, after = old.get(name), new.get(name)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found += differences(before, after, f"{prefix}{name}.")
-        elif _plain(before) != _plain(after):
-            found.append(f"{prefix}{name} was {_shown(before)}, now {_shown(after)}")
-    return found
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """One text for each field that differs between two fingerprints; `prefix` is for nested fields.
+
+    Example:
+        >>> differences({"layer": "conv1", "config": {"eps": 1}}, {"layer": "conv2", "config": {"eps": 2}})
+        ["layer was 'conv1', now 'conv2'", 'config.eps was 1, now 2']
+    """
+    texts: list[str] = []
+    for name in dict.fromkeys([*before, *now]):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            texts += differences(old, new, f"{prefix}{name}.")
+        elif _as_stored(old) != _as_stored(new):
+            texts.append(f"{prefix}{name} was {_shown(old)}, now {_shown(new)}")
+    return texts
 
 
-def _plain(value: Any) -> Any:
-    """JSON knows no tuples."""
+def _as_stored(value: Any) -> Any:
+    """A value as JSON gives it back: without tuples."""
     return list(value) if isinstance(value, tuple) else value
 
 
 def _shown(value: Any) -> str:
-    text = repr(_plain(value))
+    text = repr(_as_stored(value))
     return text if len(text) <= 40 else f"{text[:20]}…{text[-4:]}"

@@ -1,4 +1,7 @@
-"""The plan of a run: its samples in order, cut into parts, on disk. Read piece by piece, so memory stays flat."""
+"""The plan of a run: its samples in order, cut into parts, stored in one Parquet file.
+
+It is read in pieces, so a plan of millions of samples needs little memory.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +22,34 @@ from cfcam_gpu.errors import StoreError
 _FIELDS = ("sample_id", "uri", "label", "target", "name", "mask")
 _SCHEMA = pa.schema([(name, pa.string()) for name in _FIELDS])
 
-#: Rows read at a time.
+#: Rows that are read or written at a time: one row group of the file.
 _GROUP = 16_384
 
 
 class Plan:
-    """The stored plan. Its samples come in segments: the first run's, then what later runs found in addition.
+    """A stored plan.
 
-    Part numbers go on through the segments; a part never holds samples of two of them, so that
-    adding samples leaves every part as it was.
+    Its samples stand in segments: those of the first run, then those that each later run added. Part
+    numbers go on from one segment to the next, and no part holds samples of two segments, so adding
+    samples never changes an existing part.
 
     Attributes:
-        part_size: samples of a part; a segment's last one may have fewer.
+        path: the plan's file.
+        part_size: number of samples in a part; the last part of a segment may have fewer.
         segments: number of samples in each segment.
+
+    Raises:
+        StoreError: the file is missing or damaged.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "plan.parquet"
+        >>> samples = [Sample(f"{i}", f"/photos/{i}.png") for i in range(5)]
+        >>> plan = write_plan(path, samples, segments=[5], part_size=2)
+        >>> plan.parts, [sample.sample_id for sample in plan.samples(1)]
+        (3, ['2', '3'])
+        >>> plan.extended(samples[:1]).parts
+        4
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,52 +72,69 @@ class Plan:
         self._group: tuple[int, pa.Table] = (-1, _SCHEMA.empty_table())
 
     def __len__(self) -> int:
+        """Number of samples."""
         return self._first_row[-1]
 
     @property
     def parts(self) -> int:
+        """Number of parts."""
         return self._first_part[-1]
 
     def bounds(self, part: int) -> tuple[int, int]:
-        """First row of a part in the plan, and the row after its last."""
+        """Position in the plan of a part's first sample, and of the sample behind its last."""
         segment = bisect_right(self._first_part, part) - 1
         start = self._first_row[segment] + (part - self._first_part[segment]) * self.part_size
         return start, min(start + self.part_size, self._first_row[segment + 1])
 
     def count(self, part: int) -> int:
+        """Number of samples in a part."""
         start, stop = self.bounds(part)
         return stop - start
 
     def samples(self, part: int) -> list[Sample]:
         """The samples of a part, in order."""
         row, stop = self.bounds(part)
-        found: list[Sample] = []
+        samples: list[Sample] = []
         while row < stop:
             group = bisect_right(self._group_start, row) - 1
             inside = row - self._group_start[group]
             piece = self._read(group).slice(inside, stop - row)
-            found += (_sample(values) for values in piece.to_pylist())
+            samples += (_sample(values) for values in piece.to_pylist())
             row += len(piece)
-        return found
+        return samples
 
     def columns(self, *names: str) -> Iterator[dict[str, Any]]:
-        """Some fields of every sample, in order, piece by piece."""
+        """Fields of every sample, in order; `names`: those of `Sample`'s attributes."""
         for batch in self._file.iter_batches(_GROUP, columns=list(names)):
             yield from batch.to_pylist()
 
     def extended(self, samples: Sequence[Sample]) -> Plan:
-        """The plan with a further segment, stored in place of this one. Raises OSError."""
-        old = (_sample(row) for row in self.columns(*_FIELDS))
-        return write_plan(self.path, chain(old, samples), [*self.segments, len(samples)], self.part_size)
+        """The plan with one more segment, stored in place of this one.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        earlier = (_sample(row) for row in self.columns(*_FIELDS))
+        return write_plan(self.path, chain(earlier, samples), [*self.segments, len(samples)], self.part_size)
 
     def _read(self, group: int) -> pa.Table:
+        """A row group of the file; the last one stays in memory."""
         if self._group[0] != group:
             self._group = group, self._file.read_row_group(group, columns=list(_FIELDS))
         return self._group[1]
 
 
 def write_plan(path: Path, samples: Iterable[Sample], segments: Sequence[int], part_size: int) -> Plan:
-    """Stores samples, `segments` of them in turn, in place of whatever plan there is. Raises OSError."""
+    """Stores a plan in place of one that may be there, and returns it.
+
+    Args:
+        samples: those of all segments, in order; may be a generator.
+        segments: number of samples in each segment.
+        part_size: number of samples in a part.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     about = json.dumps({"shard_size": part_size, "segments": list(segments)})
     schema = _SCHEMA.with_metadata({"cfcam": about})
     rest = iter(samples)
@@ -112,5 +147,5 @@ def write_plan(path: Path, samples: Iterable[Sample], segments: Sequence[int], p
 
 
 def _sample(values: dict[str, Any]) -> Sample:
-    """Plans of earlier versions have no masks."""
+    """A sample from its stored fields. Plans of earlier versions of the package have no masks."""
     return Sample(**{name: values.get(name) for name in _FIELDS})  # type: ignore[arg-type]

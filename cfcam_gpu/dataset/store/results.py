@@ -1,8 +1,7 @@
-"""What a run has stored, for reading: tables, rows one by one, heatmaps at any size."""
+"""Reading the results of a run: as tables, row by row, and as heatmaps of any size."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cfcam_gpu._utils.messages import unknown
+from cfcam_gpu._utils.optional import require
 from cfcam_gpu.dataset.store.plan import Plan
 from cfcam_gpu.dataset.store.schema import COLUMNS, Row, arrow_schema, table_maps, table_to_rows
 from cfcam_gpu.dataset.store.store import Store
-from cfcam_gpu.errors import ConfigError, InputError, ModelError, StoreError
+from cfcam_gpu.errors import ConfigError, InputError, StoreError
 from cfcam_gpu.images.overlay import fit_heatmap, upsample_grid
 
 if TYPE_CHECKING:
@@ -22,10 +23,16 @@ if TYPE_CHECKING:
 
 
 def open_results(out: str | Path) -> Results:
-    """The results of `explain_dataset` in a folder, also of a run that is not finished.
+    """The results that `explain_dataset` stored in a folder, also those of an unfinished run.
 
     Raises:
-        StoreError: the folder holds none, or they cannot be read.
+        StoreError: the folder holds no results, or they cannot be read.
+
+    Example:
+        >>> open_results("empty-folder")
+        Traceback (most recent call last):
+        cfcam_gpu.errors.StoreError: empty-folder holds no results: there is no run.json; \
+`cfcam explain … --out empty-folder` makes them
     """
     store = Store(Path(out))
     run = store.read_run()
@@ -40,27 +47,44 @@ def open_results(out: str | Path) -> Results:
 
 
 class Results:
-    """The finished parts of a run, as they were when this was made.
+    """The parts of a run that are finished at the time this is made.
 
     Attributes:
-        run: the content of run.json. parts: numbers of the finished parts.
-        grid: (h, w) of the maps; size: (H, W) of the model's input.
+        store: the output folder.
+        run: the content of run.json.
+        parts: numbers of the finished parts.
+        map_shape: (h, w) of the maps at the layer's resolution.
+        size: (H, W) of the model's input.
+
+    Example:
+        >>> import tempfile
+        >>> from cfcam_gpu.dataset.sources.sample import Sample
+        >>> store = Store(Path(tempfile.mkdtemp()))
+        >>> store.write_run({"grid": [1, 2], "size": [2, 4]})
+        >>> _ = store.write_plan([Sample("a", "/a.png"), Sample("b", "/b.png")], part_size=1)
+        >>> row = {"sample_id": "a", "uri": "/a.png", "status": "ok", "grid": np.float32([[0, 3]])}
+        >>> store.write_part(0, [row], map_shape=(1, 2))
+        >>> results = open_results(store.out)
+        >>> results.counts()
+        {'total': 2, 'ok': 1, 'error': 0, 'blank': 0, 'missing': 1}
+        >>> results.heatmap("a").round(2).tolist()
+        [[0.0, 0.25, 0.75, 1.0], [0.0, 0.25, 0.75, 1.0]]
     """
 
     def __init__(self, store: Store, run: dict[str, Any], parts: Iterable[int] | None = None) -> None:
         self.store = store
         self.run = run
         self.parts = sorted(store.finished_parts() if parts is None else store.finished_parts() & set(parts))
-        self.grid: tuple[int, int] = (run["grid"][0], run["grid"][1])
+        self.map_shape: tuple[int, int] = (run["grid"][0], run["grid"][1])
         self.size: tuple[int, int] = (run["size"][0], run["size"][1])
 
     def only(self, parts: Iterable[int]) -> Results:
-        """The results of some parts."""
+        """The results of those of the parts that are finished."""
         return Results(self.store, self.run, parts)
 
     @property
     def plan(self) -> Plan:
-        """The samples of the run, also those that have no row yet."""
+        """The plan of the run: all its samples, also those without a row so far."""
         return self.store.read_plan()
 
     def __len__(self) -> int:
@@ -69,59 +93,64 @@ class Results:
         return sum(plan.count(part) for part in self.parts)
 
     def counts(self) -> dict[str, int]:
-        """Number of samples: `total` of the run, `ok`, `error`, `blank` among the ok ones, `missing` without a row."""
-        total, found = len(self.plan), Counter[str]()
+        """How many samples there are of each kind.
+
+        Returns:
+            `total`: samples of the run; `ok`: explained; `error`: failed; `blank`: those of the explained whose map
+            is zero everywhere; `missing`: without a row so far.
+        """
+        total, ok, blank, rows = len(self.plan), 0, 0, 0
         for table in self.tables(["status", "blank"]):
             good = pc.equal(table["status"], "ok")
-            found["ok"] += pc.sum(good).as_py() or 0
-            found["rows"] += len(table)
-            found["blank"] += pc.sum(pc.and_(good, pc.fill_null(table["blank"], False))).as_py() or 0
-        ok, rows = found["ok"], found["rows"]
-        return {
-            "total": total, "ok": ok, "error": rows - ok, "blank": found["blank"], "missing": total - rows,
-        }  # fmt: skip
+            ok += pc.sum(good).as_py() or 0
+            blank += pc.sum(pc.and_(good, pc.fill_null(table["blank"], fill_value=False))).as_py() or 0
+            rows += len(table)
+        return {"total": total, "ok": ok, "error": rows - ok, "blank": blank, "missing": total - rows}
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """One Arrow table a part, in order; `columns`: names from `store.COLUMNS`, None: all."""
+        """One Arrow table for each part, in order.
+
+        Args:
+            columns: names from `schema.COLUMNS`; None: all.
+
+        Raises:
+            ConfigError: an unknown column.
+            StoreError: a part cannot be read.
+        """
         _check_columns(columns)
         for part in self.parts:
             yield self.store.read_part(part, columns)
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows in one Arrow table; `grid` is a fixed-shape tensor (h, w)."""
+        """All rows in one Arrow table, where `grid` is a column of fixed-shape tensors (h, w). See `tables`."""
         _check_columns(columns)
-        whole = arrow_schema(self.grid)
+        whole = arrow_schema(self.map_shape)
         wanted = pa.schema([whole.field(name) for name in columns or COLUMNS])
         return pa.concat_tables(
             [wanted.empty_table(), *(t.select(wanted.names) for t in self.tables(columns))]
         )
 
     def to_pandas(self, columns: Sequence[str] | None = None) -> pandas.DataFrame:
-        """All rows in a data frame; `grid` holds arrays (h, w) float32 or None.
+        """All rows in a data frame, where `grid` holds arrays (h, w) float32 or None. See `tables`.
 
         Raises:
-            ModelError: pandas is not installed.
+            MissingPackageError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise ModelError("pandas is not installed; run: pip install 'cfcam-gpu[pandas]'") from error
+        pd = require("pandas", "pandas")
         table = self.table(columns)
         names = [name for name in table.column_names if name != "grid"]
         frame: pandas.DataFrame = table.select(names).to_pandas()
         if "grid" in table.column_names:
-            frame.insert(
-                table.column_names.index("grid"), "grid", pandas.Series(table_maps(table), dtype=object)
-            )
+            frame.insert(table.column_names.index("grid"), "grid", pd.Series(table_maps(table), dtype=object))
         return frame
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
-        """Every row as a dict, part by part; `grid` is (h, w) float32 or None."""
+        """Every row, in order, where `grid` is (h, w) float32 or None. See `tables`."""
         for table in self.tables(columns):
             yield from table_to_rows(table)
 
     def named_rows(self) -> Iterator[tuple[str, Row]]:
-        """Every row with the name that its files carry: a relative path without extension."""
+        """Every row with the name of its sample, from which names of files are made: a path without extension."""
         plan = self.plan
         for part in self.parts:
             rows = table_to_rows(self.store.read_part(part))
@@ -129,10 +158,10 @@ class Results:
                 yield sample.name, row
 
     def row(self, sample_id: str) -> Row:
-        """The row of a sample; looks through the parts.
+        """The row of a sample. It reads the parts one after the other until it meets the sample.
 
         Raises:
-            InputError: no finished part has it.
+            InputError: no finished part has the sample.
         """
         for part in self.parts:
             position = pc.index(self.store.read_part(part, ["sample_id"])["sample_id"], sample_id).as_py()
@@ -143,17 +172,16 @@ class Results:
     def heatmap(
         self, sample: str | Mapping[str, Any], size: tuple[int, int] | str | None = None
     ) -> np.ndarray:
-        """The heatmap of a sample, (H, W) float32 in [0, 1], divided by its own maximum; zeros where blank.
+        """The heatmap of a sample: (H, W) float32 in [0, 1], divided by its maximum; zeros where it is blank.
 
         Args:
             sample: its id, or its row.
-            size: (H, W), what the model saw at that size, up to the model's input size the same map;
-                None: the model's input size; "original": in the frame of the upright original, zeros
-                where the model saw nothing.
+            size: (H, W): the model's view of the image at this size; None: at the model's input size;
+                "original": the upright original with its own size, zeros where the model saw nothing of it.
 
         Raises:
             InputError: there is no such sample, or it has no map.
-            ConfigError: another size.
+            ConfigError: the size is none of these.
         """
         row: Mapping[str, Any] = self.row(sample) if isinstance(sample, str) else sample
         grid = row.get("grid")
@@ -173,6 +201,6 @@ def _checked_size(size: Any) -> tuple[int, int]:
 
 
 def _check_columns(columns: Sequence[str] | None) -> None:
-    unknown = [name for name in columns or () if name not in COLUMNS]
-    if unknown:
-        raise ConfigError(f"unknown column {unknown[0]!r}; choose among: {', '.join(COLUMNS)}")
+    for name in columns or ():
+        if name not in COLUMNS:
+            raise ConfigError(unknown("column", name, COLUMNS))

@@ -1,4 +1,4 @@
-"""How a run begins: a new plan, or the stored one with what is new among the inputs."""
+"""How a run begins: with a new plan, or with the stored plan plus the samples that are new among the inputs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from typing import Any
 from cfcam_gpu.dataset.execution.observer import Observer, counted
 from cfcam_gpu.dataset.execution.parts import overlay_name
 from cfcam_gpu.dataset.options import RunOptions
-from cfcam_gpu.dataset.sources.folders import unique_names
+from cfcam_gpu.dataset.sources.names import unique_names
 from cfcam_gpu.dataset.sources.sample import Sample
-from cfcam_gpu.dataset.store.fingerprint import EARLIER, differences
+from cfcam_gpu.dataset.store.fingerprint import differences, with_later_fields
 from cfcam_gpu.dataset.store.locks import Claim
 from cfcam_gpu.dataset.store.plan import Plan
 from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import StoreError
 from cfcam_gpu.images.encode import IMAGE_FORMATS
 
-#: Above this many samples the pictures lie in one folder per part.
+#: A run of more samples than this puts its pictures into one folder for each part.
 MOST_IN_ONE_FOLDER = 10_000
+
+_REMEDY = "choose another output folder, or --overwrite to begin anew"
 
 
 def open_plan(
@@ -30,20 +32,29 @@ def open_plan(
     about: dict[str, Any],
     observer: Observer,
 ) -> Plan:
-    """The stored plan, with what is new among the samples; made when there is none."""
+    """The plan of the run in a folder: the stored one with the new samples added, or a new one.
+
+    To be called inside `setup_lock`.
+
+    Args:
+        claim: this process's claim on the folder.
+        about: the content of run.json (see `fingerprint.about`).
+        observer: told how many samples are new or missing.
+
+    Raises:
+        StoreError: the folder holds a run with other settings or with other places of the same samples,
+            or cannot be read or written.
+    """
     if options.overwrite:
         store.wipe(_stored_pictures(store))
     stored = store.read_run()
     if stored is None:
         if store.finished_parts():
-            raise StoreError(
-                f"{store.parts_folder} holds parts but {store.run_file} is missing; choose another output folder, "
-                "or --overwrite to begin anew"
-            )
+            raise StoreError(f"{store.parts_folder} holds parts but {store.run_file} is missing; {_REMEDY}")
         plan = store.write_plan(samples, about["shard_size"])
         store.write_run({**about, "overlay_folders": len(samples) > MOST_IN_ONE_FOLDER})
         return plan
-    _check_same(store, stored, about, options)
+    _check_same_settings(store, stored, about, options)
     plan = store.read_plan()
     new = _new_samples(store, plan, samples, observer)
     if not new:
@@ -57,62 +68,56 @@ def open_plan(
     return store.extend_plan(plan, new)
 
 
-def _check_same(store: Store, stored: dict[str, Any], about: dict[str, Any], options: RunOptions) -> None:
-    new = about["fingerprint"]
-    earlier = {name: value for name, value in EARLIER.items() if name in new}
-    differ = differences({**earlier, **stored["fingerprint"]}, new)
+def _check_same_settings(
+    store: Store, stored: dict[str, Any], about: dict[str, Any], options: RunOptions
+) -> None:
+    now = about["fingerprint"]
+    differ = differences(with_later_fields(stored["fingerprint"], now), now)
     if options.part_size is not None:
         differ += differences({"part_size": stored["shard_size"]}, {"part_size": options.part_size})
     if differ:
-        raise StoreError(
-            f"{store.out} holds another run: {'; '.join(differ)}; choose another output folder, or "
-            "--overwrite to begin anew"
-        )
+        raise StoreError(f"{store.out} holds another run: {'; '.join(differ)}; {_REMEDY}")
 
 
 def _new_samples(store: Store, plan: Plan, samples: list[Sample], observer: Observer) -> list[Sample]:
-    known = {row["sample_id"]: row["uri"] for row in plan.columns("sample_id", "uri")}
+    """The samples that the plan lacks, with names that no sample of the plan has."""
+    planned = {row["sample_id"]: row["uri"] for row in plan.columns("sample_id", "uri")}
     if store.uses_masks:
-        _check_masks(store, plan, samples)
-    found = 0
-    new: list[Sample] = []
+        _check_same_masks(store, plan, samples)
+    new = [sample for sample in samples if sample.sample_id not in planned]
     for sample in samples:
-        if sample.sample_id not in known:
-            new.append(sample)
-            continue
-        found += 1
-        if known[sample.sample_id] != sample.uri:
+        uri = planned.get(sample.sample_id, sample.uri)
+        if uri != sample.uri:
             raise StoreError(
-                f"{store.out} holds a run in which sample {sample.sample_id!r} is {known[sample.sample_id]}, "
-                f"now it is {sample.uri}; choose another output folder, or --overwrite to begin anew"
+                f"{store.out} holds a run in which sample {sample.sample_id!r} is {uri}, "
+                f"now it is {sample.uri}; {_REMEDY}"
             )
-    if found < len(known):
-        observer.note(
-            counted(len(known) - found, "planned sample", " no longer among the inputs; the run keeps it")
-        )
+    missing = len(planned) - (len(samples) - len(new))
+    if missing > 0:
+        observer.note(counted(missing, "planned sample", " no longer among the inputs; the run keeps it"))
     return _renamed(plan, new) if new else []
 
 
-def _check_masks(store: Store, plan: Plan, samples: list[Sample]) -> None:
-    known = {row["sample_id"]: row.get("mask") for row in plan.columns("sample_id", "mask")}
+def _check_same_masks(store: Store, plan: Plan, samples: list[Sample]) -> None:
+    planned = {row["sample_id"]: row.get("mask") for row in plan.columns("sample_id", "mask")}
     for sample in samples:
-        before = known.get(sample.sample_id, sample.mask)
-        if before != sample.mask:
+        mask = planned.get(sample.sample_id, sample.mask)
+        if mask != sample.mask:
             raise StoreError(
-                f"{store.out} holds a run in which the mask of sample {sample.sample_id!r} is {before}, now it "
-                f"is {sample.mask}; choose another output folder, or --overwrite to begin anew"
+                f"{store.out} holds a run in which the mask of sample {sample.sample_id!r} is {mask}, "
+                f"now it is {sample.mask}; {_REMEDY}"
             )
 
 
 def _renamed(plan: Plan, new: list[Sample]) -> list[Sample]:
-    """The samples with names that none of the plan has, also where capital and small letters are the same."""
+    """The samples, each with a name of its own beside those of the plan, also where case is ignored."""
     wanted = [row["name"] for row in plan.columns("name")] + [sample.name for sample in new]
     names = unique_names(wanted, wanted)[len(plan) :]
     return [replace(sample, name=name) for sample, name in zip(new, names, strict=True)]
 
 
 def _stored_pictures(store: Store) -> Iterator[str]:
-    """Every picture that the stored run has written or was about to; none when that cannot be read."""
+    """Paths of all pictures that the stored run wrote or would have written; none if it cannot be read."""
     try:
         stored = store.read_run()
         kind = stored["fingerprint"].get("overlays", {}).get("kind") if stored else None

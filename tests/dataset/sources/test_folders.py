@@ -1,18 +1,15 @@
-"""Which files become inputs, in which order, and that no two outputs can share a name."""
+"""Which files become inputs, and in which order."""
 
 from __future__ import annotations
 
 import os
-import unicodedata
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cfcam_gpu.dataset.sources import folders as sources
-from cfcam_gpu.dataset.sources.find import Sample, find_samples
-from cfcam_gpu.dataset.sources.folders import names_of, unique_names
+from cfcam_gpu.dataset.sources.find import find_samples
+from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.errors import InputError
 
 
@@ -178,53 +175,3 @@ def test_unreadable_subfolder_is_an_error_that_names_it(
     with pytest.raises(InputError) as caught:
         find_samples([f"{photos}{pattern}"])
     assert str(caught.value) == f"folder {str(photos / 'sub' / 'deep')!r} cannot be read: Permission denied"
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        (["cat.png", "cat.jpg", "dog.png"], ["cat.png", "cat.jpg", "dog"]),
-        (["Cat.png", "cat.jpg"], ["Cat.png", "cat.jpg"]),
-        (["a/cat.png", "b/cat.png"], ["cat", "cat-2"]),
-        (["a/cat.png", "b/CAT.PNG", "c/cat.png"], ["cat", "CAT-2", "cat-3"]),
-        (["a/cat.png", "b/cat.png", "c/cat.jpg"], ["cat", "cat-2", "cat.jpg"]),
-        (["a/cat.png", "b/cat.png", "cat-2.png"], ["cat", "cat-3", "cat-2"]),
-        (["cat.png", "cat.jpg", "cat.png.jpg"], ["cat.png", "cat.jpg", "cat.png-2"]),
-        (["archive.cpio.gz", "plain"], ["archive.cpio", "plain"]),
-        (["...png", "..png"], ["...png", "..png"]),
-    ],
-)
-def test_names_of_single_files(tmp_path: Path, files: list[str], expected: list[str]) -> None:
-    paths = [_touch(tmp_path / name) for name in files]
-    assert _names(find_samples([str(path) for path in paths])) == expected
-
-
-def test_names_of_two_folders_do_not_clash(tmp_path: Path) -> None:
-    for name in ("one/sub/cat.png", "two/sub/cat.png", "two/Sub/cat.jpg"):
-        _touch(tmp_path / name)
-    found = find_samples([str(tmp_path / "one"), str(tmp_path / "two")])
-    assert _names(found) == ["sub/cat", "Sub/cat.jpg", "sub/cat-2"]
-
-
-_PART = st.sampled_from(
-    ["a", "A", "b", "a-2", "A-2", "a.png", "a-3", "ß", "SS", "\u00e9", "e\u0301", "..", ""]
-)
-_FILES = st.lists(
-    st.tuples(st.sampled_from(["", "s/", "S/"]), _PART, st.sampled_from(["", ".png", ".PNG", ".jpg"]))
-    .map("".join)
-    .filter(lambda name: PurePath(name).name not in ("", ".", "..", "s", "S")),
-    max_size=12,
-)
-
-
-@given(_FILES)
-def test_names_are_unique_relative_and_stay_inside(files: list[str]) -> None:
-    stems, fulls = zip(*(names_of(PurePath(name)) for name in files), strict=True) if files else ((), ())
-    names = unique_names(stems, fulls)
-    assert len(names) == len(files)
-    folded = {unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold()) for name in names}
-    assert len(folded) == len(names)
-    for name in names:
-        assert not PurePath(name).is_absolute()
-        assert not {"", ".", ".."} & set(name.split("/"))
-    assert names == unique_names(stems, fulls)

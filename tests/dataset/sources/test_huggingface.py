@@ -14,8 +14,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from cfcam_gpu.dataset.sources.find import Sample, find_samples, open_image
-from cfcam_gpu.dataset.sources.sample import make_uri
+from cfcam_gpu.dataset.sources.find import find_samples
+from cfcam_gpu.dataset.sources.open_image import open_image
+from cfcam_gpu.dataset.sources.sample import Sample, make_uri
 from cfcam_gpu.errors import ImageError, InputError
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cfcam_gpu.dataset.sources.find import Sample, find_samples, open_image
+from cfcam_gpu.dataset.sources.find import find_samples
 from cfcam_gpu.dataset.sources.manifests import manifest_samples
+from cfcam_gpu.dataset.sources.open_image import open_image
+from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.errors import ImageError, InputError
 
 
@@ -169,7 +171,7 @@ def test_mistakes_in_parquet_are_told_with_their_row(folder: Path, table: pa.Tab
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda c: b"", lambda c: b"no parquet", lambda c: c[:-9], lambda c: b"x" * 40 + c[40:]]
+    "damage", [lambda _: b"", lambda _: b"no parquet", lambda c: c[:-9], lambda c: b"x" * 40 + c[40:]]
 )
 def test_damaged_parquet_is_told(folder: Path, damage: Callable[[bytes], bytes]) -> None:
     path = folder / "list.parquet"
@@ -187,7 +189,7 @@ def test_manifest_inside_a_folder_of_images_is_no_manifest(folder: Path) -> None
 
 
 def test_manifest_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Path, *args: object) -> None:
+    def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     path = _write(folder / "list.csv", "path\na.png\n")

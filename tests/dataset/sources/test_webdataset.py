@@ -7,15 +7,16 @@ import json
 import logging
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cfcam_gpu.dataset.sources.find import Sample, find_samples, open_image
-from cfcam_gpu.dataset.sources.sample import make_uri, split_uri
+from cfcam_gpu.dataset.sources.find import find_samples
+from cfcam_gpu.dataset.sources.open_image import open_image
+from cfcam_gpu.dataset.sources.sample import Sample, make_uri, split_uri
 from cfcam_gpu.dataset.sources.webdataset import MAX_IMAGE_BYTES, tar_samples
 from cfcam_gpu.errors import ImageError, InputError
 
@@ -27,7 +28,7 @@ def image_bytes(value: int, suffix: str = "png", side: int = 4) -> bytes:
 
 
 def _shard(
-    path: Path, members: list[tuple[str, bytes | dict[str, object]]], kind: int = tarfile.PAX_FORMAT
+    path: Path, members: Sequence[tuple[str, bytes | Mapping[str, object]]], kind: int = tarfile.PAX_FORMAT
 ) -> Path:
     """Members: name and content, or name and the header's fields for those that are no files."""
     with tarfile.open(path, "w", format=kind) as archive:
@@ -248,13 +249,13 @@ def _cut(content: bytes, to: int) -> bytes:
             id="two tars in one",
         ),
         pytest.param(
-            lambda c: b"this is no tar at all" * 100,
+            lambda _: b"this is no tar at all" * 100,
             0,
             "the tar is truncated or corrupt (invalid header) after its start; what follows is not read",
             id="no tar",
         ),
         pytest.param(
-            lambda c: b"",
+            lambda _: b"",
             0,
             "the tar is truncated or corrupt (empty file) after its start; what follows is not read",
             id="empty",

@@ -11,6 +11,6 @@ def test_a_file_is_whole_or_not_there(tmp_path):
     path = tmp_path / "deep/file"
     write_atomically(path, b"first")
     with pytest.raises(TypeError), atomic_file(path) as file:
-        file.writelines([b"half", None])
+        file.writelines([b"half", None])  # type: ignore[list-item]
     assert path.read_bytes() == b"first"
     assert [p.name for p in path.parent.iterdir()] == ["file"]

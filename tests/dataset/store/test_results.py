@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from cfcam_gpu.dataset import Results, open_results
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.export import FORMATS, export
 from cfcam_gpu.dataset.store.schema import COLUMNS
-from cfcam_gpu.errors import ConfigError, InputError, ModelError, StoreError
+from cfcam_gpu.errors import ConfigError, InputError, MissingPackageError, StoreError
 from cfcam_gpu.images.overlay import colorize, fit_heatmap, upsample_grid
 from cfcam_gpu.images.preprocess import Preprocess
 from tests.helpers.smallnet import make_loaded, photo, run, save
@@ -64,8 +65,8 @@ def test_the_table_has_all_rows_in_order_and_the_columns_asked_for(results):
     assert table["sample_id"].to_pylist() == [f"id/{name}" for name in NAMES]
     assert results.table(["label", "pred"]).column_names == ["label", "pred"]
     assert len(results.only([]).table()) == 0
-    with pytest.raises(ConfigError, match="unknown column 'heat'; choose among: sample_id, uri, "):
-        results.table(["heat"])
+    with pytest.raises(ConfigError, match="unknown column 'map'; choose one of: sample_id, uri, "):
+        results.table(["map"])
 
 
 def test_rows_and_pandas_hold_the_maps(results):
@@ -82,7 +83,9 @@ def test_rows_and_pandas_hold_the_maps(results):
 
 def test_pandas_that_is_missing_is_named_with_its_extra(results, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ModelError, match=r"pandas is not installed; run: pip install 'cfcam-gpu\[pandas\]'"):
+    with pytest.raises(
+        MissingPackageError, match=r"pandas is not installed; run: pip install 'cfcam-gpu\[pandas\]'"
+    ):
         results.to_pandas()
 
 
@@ -142,7 +145,7 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
 
 
-def arrays(results: Results, to: str, path: Path, **options: object) -> dict[str, np.ndarray]:
+def arrays(results: Results, to: str, path: Path, **options: Any) -> dict[str, np.ndarray]:
     assert export(results, to, path, **options) == 5
     if to == "npz":
         with np.load(path) as content:
@@ -218,7 +221,9 @@ def test_mistakes_of_an_export_are_said(results, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="unknown colour map 'rainbow'"):
         export(results, "png", tmp_path / "new", cmap="rainbow")
     monkeypatch.setitem(sys.modules, "zarr", None)
-    with pytest.raises(ModelError, match=r"zarr is not installed; run: pip install 'cfcam-gpu\[zarr\]'"):
+    with pytest.raises(
+        MissingPackageError, match=r"zarr is not installed; run: pip install 'cfcam-gpu\[zarr\]'"
+    ):
         export(results, "zarr", tmp_path / "new")
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"cannot write .*file/new: "):

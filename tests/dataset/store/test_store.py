@@ -35,7 +35,7 @@ def test_rows_come_back_as_they_were_written(store):
 
 
 def test_a_part_that_cannot_be_written_leaves_nothing_behind(store, monkeypatch):
-    def full(descriptor: int) -> None:
+    def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(files.os, "fsync", full)

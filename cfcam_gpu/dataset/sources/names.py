@@ -1,0 +1,110 @@
+"""The names of samples, from which the names of their output files are made."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePath, PurePosixPath
+
+from cfcam_gpu.dataset.sources.sample import clean_text
+
+#: File extensions of images. They tell images from other members of a shard; the decoder goes by content.
+IMAGE_SUFFIXES = frozenset((
+    ".avif", ".bmp", ".dcm", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx",
+    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
+))  # fmt: skip
+
+#: Longest name of a file or folder. File systems allow 255 bytes; suffixes and numbers are added to a name.
+_MAX_BYTES = 180
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
+
+
+def names_of(path: PurePath) -> tuple[str, str]:
+    """The name of an image file: its path without the extension, and its whole path, for where others clash.
+
+    Example:
+        >>> names_of(PurePath("pets/cat.png"))
+        ('pets/cat', 'pets/cat.png')
+    """
+    full = path.as_posix()
+    return (path.with_suffix("").as_posix() if _has_stem(path) else full), full
+
+
+def image_stem(name: PurePosixPath) -> PurePosixPath:
+    """The name without an image's extension; other extensions belong to the name.
+
+    Example:
+        >>> image_stem(PurePosixPath("pets/cat.png")), image_stem(PurePosixPath("patient.1"))
+        (PurePosixPath('pets/cat'), PurePosixPath('patient.1'))
+    """
+    is_image = _has_stem(name) and name.suffix.lower() in IMAGE_SUFFIXES
+    return name.with_suffix("") if is_image else name
+
+
+def _has_stem(path: PurePath) -> bool:
+    """Whether something is left without the extension: of "...png" only dots would be."""
+    return path.stem.strip(".") != ""
+
+
+def safe_name(text: str) -> PurePosixPath:
+    """A relative path for output files made of any text: without root, "..", control characters and long parts.
+
+    Example:
+        >>> safe_name("/photos/../cat\\\\1.png")
+        PurePosixPath('photos/cat_1.png')
+    """
+    parts = [_shortened(_CONTROL.sub("_", part)) for part in clean_text(text).split("/")]
+    kept = [part for part in parts if part not in ("", ".", "..")]
+    return PurePosixPath(*kept) if kept else PurePosixPath("sample")
+
+
+def _shortened(part: str) -> str:
+    if len(part.encode()) <= _MAX_BYTES:
+        return part
+    suffix = PurePath(part).suffix[:10]
+    return part.encode()[: _MAX_BYTES - 40].decode(errors="ignore") + suffix
+
+
+def unique_names(stems: Sequence[str], fulls: Sequence[str]) -> list[str]:
+    """A different name for each sample, also on file systems that ignore case or compose accents.
+
+    It is the stem; where stems are equal the full path; where these are equal as well a numbered stem.
+
+    Args:
+        stems: short names; fulls: the long name of each.
+
+    Example:
+        >>> unique_names(["cat", "cat", "dog", "Dog"], ["cat.png", "cat.jpg", "dog", "Dog"])
+        ['cat.png', 'cat.jpg', 'dog', 'Dog-2']
+    """
+    stem_counts, full_counts = Counter(map(_key, stems)), Counter(map(_key, fulls))
+    return _numbered([
+        full if stem_counts[_key(stem)] > 1 and full_counts[_key(full)] == 1 else stem
+        for stem, full in zip(stems, fulls, strict=True)
+    ])  # fmt: skip
+
+
+def _numbered(wanted: list[str]) -> list[str]:
+    """Different names: of equal ones the first stays as it is, the others end with "-2", "-3", …"""
+    names: list[str] = []
+    # No sample gets a numbered name that another sample has without a number.
+    reserved, taken = set(map(_key, wanted)), set[str]()
+    last_number: Counter[str] = Counter()
+    for name in wanted:
+        key, unique = _key(name), name
+        while _key(unique) in taken or (unique != name and _key(unique) in reserved):
+            last_number[key] += 1
+            unique = f"{name}-{last_number[key] + 1}"
+        taken.add(_key(unique))
+        names.append(unique)
+    return names
+
+
+def _key(name: str) -> str:
+    """Equal for names that a file system that ignores case or composes accents takes for the same file."""
+    if name.isascii():
+        return name.lower()
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
