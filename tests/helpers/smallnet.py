@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from cfcam_gpu.dataset import open_results
+from cfcam_gpu.dataset.execution.observer import Observer
 from cfcam_gpu.dataset.run import RunSummary, explain_dataset
+from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.images.preprocess import Preprocess
 from cfcam_gpu.models import LoadedModel
 
@@ -36,14 +39,17 @@ class Net(nn.Module):
         poison = torch.tensor(POISON, device=images.device)[None, :, None, None] / 255
         poisoned = ((images - poison).abs() < 1e-3).flatten(1).all(1)
         features = self.conv(self.stem(images.masked_fill(poisoned[:, None, None, None], torch.nan))).relu()
-        return self.head(features.mean((2, 3)))
+        logits: torch.Tensor = self.head(features.mean((2, 3)))
+        return logits
 
 
 def make_loaded(preprocess: Preprocess = PLAIN) -> LoadedModel:
+    """The network with the classes ant, bee and cat."""
     return LoadedModel(Net().eval(), preprocess, ("ant", "bee", "cat"), "test", "random")
 
 
 def photo(seed: int, size: tuple[int, int] = (60, 45)) -> Image.Image:
+    """An image of smooth random colours; `size`: (width, height)."""
     small = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
 
@@ -66,3 +72,32 @@ def run(inputs: str | Path | Sequence[Any], out: Path, **settings: Any) -> RunSu
     settings = {"workers": 0, "device": "cpu", "layer": "conv:relu", **settings}
     model = settings.pop("model", None) or make_loaded()
     return explain_dataset(given, out, model, **settings)
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    """The rows of a run, in order."""
+    return [dict(row) for row in open_results(out).rows()]
+
+
+class Recorder(Observer):
+    """Remembers the ids of finished samples, and the notes.
+
+    Args:
+        after: number of rows after which `action` is called, once.
+        action: None: a KeyboardInterrupt is raised.
+    """
+
+    def __init__(self, after: int | None = None, action: Callable[[], None] | None = None) -> None:
+        self.ids: list[str] = []
+        self.notes: list[str] = []
+        self.after, self.action = after, action
+
+    def row(self, row: Row) -> None:
+        self.ids.append(row["sample_id"])
+        if len(self.ids) == self.after:
+            if self.action is None:
+                raise KeyboardInterrupt
+            self.action()
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)

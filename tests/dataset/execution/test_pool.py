@@ -6,9 +6,9 @@ import os
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from cfcam_gpu.dataset.execution.pool import InlinePool, ProcessPool
 from cfcam_gpu.dataset.execution.worker import Failure, OverlayStyle, View
 from cfcam_gpu.errors import BackendError
 from cfcam_gpu.images.overlay import draw_overlay, fit_heatmap, upsample_grid
+from tests.helpers.launcher import is_alive, wait_until
 from tests.helpers.smallnet import PLAIN, photo, save
 
 WAIT = 60
@@ -79,7 +80,7 @@ def test_an_overlay_is_written_whole_or_told(make, tmp_path, workers):
     style = OverlayStyle("png", "jet", 0.3)
     (out / "taken.png").mkdir(parents=True)
 
-    def write(name: str) -> object:
+    def write(name: str) -> Any:
         place = (out, name, tmp_path / "temporary", style)
         return pool.submit("overlay", str(folder / "a.png"), PLAIN, grid, *place).result(WAIT)
 
@@ -96,6 +97,7 @@ def test_an_overlay_is_written_whole_or_told(make, tmp_path, workers):
     assert {path.name for path in out.rglob("*")} == {"sub", "a.png", "taken.png"}
 
 
+@pytest.mark.usefixtures("traps")
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -103,7 +105,7 @@ def test_an_overlay_is_written_whole_or_told(make, tmp_path, workers):
         ("exit", "the worker process ended with status 7"),
     ],
 )
-def test_a_worker_that_dies_costs_one_task(make, tmp_path, traps, name, message):
+def test_a_worker_that_dies_costs_one_task(make, tmp_path, name, message):
     folder = save(tmp_path / "in", a=photo(1), **{name: photo(2)}, z=photo(3))
     pool = make(1)
     futures = [pool.submit("view", str(folder / f"{n}.png"), PLAIN) for n in ("a", name, "z")]
@@ -113,7 +115,8 @@ def test_a_worker_that_dies_costs_one_task(make, tmp_path, traps, name, message)
     assert dead == Failure(None, "WorkerDied", message)
 
 
-def test_a_worker_that_hangs_is_ended_while_others_go_on(make, tmp_path, traps):
+@pytest.mark.usefixtures("traps")
+def test_a_worker_that_hangs_is_ended_while_others_go_on(make, tmp_path):
     folder = save(tmp_path / "in", hang=photo(2), **{f"p{i}": photo(i) for i in range(6)})
     pool = make(2, timeout=2.0)
     stuck = pool.submit("view", str(folder / "hang.png"), PLAIN)
@@ -187,17 +190,8 @@ time.sleep(600)
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=traps
     ) as parent:
+        assert parent.stdout is not None
         workers = [int(pid) for pid in parent.stdout.readline().split()]
         parent.kill()
     assert len(workers) == 2
-    deadline = time.monotonic() + 10
-    while any(_alive(pid) for pid in workers):
-        assert time.monotonic() < deadline, "a worker outlives its parent"
-        time.sleep(0.05)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    wait_until(lambda: not any(map(is_alive, workers)), 10)

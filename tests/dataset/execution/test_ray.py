@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,14 +23,17 @@ import torch
 from PIL import Image
 
 from cfcam_gpu.dataset import open_results
-from cfcam_gpu.dataset.execution.observer import Interrupted, Observer
+from cfcam_gpu.dataset.execution.observer import Interrupted
+from cfcam_gpu.dataset.execution.ray_actor import ActorSetup
 from cfcam_gpu.dataset.execution.ray_cluster import _OwnOutput, joined_cluster, placement
 from cfcam_gpu.dataset.execution.ray_driver import RayPartExplainer
+from cfcam_gpu.dataset.options import RunOptions
+from cfcam_gpu.dataset.run import RunSummary
 from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import BackendError, ConfigError, MissingPackageError, ModelError, TooManyErrors
 from cfcam_gpu.models import LoadedModel
 from tests.helpers.launcher import Ended, Launcher, is_alive, wait_until
-from tests.helpers.smallnet import POISON, make_loaded, photo, run, save
+from tests.helpers.smallnet import POISON, Recorder, make_loaded, photo, rows, run, save
 
 COUNT = 40
 SETTINGS = {"part_size": 4, "batch_size": 3, "workers": 1, "max_errors": 5, "engine": "torch"}
@@ -41,7 +46,8 @@ needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 pictures, of which two cannot be decoded and one cannot be explained."""
     poison = Image.new("RGB", (9, 9), POISON)
-    pictures = {f"{i:03}": photo(i) for i in range(COUNT)} | {"004": b"", "013": b"no image", "030": poison}
+    pictures: dict[str, Image.Image | bytes] = {f"{i:03}": photo(i) for i in range(COUNT)}
+    pictures |= {"004": b"", "013": b"no image", "030": poison}
     return save(tmp_path_factory.mktemp("ray") / "in", **pictures)
 
 
@@ -59,7 +65,9 @@ def ray() -> Iterator[ModuleType]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+    )
     yield ray
     ray.shutdown()
 
@@ -68,7 +76,7 @@ def pictures(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.glob("*.png")}
 
 
-def on_ray(folder: Path, out: Path, **settings: object) -> object:
+def on_ray(folder: Path, out: Path, **settings: Any) -> RunSummary:
     return run(
         folder, out, **{"distributed": "ray", "actors": 2, "model": make_loaded, **SETTINGS, **settings}
     )
@@ -82,7 +90,7 @@ def assert_same(out: Path, whole: tuple[pa.Table, dict[str, bytes]]) -> None:
 
 
 def slow(loaded: LoadedModel, seconds: float) -> LoadedModel:
-    loaded.model.register_forward_pre_hook(lambda module, inputs: time.sleep(seconds))
+    loaded.model.register_forward_pre_hook(lambda *_: time.sleep(seconds))
     return loaded
 
 
@@ -96,7 +104,7 @@ def deadly() -> LoadedModel:
     """Ends its process at the sight of a picture that is all `DEADLY`."""
     loaded = make_loaded()
 
-    def look(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    def look(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         colour = torch.tensor(DEADLY)[None, :, None, None] / 255
         if ((inputs[0] - colour).abs() < 1e-3).flatten(1).all(1).any():
             os.kill(os.getpid(), signal.SIGKILL)
@@ -105,26 +113,10 @@ def deadly() -> LoadedModel:
     return loaded
 
 
-class Recorder(Observer):
-    """Remembers what it is told, and does something once after so many rows."""
-
-    def __init__(self, after: int = 0, action: Callable[[], None] | None = None) -> None:
-        self.ids: list[str] = []
-        self.notes: list[str] = []
-        self.after, self.action = after, action
-
-    def row(self, row: dict[str, object]) -> None:
-        self.ids.append(str(row["sample_id"]))
-        if self.action and len(self.ids) == self.after:
-            self.action()
-
-    def note(self, line: str) -> None:
-        self.notes.append(line)
-
-
 @needs_ray
 @pytest.mark.slow
-def test_rows_and_pictures_are_those_of_a_plain_run(ray, folder, whole, tmp_path):
+@pytest.mark.usefixtures("ray")
+def test_rows_and_pictures_are_those_of_a_plain_run(folder, whole, tmp_path):
     seen = Recorder()
     summary = on_ray(folder, tmp_path / "out", observer=seen)
     assert_same(tmp_path / "out", whole)
@@ -138,7 +130,8 @@ def test_rows_and_pictures_are_those_of_a_plain_run(ray, folder, whole, tmp_path
 
 @needs_ray
 @pytest.mark.slow
-def test_killed_actors_are_replaced_and_nothing_is_lost_or_twice(ray, folder, whole, tmp_path):
+@pytest.mark.usefixtures("ray")
+def test_killed_actors_are_replaced_and_nothing_is_lost_or_twice(folder, whole, tmp_path):
     (tmp_path / "pids").mkdir()
     killed: list[int] = []
 
@@ -159,7 +152,8 @@ def test_killed_actors_are_replaced_and_nothing_is_lost_or_twice(ray, folder, wh
 
 @needs_ray
 @pytest.mark.slow
-def test_a_part_that_ends_its_actor_every_time_is_named_and_the_others_are_done(ray, tmp_path):
+@pytest.mark.usefixtures("ray")
+def test_a_part_that_ends_its_actor_every_time_is_named_and_the_others_are_done(tmp_path):
     inputs = save(
         tmp_path / "in", **{f"{i:02}": photo(i) for i in range(12)}, deadly=Image.new("RGB", (9, 9), DEADLY)
     )
@@ -175,7 +169,8 @@ def test_a_part_that_ends_its_actor_every_time_is_named_and_the_others_are_done(
 
 @needs_ray
 @pytest.mark.slow
-def test_too_many_errors_end_the_run_and_it_resumes(ray, folder, whole, tmp_path):
+@pytest.mark.usefixtures("ray")
+def test_too_many_errors_end_the_run_and_it_resumes(folder, whole, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(TooManyErrors, match=r"stopped: 2 of \d+ samples failed, more than the 1 allowed"):
         on_ray(folder, out, max_errors=1, actors=1)
@@ -188,7 +183,8 @@ def test_too_many_errors_end_the_run_and_it_resumes(ray, folder, whole, tmp_path
 
 @needs_ray
 @pytest.mark.slow
-def test_failed_samples_of_a_plain_run_are_redone(ray, tmp_path):
+@pytest.mark.usefixtures("ray")
+def test_failed_samples_of_a_plain_run_are_redone(tmp_path):
     out, settings = tmp_path / "out", {**SETTINGS, "overlays": "none"}
     inputs = save(tmp_path / "in", **{f"{i:03}": photo(i) if i != 1 else b"" for i in range(6)})
     run(inputs, out, **settings)
@@ -199,7 +195,7 @@ def test_failed_samples_of_a_plain_run_are_redone(ray, tmp_path):
     after, redone = open_results(out).table(), [0, 2, 3, 4, 5]
     assert after.take(redone).equals(before.take(redone))
     run(inputs, tmp_path / "plain", **settings)
-    (row, expected) = (list(open_results(folder).rows())[1] for folder in (out, tmp_path / "plain"))
+    (row, expected) = (rows(folder)[1] for folder in (out, tmp_path / "plain"))
     # Alone in its batch, and beside others: the same but for rounding.
     rounded = ("grid", "prob", "target_prob", "heatmap_max")
     for name in rounded:
@@ -209,7 +205,8 @@ def test_failed_samples_of_a_plain_run_are_redone(ray, tmp_path):
 
 @needs_ray
 @pytest.mark.slow
-def test_what_an_actor_cannot_load_is_told_in_one_line(ray, folder, tmp_path):
+@pytest.mark.usefixtures("ray")
+def test_what_an_actor_cannot_load_is_told_in_one_line(folder, tmp_path):
     with pytest.raises(ModelError, match="torchvision has no model 'nothing'"):
         on_ray(folder, tmp_path / "out", model="torchvision:nothing")
     assert not (tmp_path / "out" / "run.json").exists()
@@ -226,7 +223,7 @@ def make():
     net = nn.Sequential(
         nn.Conv2d(3, 24, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 3)
     )
-    net.register_forward_pre_hook(lambda module, inputs: time.sleep(0.2))
+    net.register_forward_pre_hook(lambda *_: time.sleep(0.2))
     return net
 """
 
@@ -304,10 +301,10 @@ class FakeRay:
     def __init__(self, *answers: object) -> None:
         self.answers = iter(answers)
 
-    def wait(self, calls: list[object], timeout: float) -> tuple[list[object], list[object]]:
+    def wait(self, calls: list[object], **_options: float) -> tuple[list[object], list[object]]:
         return calls[:1], calls[1:]
 
-    def get(self, call: object) -> object:
+    def get(self, _call: object) -> object:
         answer = next(self.answers)
         if isinstance(answer, Exception):
             raise answer
@@ -317,24 +314,26 @@ class FakeRay:
         pass
 
 
-def fake_parts(count: int, *answers: object) -> RayPartExplainer:
-    handle = SimpleNamespace(start=SimpleNamespace(remote=lambda task: object()))
-    return RayPartExplainer(FakeRay(*answers), lambda: handle, None, count, Recorder())
+def fake_explainer(count: int, *answers: object) -> RayPartExplainer:
+    ray: Any = FakeRay(*answers)
+    handle = SimpleNamespace(start=SimpleNamespace(remote=lambda _setup: object()))
+    setup = ActorSetup("none", RunOptions(), ".", None)
+    return RayPartExplainer(ray, lambda: handle, setup, count, Recorder())
 
 
 def test_actors_that_are_not_alike_are_an_error():
-    parts = fake_parts(2, *({"fingerprint": {"weights_sha256": text}} for text in "ab"))
-    parts.wait_for_first_actor()
+    explainer = fake_explainer(2, *({"fingerprint": {"weights_sha256": text}} for text in "ab"))
+    explainer.wait_for_first_actor()
     with pytest.raises(
         BackendError, match="not alike: weights_sha256 was 'a', now 'b'; give all machines the same"
     ):
-        list(parts._answers())
+        list(explainer._answers())
 
 
 def test_actors_that_do_not_start_are_an_error_and_no_endless_wait():
     boom = ray_exceptions.RayError("\x1b[36mno memory.\x1b[39m\nTraceback …")
     with pytest.raises(BackendError, match=r"^actors do not start \(no memory\)$"):
-        fake_parts(1, boom, boom, boom, {"fingerprint": {}}).wait_for_first_actor()
+        fake_explainer(1, boom, boom, boom, {"fingerprint": {}}).wait_for_first_actor()
 
 
 def test_a_model_that_an_actor_cannot_read_is_told_in_one_line():
@@ -343,7 +342,7 @@ def test_a_model_that_an_actor_cannot_read_is_told_in_one_line():
     with pytest.raises(
         BackendError, match=r"cannot load the model \(No module named 'mine'\); a function that does"
     ):
-        fake_parts(1, error).wait_for_first_actor()
+        fake_explainer(1, error).wait_for_first_actor()
 
 
 @pytest.mark.parametrize(
@@ -410,15 +409,16 @@ def test_what_rays_own_threads_print_stays_out_of_standard_output(capsys):
 
 
 def test_rays_own_end_at_sigterm_is_an_interruption(monkeypatch):
-    def init(**settings: object) -> None:
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+    def init(**_settings: object) -> None:
+        signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(number))
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     before = signal.getsignal(signal.SIGTERM)
+    ray: Any = SimpleNamespace(is_initialized=lambda: False, init=init)
     with (
         pytest.raises(Interrupted) as caught,
-        joined_cluster(SimpleNamespace(is_initialized=lambda: False, init=init)),
+        joined_cluster(ray),
     ):
         pass
     assert caught.value.number == signal.SIGTERM
