@@ -119,10 +119,7 @@ class EvaluationOptions(RunOptions):
         """What must be equal for an evaluation to go on, beside the model and its inputs."""
         return {
             "methods": {
-                label: {
-                    "method": name,
-                    **({"config": dataclasses.asdict(config)} if METHODS[name].is_cfcam else {}),
-                }
+                label: {"method": name, **_parameters(METHODS[name], config)}
                 for label, (name, config) in self.cams().items()
             },
             "finer_layer": self.finer_layer,
@@ -134,6 +131,19 @@ class EvaluationOptions(RunOptions):
             },
             "masks": None if self.masks is None else str(Path(self.masks).absolute()),
         }
+
+
+def _parameters(method: Method, config: CFCAMConfig) -> dict[str, Any]:
+    """The parameters of a method as the fingerprint has them.
+
+    All of CF-CAM's; of other methods those that they read and that are not the default: stored evaluations have no
+    parameters of these methods, and defaults are what they mean.
+    """
+    if method.is_cfcam:
+        return {"config": dataclasses.asdict(config)}
+    default = method.config_read(CFCAMConfig())
+    changed = {name: value for name, value in method.config_read(config).items() if value != default[name]}
+    return {"config": changed} if changed else {}
 
 
 def _named(method: str | CFCAMConfig | tuple[str, CFCAMConfig]) -> tuple[str, CFCAMConfig]:

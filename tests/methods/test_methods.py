@@ -19,6 +19,7 @@ from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.errors import StoreError
 from cfcam_gpu.explainer import Explanation
 from cfcam_gpu.methods import METHODS, parse_method
+from tests.helpers.configs import OTHER_VALUES
 from tests.helpers.smallnet import PLAIN, Net, photo, run, save
 
 #: float32 rounding of sums over 24 channels.
@@ -440,18 +441,11 @@ def test_a_run_of_gradcam_fine_takes_the_share_that_it_reads(tmp_path):
     assert (grids[0.1] - grids[0.9]).abs().max() > 0.1 * grids[0.1].max()
 
 
-#: A value for each field of a configuration that is not the default and changes the map.
-OTHER = {
-    "dominant_percentile": 50.0, "eps_percentile": 60.0, "min_samples_fraction": 0.8, "filter": "gaussian",
-    "sigma_space": 1.0, "sigma_range": 0.5, "diameter": 3, "weighting": "softmax", "fine_share": 0.9,
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_reads_the_fields_that_its_entry_names_and_no_other(net, images, method):
     """Fields that the entry leaves out change nothing, and those it names change the map."""
     table, default = METHODS[method], CFCAMConfig()
-    assert set(OTHER) == {field.name for field in dataclasses.fields(CFCAMConfig)}
+    assert set(OTHER_VALUES) == {field.name for field in dataclasses.fields(CFCAMConfig)}
     with CFCAM(net, "conv:relu", method=method) as cam:
         features = cam.features(images, 1)
         expected = cam.explain(features).grid
@@ -459,11 +453,11 @@ def test_a_method_reads_the_fields_that_its_entry_names_and_no_other(net, images
     def grid(config: CFCAMConfig) -> Tensor:
         return CFCAM(net, "conv:relu", config, method=method).explain(features).grid
 
-    unread = {name: value for name, value in OTHER.items() if name not in table.reads_config}
+    unread = {name: value for name, value in OTHER_VALUES.items() if name not in table.reads_config}
     assert torch.equal(grid(CFCAMConfig(**unread)), expected)
     assert table.config_read(default) == {name: getattr(default, name) for name in table.reads_config}
     for name in table.reads_config:
-        assert not torch.equal(grid(CFCAMConfig(**{name: OTHER[name]})), expected), name
+        assert not torch.equal(grid(CFCAMConfig(**{name: OTHER_VALUES[name]})), expected), name
 
 
 def command(*arguments: str) -> tuple[int, str, str]:

@@ -1,14 +1,99 @@
-"""What makes two runs the same run is stored, and differences are named."""
+"""The fingerprint holds all that the results depend on, so that no run continues another by mistake."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from types import SimpleNamespace
+from typing import Any, cast
 
-from cfcam_gpu.dataset.store.fingerprint import differences, weights_hash
-from tests.helpers.smallnet import make_loaded, photo, run, save
+import pytest
+
+from cfcam_gpu.config import CFCAMConfig
+from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
+from cfcam_gpu.dataset.options import RunOptions
+from cfcam_gpu.dataset.store.fingerprint import differences, fingerprint, versions, weights_hash
+from cfcam_gpu.errors import ConfigError
+from cfcam_gpu.evaluation import EvaluationOptions
+from cfcam_gpu.methods import METHODS
+from tests.helpers.configs import OTHER_VALUES
+from tests.helpers.smallnet import PLAIN, make_loaded, photo, run, save
 
 
-def test_versions_and_weights_belong_to_the_fingerprint(tmp_path):
+def explainer(**changes: Any) -> BatchExplainer:
+    """What the fingerprint reads of an explainer."""
+    loaded = SimpleNamespace(spec="resnet50", preprocess=PLAIN, class_names=("ant", "bee"))
+    cam = SimpleNamespace(layer_name="layer4", finer_layer_name=None)
+    return cast(BatchExplainer, SimpleNamespace(**{"loaded": loaded, "cam": cam, "target": 1, **changes}))
+
+
+def with_field(method: str, **values: Any) -> dict[str, Any]:
+    """The fingerprint of a run, and that of an evaluation, by a method with some parameters."""
+    config = dataclasses.replace(CFCAMConfig(), **values)
+    options = EvaluationOptions(methods={"mine": (method, config)})
+    return {
+        "run": fingerprint(explainer(), "abc", RunOptions(method=method, config=config)),
+        "evaluation": options.fingerprint(options.measured(masked=False)),
+    }
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_whatever_a_method_reads_is_in_the_fingerprint(method):
+    assert set(OTHER_VALUES) == {field.name for field in dataclasses.fields(CFCAMConfig)}
+    default = with_field(method)
+    assert default["run"]["method"] == method
+    assert default["evaluation"]["methods"]["mine"]["method"] == method
+    for name in METHODS[method].reads_config:
+        changed = with_field(method, **{name: OTHER_VALUES[name]})
+        for kind in ("run", "evaluation"):
+            (difference,) = differences(default[kind], changed[kind])
+            assert name in difference, kind
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.is_cfcam])
+def test_a_parameter_that_the_method_does_not_read_is_refused(method):
+    unread = {name: value for name, value in OTHER_VALUES.items() if name not in METHODS[method].reads_config}
+    for name, value in unread.items():
+        with pytest.raises(ConfigError, match=r"presets and parameters are cfcam's|reads only"):
+            RunOptions(method=method, config=CFCAMConfig(**{name: value}))
+
+
+def test_a_fingerprint_has_the_fields_that_stored_runs_have():
+    options = RunOptions(precision="bfloat16", channels_last=True, fold_batchnorm=True)
+    assert json.loads(json.dumps(fingerprint(explainer(), "abc", options))) == {
+        "method": "cfcam",
+        "config": {
+            "dominant_percentile": 75.0, "eps_percentile": 25.0, "min_samples_fraction": 0.05,
+            "filter": "bilateral", "sigma_space": 5.0, "sigma_range": 0.1, "diameter": None, "weighting": "mean",
+            "fine_share": 0.4,
+        },
+        "model": "resnet50",
+        "weights_sha256": "abc",
+        "layer": "layer4",
+        "finer_layer": None,
+        "preprocess": json.loads(json.dumps(dataclasses.asdict(PLAIN))),
+        "target": 1,
+        "class_names": "dc0e4991b57dd7ec",
+        "precision": "bfloat16",
+        "channels_last": True,
+        "fold_batchnorm": True,
+        "overlays": {"kind": "png", "cmap": "inferno", "alpha": 0.4},
+        "versions": versions(),
+    }  # fmt: skip
+
+
+def test_methods_of_an_evaluation_have_the_entries_that_stored_evaluations_have():
+    """Those that are not CF-CAM never had parameters there, so the defaults of gradcam-fine stay absent."""
+    options = EvaluationOptions(methods=("cfcam", "gradcam", "gradcam-fine"))
+    entries = options.fingerprint(options.measured(masked=False))["methods"]
+    assert entries == {
+        "cfcam": {"method": "cfcam", "config": dataclasses.asdict(CFCAMConfig())},
+        "gradcam": {"method": "gradcam"},
+        "gradcam-fine": {"method": "gradcam-fine"},
+    }
+
+
+def test_run_json_names_versions_weights_and_what_people_want_to_know(tmp_path):
     run(save(tmp_path / "in", a=photo(1)), tmp_path / "out")
     stored = json.loads((tmp_path / "out/run.json").read_text())
     assert set(stored["fingerprint"]["versions"]) == {"cfcam_gpu", "torch", "torchvision"}
@@ -17,7 +102,10 @@ def test_versions_and_weights_belong_to_the_fingerprint(tmp_path):
     assert stored["size"] == [32, 32]
     assert stored["class_names"] == ["ant", "bee", "cat"]
     assert set(stored["info"]) >= {"engine", "device", "precision", "created", "command"}
-    old = {"a": 1, "b": {"c": [1], "d": 2}, "gone": 0}
-    assert differences(old, {"a": 1, "b": {"c": (1,), "d": 3}, "new": "x"}) == [
+
+
+def test_differences_are_named_by_the_path_of_their_field():
+    before = {"a": 1, "b": {"c": [1], "d": 2}, "gone": 0}
+    assert differences(before, {"a": 1, "b": {"c": (1,), "d": 3}, "new": "x"}) == [
         "b.d was 2, now 3", "gone was 0, now None", "new was None, now 'x'",
     ]  # fmt: skip
