@@ -1,4 +1,4 @@
-"""Means with percentile intervals by resampling images (Efron and Tibshirani 1993, chapter 13)."""
+"""Means over images with intervals: the percentile bootstrap (Efron and Tibshirani 1993, chapter 13)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
+_Mask = npt.NDArray[np.bool_]
 
-#: Most draws held at once.
-DRAWS = 4_000_000
+#: Most random draws that are in memory at once.
+_MOST_DRAWS = 4_000_000
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """float64 `mean`, `low` and `high`, and int64 `n`, the images behind them; all of one shape.
+    """Means and their intervals; all arrays have the same shape.
 
-    Without images all three are NaN; with one image there is a mean and no interval.
+    Without images the mean and the interval are NaN. With one image there is a mean, and the interval is NaN.
+
+    Attributes:
+        mean, low, high: float64.
+        n: int64, number of images behind them.
     """
 
     mean: Floats
@@ -30,55 +34,64 @@ class Intervals:
 
 
 def bootstrap(values: Floats, seed: int, resamples: int, level: float) -> Intervals:
-    """The mean over images of each column and its interval at `level`.
+    """The mean over images of each column and its interval.
 
-    Columns with values for the same images share the resamples, and each such set begins anew with
-    `seed`: what a column gives does not depend on the columns beside it.
+    Columns that have values for the same images share the resamples. Each such set of columns starts again with
+    `seed`, so the interval of a column does not depend on the columns beside it.
 
     Args:
-        values: (images, …) float64, NaN where an image has no value: it is left out of that column.
+        values: (images, …) float64; an image whose value is NaN is left out of that column.
+        resamples: number of resamples of the images.
+        level: of the interval, between 0 and 1.
 
     Returns:
         Intervals of the shape (…).
+
+    Example:
+        >>> intervals = bootstrap(np.array([[1.0], [2.0], [6.0], [np.nan]]), seed=0, resamples=500, level=0.9)
+        >>> intervals.mean, intervals.n
+        (array([3.]), array([3]))
+        >>> bool(1 <= intervals.low[0] < 3 < intervals.high[0] <= 6)
+        True
     """
     shape = values.shape[1:]
     x = values.reshape(len(values), math.prod(shape))
     valid = ~np.isnan(x)
-    found = np.full((3, x.shape[1]), np.nan)
+    results = np.full((3, x.shape[1]), np.nan)
     if x.size:
-        for rows, columns in _alike(valid):
-            found[:, columns] = _interval(x[np.ix_(rows, columns)], seed, resamples, level)
-    mean, low, high = found.reshape(3, *shape)
+        for rows, columns in _columns_by_rows(valid):
+            results[:, columns] = _interval(x[np.ix_(rows, columns)], seed, resamples, level)
+    mean, low, high = results.reshape(3, *shape)
     return Intervals(mean, low, high, valid.sum(0).reshape(shape))
 
 
-def _alike(valid: Mask) -> Iterator[tuple[Mask, Mask]]:
-    """The different columns of (n, M), each with where it stands: (n,) and (M,)."""
+def _columns_by_rows(valid: _Mask) -> Iterator[tuple[_Mask, _Mask]]:
+    """Groups of columns of (n, M) that are equal: their rows (n,), and which columns they are (M,)."""
     patterns, which = np.unique(valid, axis=1, return_inverse=True)
     for pattern, rows in enumerate(patterns.T):
         yield rows, which.reshape(-1) == pattern
 
 
 def _interval(x: Floats, seed: int, resamples: int, level: float) -> Floats:
-    """(3, M): mean, low and high of (n, M) without a NaN."""
-    found = np.full((3, x.shape[1]), np.nan)
+    """(3, M): mean, low and high of (n, M), which holds no NaN."""
+    results = np.full((3, x.shape[1]), np.nan)
     if len(x):
-        found[0] = x.mean(0)
+        results[0] = x.mean(0)
     if len(x) > 1:
         tails = (1 - level) / 2, (1 + level) / 2
-        found[1:] = np.quantile(_resampled_means(x, seed, resamples), tails, axis=0)
-    return found
+        results[1:] = np.quantile(_resampled_means(x, seed, resamples), tails, axis=0)
+    return results
 
 
 def _resampled_means(x: Floats, seed: int, resamples: int) -> Floats:
     """(resamples, M): the means of `x` (n, M) over n images drawn with replacement."""
     n, rng = len(x), np.random.default_rng(seed)
-    at_once = max(1, DRAWS // n)
+    chunk = max(1, _MOST_DRAWS // n)
     means = []
-    for start in range(0, resamples, at_once):
-        k = min(at_once, resamples - start)
+    for start in range(0, resamples, chunk):
+        k = min(chunk, resamples - start)
         draws = rng.integers(n, size=(k, n)) + n * np.arange(k)[:, None]
-        # How often each image was drawn: one product then serves all columns.
+        # Counting how often each image was drawn makes one matrix product serve all columns.
         counts = np.bincount(draws.reshape(-1), minlength=k * n).reshape(k, n)
         means.append(counts.astype(np.float64) @ x / n)
     return np.concatenate(means)

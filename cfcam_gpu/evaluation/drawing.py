@@ -1,4 +1,4 @@
-"""Figures of a summary: curves, bars with intervals, and maps by method. matplotlib must be there."""
+"""Figures of a summary: curves, bars with intervals, and heatmaps by method. They need matplotlib (extra `plots`)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cfcam_gpu.evaluation.axes import axis
-from cfcam_gpu.evaluation.gallery import Cell
+from cfcam_gpu.evaluation.axes import curve_axis
+from cfcam_gpu.evaluation.gallery import Picture
+from cfcam_gpu.evaluation.summary import Summary
 from cfcam_gpu.evaluation.tables import (
     DIRECTIONS,
     MARKS,
     VERDICTS,
-    Summary,
     has_values,
     scalars,
     title,
@@ -24,36 +24,45 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Methods that fit into a picture.
-METHODS = 12
+#: Most methods in a figure.
+_MOST_METHODS = 12
 
-#: Okabe and Ito's colours for all kinds of colour vision, without the yellow that white swallows.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-STYLES = ("-", "--", ":")
+#: Okabe and Ito's colours, which all kinds of colour vision tell apart; without the yellow, which is hard to see
+#: on white.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_STYLES = ("-", "--", ":")
 
-#: Bars by verdict against the baseline, whose own is the darker grey; `MARKS` say the same without colour.
-BARS = {"better": "#0072B2", "worse": "#D55E00", "differs": "#CC79A7", None: "#B4B8C0"}
-BASELINE = "#737A87"
+#: Colours of the bars by verdict, and of the baseline's own bar. `MARKS` say the same without colour.
+_BAR_COLOURS = {"better": "#0072B2", "worse": "#D55E00", "differs": "#CC79A7", None: "#B4B8C0"}
+_BASELINE_COLOUR = "#737A87"
 
-Look = dict[str, Any]
+#: Keyword arguments of a line.
+_Look = dict[str, Any]
 
 
-def shown(summary: Summary) -> list[str]:
-    """The methods of the pictures: the first, and the baseline in any case."""
+def drawn_methods(summary: Summary) -> list[str]:
+    """The methods in the figures: at most twelve, the first ones, and the baseline in any case.
+
+    Example:
+        >>> methods = dict.fromkeys([*(f"cfcam {i}" for i in range(20)), "gradcam"])
+        >>> names = drawn_methods({"methods": methods, "baseline": "gradcam"})
+        >>> len(names), names[0], names[-1]
+        (12, 'cfcam 0', 'gradcam')
+    """
     names = list(summary["methods"])
-    first = names[:METHODS]
+    first = names[:_MOST_METHODS]
     baseline = summary["baseline"]
     return first if baseline is None or baseline in first else [*first[:-1], baseline]
 
 
 def _caption(summary: Summary, text: str) -> str:
     count = len(summary["methods"])
-    return f"{text}; {METHODS} of {count} methods" if count > METHODS else text
+    return f"{text}; {_MOST_METHODS} of {count} methods" if count > _MOST_METHODS else text
 
 
 def draw_curves(summary: Summary) -> Figure | None:
-    """A panel for each curve, a line with its pointwise intervals for each method."""
-    names = shown(summary)
+    """A panel for each curve with a line for each method and bands of the pointwise intervals; None without curves."""
+    names = drawn_methods(summary)
     curves = [
         column
         for column in summary["columns"]
@@ -72,40 +81,46 @@ def draw_curves(summary: Summary) -> Figure | None:
     return figure
 
 
-def _draw_curve(panel: Axes, summary: Summary, curve: str, method: str, look: Look) -> None:
+def _draw_curve(panel: Axes, summary: Summary, curve: str, method: str, look: _Look) -> None:
     entry = summary["curves"][method][curve]
     mean, low, high = (np.array(entry[key], np.float64) for key in ("mean", "low", "high"))
-    label, x = axis(curve, summary["options"], len(mean))
+    label, x = curve_axis(curve, summary["options"], len(mean))
     marker = "o" if len(mean) < 12 else None
     panel.plot(x, mean, label=method, marker=marker, markersize=4, **look)
     panel.fill_between(x, low, high, color=look["color"], alpha=0.13, linewidth=0)
     panel.set_xlabel(label)
 
 
-def _looks(summary: Summary, names: Sequence[str]) -> list[Look]:
-    """Line styles: the baseline grey, thick and below, the others by colour, and by dashes where these run out."""
+def _looks(summary: Summary, names: Sequence[str]) -> list[_Look]:
+    """Looks of the lines: the baseline grey, thick and behind the others, which differ by colour, then by dashes."""
     others = [name for name in names if name != summary["baseline"]]
     looks = {
         name: {
-            "color": COLOURS[i % len(COLOURS)],
-            "linestyle": STYLES[i // len(COLOURS) % len(STYLES)],
+            "color": _COLOURS[i % len(_COLOURS)],
+            "linestyle": _STYLES[i // len(_COLOURS) % len(_STYLES)],
             "linewidth": 1.8,
         }
         for i, name in enumerate(others)
     }
-    grey = {"color": BASELINE, "linestyle": "-", "linewidth": 3.2, "zorder": 1.9}
+    grey = {"color": _BASELINE_COLOUR, "linestyle": "-", "linewidth": 3.2, "zorder": 1.9}
     return [looks.get(name, grey) for name in names]
 
 
 def draw_bars(summary: Summary, columns: Sequence[str] | None = None) -> Figure | None:
-    """A panel for each column: means by method with intervals, marked where they differ from the baseline."""
-    names = shown(summary)
-    wanted = [c for c in scalars(summary, columns) if columns or has_values(summary, c["name"])]
-    if not wanted or not names:
+    """A panel for each column: means by method with intervals, marked where they differ from the baseline.
+
+    `columns`: names of the columns; None: all that have values. Returns None where there is nothing to draw.
+
+    Raises:
+        ConfigError: an unknown column.
+    """
+    names = drawn_methods(summary)
+    drawn = [c for c in scalars(summary, columns) if columns or has_values(summary, c["name"])]
+    if not drawn or not names:
         return None
     across = 3
-    figure, panels = _panels(len(wanted), across, 0.27 * len(names) + 0.75, 1.0)
-    for position, (panel, column) in enumerate(zip(panels, wanted, strict=True)):
+    figure, panels = _panels(len(drawn), across, 0.27 * len(names) + 0.75, 1.0)
+    for position, (panel, column) in enumerate(zip(panels, drawn, strict=True)):
         _draw_bars(panel, summary, column["name"], names)
         panel.set_title(f"{title(column['name'])}: {DIRECTIONS[column['better']]}", fontsize=11)
         panel.set_yticks(range(len(names)), names if position % across == 0 else [""] * len(names))
@@ -120,8 +135,8 @@ def _draw_bars(panel: Axes, summary: Summary, column: str, names: Sequence[str])
     mean, low, high = (np.array([e[key] for e in entries], np.float64) for key in ("mean", "low", "high"))
     verdicts = [verdict(summary, name, column) for name in names]
     colours = [
-        BASELINE if name == summary["baseline"] else BARS[found]
-        for name, found in zip(names, verdicts, strict=True)
+        _BASELINE_COLOUR if name == summary["baseline"] else _BAR_COLOURS[kind]
+        for name, kind in zip(names, verdicts, strict=True)
     ]
     places = np.arange(len(names))
     panel.barh(places, np.nan_to_num(mean), color=colours, height=0.72)
@@ -132,10 +147,10 @@ def _draw_bars(panel: Axes, summary: Summary, column: str, names: Sequence[str])
     panel.ticklabel_format(axis="x", scilimits=(-3, 4))
     if not np.nan_to_num([mean, low, high]).any():
         panel.set_xlim(0, 1)
-    for place, value, end, found in zip(
+    for place, value, end, kind in zip(
         places, mean, np.where(np.isnan(high), mean, high), verdicts, strict=True
     ):
-        text = "no value" if np.isnan(value) else MARKS[found]
+        text = "no value" if np.isnan(value) else MARKS[kind]
         at = 0 if np.isnan(end) else max(end, 0)
         panel.annotate(text, (at, place), (4, 0), textcoords="offset points", va="center", fontsize=9)
 
@@ -144,16 +159,19 @@ def _explain_bars(figure: Figure, baseline: str) -> None:
     from matplotlib.patches import Patch
 
     entries = {
-        baseline: BASELINE,
-        **{f"{MARKS[found]} {VERDICTS[found]} {baseline}": BARS[found] for found in VERDICTS},
-        "no clear difference": BARS[None],
+        baseline: _BASELINE_COLOUR,
+        **{f"{MARKS[kind]} {words} {baseline}": _BAR_COLOURS[kind] for kind, words in VERDICTS.items()},
+        "no clear difference": _BAR_COLOURS[None],
     }
     handles = [Patch(color=colour, label=label) for label, colour in entries.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
 
 
 def _panels(count: int, across: int, height: float, extra: float) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels of that height in inches, `across` in a row, and room for a legend."""
+    """A figure with `count` panels, `across` in a row.
+
+    `height` of a panel and `extra` height of the figure, for titles and a legend, are in inches.
+    """
     from matplotlib.figure import Figure
 
     columns = min(across, count)
@@ -168,35 +186,39 @@ def _panels(count: int, across: int, height: float, extra: float) -> tuple[Figur
     return figure, panels[:count]
 
 
-def draw_grid(summary: Summary, rows: Sequence[Sequence[Cell]]) -> Figure | None:
-    """Rows of the photo and its maps by method, each map over the photo."""
+def draw_gallery(summary: Summary, rows: Sequence[Sequence[Picture]]) -> Figure | None:
+    """A row for each image, with the image and the heatmaps by method over it; None without rows.
+
+    `rows` are those of `gallery` for `drawn_methods`.
+    """
     from matplotlib.figure import Figure
 
     if not rows:
         return None
-    heads = ["photo", *shown(summary)]
-    figure = Figure((1.55 * len(heads), 1.95 * len(rows) + 0.6), layout="constrained", facecolor="white")
-    panels = figure.subplots(len(rows), len(heads), squeeze=False)
-    for line, cells in zip(panels, rows, strict=True):
-        for panel, cell in zip(line, cells, strict=True):
-            _draw_cell(panel, cell)
-    for panel, head in zip(panels[0], heads, strict=True):
-        panel.set_title(head, fontsize=11)
+    titles = ["photo", *drawn_methods(summary)]
+    figure = Figure((1.55 * len(titles), 1.95 * len(rows) + 0.6), layout="constrained", facecolor="white")
+    panels = figure.subplots(len(rows), len(titles), squeeze=False)
+    for line, pictures in zip(panels, rows, strict=True):
+        for panel, picture in zip(line, pictures, strict=True):
+            _draw_picture(panel, picture)
+    for panel, name in zip(panels[0], titles, strict=True):
+        panel.set_title(name, fontsize=11)
     figure.suptitle(_caption(summary, "Maps by method, each divided by its own maximum"))
     return figure
 
 
-def _draw_cell(panel: Axes, cell: Cell) -> None:
+def _draw_picture(panel: Axes, picture: Picture) -> None:
     panel.set_xticks([])
     panel.set_yticks([])
     panel.spines[:].set_visible(False)
-    panel.set_xlabel(cell.caption, fontsize=9)
-    if cell.pixels is not None:
-        panel.imshow(cell.pixels, interpolation="bilinear")
+    panel.set_xlabel(picture.caption, fontsize=9)
+    if picture.pixels is not None:
+        panel.imshow(picture.pixels, interpolation="bilinear")
     else:
         panel.set_facecolor("#e9eae6")
         panel.set_box_aspect(1)
+    ground = {"facecolor": "white", "edgecolor": "none", "pad": 2} if picture.note else None
     panel.text(
-        0.5, 0.5, cell.note, transform=panel.transAxes, ha="center", va="center", fontsize=9,
-        color="#1b1d22", wrap=True, bbox={"facecolor": "white", "edgecolor": "none", "pad": 2} if cell.note else None,
+        0.5, 0.5, picture.note, transform=panel.transAxes, ha="center", va="center", fontsize=9,
+        color="#1b1d22", wrap=True, bbox=ground,
     )  # fmt: skip

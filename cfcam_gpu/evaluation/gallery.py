@@ -1,4 +1,4 @@
-"""Some images with their maps by all methods, for the eye."""
+"""A few images with the heatmaps of all methods over them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,23 @@ from cfcam_gpu.images.overlay import draw_overlay, upsample_grid
 
 Pixels = npt.NDArray[np.uint8]
 
-#: Letters of a caption's lines.
-CAPTION = 20
+#: Most letters in a line of a caption.
+_CAPTION = 20
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A picture (H,W,3) uint8 or None, what stands below it, and what stands on it."""
+class Picture:
+    """A picture of the gallery.
+
+    Attributes:
+        pixels: (H,W,3) uint8; None where it cannot be shown.
+        caption: text below it.
+        note: text on it.
+
+    Example:
+        >>> Picture(None, note="no map").caption
+        ''
+    """
 
     pixels: Pixels | None
     caption: str = ""
@@ -36,47 +46,63 @@ class Cell:
 
 def gallery(
     table: pa.Table, methods: Sequence[str], view: Callable[[Image.Image], Pixels], count: int
-) -> list[list[Cell]]:
-    """At most `count` rows of the photo and, by method, its map over it."""
-    found = defaultdict[str, dict[str, Row]](dict)
-    wanted = ["sample_id", "method", "uri", "target_name", "target_prob", "blank", "grid"]
-    chosen = choose(table.select([*wanted, "status"]), methods, count)
+) -> list[list[Picture]]:
+    """At most `count` lists of pictures: the image, then the heatmap of each method over it.
+
+    Args:
+        table: as for `write_plots`.
+        view: from an image to what the model sees of it, (H,W,3) uint8.
+    """
+    by_image = defaultdict[str, dict[str, Row]](dict)
+    names = ["sample_id", "method", "uri", "target_name", "target_prob", "blank", "grid"]
+    chosen = choose_images(table.select([*names, "status"]), methods, count)
     for row in cast(list[MethodRow], table_to_rows(chosen)):
-        found[row["sample_id"]][str(row["method"])] = row
-    return [_cells(rows, methods, view) for rows in found.values()]
+        by_image[row["sample_id"]][str(row["method"])] = row
+    return [_pictures(rows, methods, view) for rows in by_image.values()]
 
 
-def choose(table: pa.Table, methods: Sequence[str], count: int) -> pa.Table:
-    """The good rows of images spread evenly over the run; images that all methods explained come first."""
+def choose_images(table: pa.Table, methods: Sequence[str], count: int) -> pa.Table:
+    """The rows of at most `count` images, spread evenly over the run, by the methods that explained them.
+
+    The images are chosen among those that the most methods explained.
+
+    Example:
+        >>> ids, ok = ["a", "b", "c", "d", "e"], ["ok"] * 5
+        >>> table = pa.table({"sample_id": ids, "status": ok, "method": ["cfcam"] * 5})
+        >>> choose_images(table, ["cfcam"], 3)["sample_id"].to_pylist()
+        ['a', 'c', 'e']
+    """
     good = pc.and_(pc.equal(table["status"], "ok"), pc.is_in(table["method"], pa.array(methods, pa.string())))
-    seen = Counter(table["sample_id"].filter(good).to_pylist())
-    most = max(seen.values(), default=0)
-    names = [name for name, times in seen.items() if times == most]
-    places = np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)
-    chosen = pa.array([names[place] for place in places], pa.string())
+    row_counts = Counter(table["sample_id"].filter(good).to_pylist())
+    most = max(row_counts.values(), default=0)
+    ids = [sample_id for sample_id, rows in row_counts.items() if rows == most]
+    positions = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)
+    chosen = pa.array([ids[position] for position in positions], pa.string())
     return table.filter(pc.and_(good, pc.is_in(table["sample_id"], chosen)))
 
 
-def _cells(rows: dict[str, Row], methods: Sequence[str], view: Callable[[Image.Image], Pixels]) -> list[Cell]:
+def _pictures(
+    rows: dict[str, Row], methods: Sequence[str], view: Callable[[Image.Image], Pixels]
+) -> list[Picture]:
     first = next(iter(rows.values()))
     caption = f"{_end(first['sample_id'])}\n{_class(first)}"
     try:
         photo = view(open_image(first["uri"]))
     except ImageError as error:
-        return [Cell(None, caption, f"cannot be shown: {error}"), *(Cell(None) for _ in methods)]
-    return [Cell(photo, caption), *(_cell(photo, rows.get(method)) for method in methods)]
+        return [Picture(None, caption, f"cannot be shown: {error}"), *(Picture(None) for _ in methods)]
+    return [Picture(photo, caption), *(_heatmap(photo, rows.get(method)) for method in methods)]
 
 
-def _cell(photo: Pixels, row: Row | None) -> Cell:
+def _heatmap(photo: Pixels, row: Row | None) -> Picture:
     if row is None or row["grid"] is None:
-        return Cell(None, note="no map")
+        return Picture(None, note="no map")
     heatmap = upsample_grid(row["grid"], (photo.shape[0], photo.shape[1]))
-    return Cell(draw_overlay(photo, heatmap, alpha=0.5), note="blank" if row["blank"] else "")
+    return Picture(draw_overlay(photo, heatmap, alpha=0.5), note="blank" if row["blank"] else "")
 
 
 def _class(row: Row) -> str:
     share = "" if row["target_prob"] is None else f" {row['target_prob']:.0%}"
-    return f"{_start(row['target_name'] or '', CAPTION - len(share))}{share}"
+    return f"{_start(row['target_name'] or '', _CAPTION - len(share))}{share}"
 
 
 def _start(text: str, letters: int) -> str:
@@ -85,11 +111,11 @@ def _start(text: str, letters: int) -> str:
 
 
 def _end(text: str) -> str:
-    """The end of a long name: folders come first."""
+    """The end of a long name, which tells it apart: folders come first."""
     plain = _plain(text)
-    return plain if len(plain) <= CAPTION else f"…{plain[1 - CAPTION :]}"
+    return plain if len(plain) <= _CAPTION else f"…{plain[1 - _CAPTION :]}"
 
 
 def _plain(text: str) -> str:
-    """Nothing in a name breaks a line."""
+    """The text without characters that would break a line."""
     return "".join(letter if letter.isprintable() else "�" for letter in text)

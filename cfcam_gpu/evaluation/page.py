@@ -16,30 +16,31 @@ from PIL import Image
 from cfcam_gpu.dataset.store.atomic_files import os_reason, write_atomically
 from cfcam_gpu.errors import InputError
 from cfcam_gpu.evaluation.axes import metric_of
+from cfcam_gpu.evaluation.summary import Summary
 from cfcam_gpu.evaluation.tables import (
     ARROWS,
     DIRECTIONS,
     MARKS,
     VERDICTS,
-    Summary,
     has_values,
     interval,
     legend,
     number,
     same_for_every_class,
     scalars,
+    speed,
     title,
     verdict,
 )
 from cfcam_gpu.html.render import SHARED, explained, facts, page, run_sections
 from cfcam_gpu.methods import METHODS
-from cfcam_gpu.metrics.registry import METRICS
+from cfcam_gpu.metrics import METRICS
 
 #: Below this many images percentile intervals are too narrow.
-FEW = 30
+_FEW = 30
 
-#: The pictures: file, heading, and what stands in for them where they cannot be seen.
-PLOTS = (
+#: The plots: file name, heading, and the text for readers who cannot see them.
+_PLOTS = (
     (
         "bars",
         "Means by metric",
@@ -51,8 +52,14 @@ PLOTS = (
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A number in a table; `value` is what it is sorted by, None comes last; `kind` is a key of `MARKS`."""
+class _Cell:
+    """A cell of a table.
+
+    Attributes:
+        value: the rows are sorted by it; None comes last.
+        text: the number in the cell; minor: the small text below it.
+        mark: symbol of the verdict; kind: the verdict, a key of `MARKS`; verdict: the verdict in words.
+    """
 
     value: float | None
     text: str
@@ -63,8 +70,8 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Head:
-    """A column's heading, with the metric it stands under."""
+class _Heading:
+    """The heading of a column; `group` is the metric that it stands under."""
 
     group: str
     name: str
@@ -75,10 +82,13 @@ class Head:
 def write_page(out: Path) -> Path:
     """Writes `out/report.html` from `summary.json`, `evaluation.json` and `plots/*.png` in `out`.
 
-    The page asks nothing of the network and of no other file. Plots that were not made are left out.
+    The page is one file: it loads nothing from the network and no other file. Missing plots are left out.
+
+    Returns:
+        The path of the page.
 
     Raises:
-        InputError: no summary there, or files that cannot be read or written.
+        InputError: there is no summary, or a file cannot be read or written.
     """
     summary, run = _read(out / "summary.json"), _read(out / "evaluation.json")
     path = out / "report.html"
@@ -104,11 +114,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def render(name: str, summary: Summary, run: dict[str, Any], plots: Path) -> str:
-    """The whole page; everything that is not this package's own text is escaped."""
+    """The whole page as HTML; all text that comes from the data is escaped.
+
+    `run` is the content of evaluation.json, `plots` the folder of the plots.
+    """
     columns = [column for column in scalars(summary) if has_values(summary, column["name"])]
-    heads = [_head(column) for column in columns]
+    headings = [_heading(column) for column in columns]
     cost = (
-        [Head("cost", "images/s", "↑", "Images per second, measured in this run")] if summary["cost"] else []
+        [_Heading("cost", "images/s", "↑", "Images per second, measured in this run")]
+        if summary["cost"]
+        else []
     )
     return page(
         "cfcam_gpu.evaluation",
@@ -120,11 +135,11 @@ def render(name: str, summary: Summary, run: dict[str, Any], plots: Path) -> str
         notes=list(_notes(summary)),
         legend=legend(summary),
         tables=[
-            ("Means", "means", _spans(heads + cost), heads + cost, list(_means(summary, columns))),
-            *_against(summary, heads, columns),
+            ("Means", "means", _spans(headings + cost), headings + cost, list(_means(summary, columns))),
+            *_differences(summary, headings, columns),
         ],
         baseline=summary["baseline"],
-        plots=list(_pictures(plots)),
+        plots=list(_plots(plots)),
         metrics=list(_metrics(summary)),
         methods=list(_methods(summary)),
         failures=summary["failures"],
@@ -143,10 +158,10 @@ def _stats(summary: Summary) -> Iterator[tuple[str, str]]:
 
 
 def _notes(summary: Summary) -> Iterator[str]:
-    """What to know before the numbers are believed."""
-    if 0 < summary["images"] < FEW:
+    """What a reader must know before relying on the numbers."""
+    if 0 < summary["images"] < _FEW:
         yield (
-            f"With fewer than {FEW} images bootstrap intervals are too narrow: take what follows as a "
+            f"With fewer than {_FEW} images bootstrap intervals are too narrow: take what follows as a "
             "first impression."
         )
     if summary["failed"]:
@@ -156,21 +171,24 @@ def _notes(summary: Summary) -> Iterator[str]:
             yield f"{method} explained no image, so there is nothing to say about it."
     yield from same_for_every_class(summary)
     if not summary["paired"]:
-        yield "There is no baseline among the methods, or nothing beside it, so no differences are shown."
+        yield "There is no baseline among the methods, or no other method, so no differences are shown."
 
 
-def _head(column: Summary) -> Head:
+def _heading(column: dict[str, Any]) -> _Heading:
     about = f"{column['about'].rstrip('.')}; {DIRECTIONS[column['better']]}"
-    return Head(
+    return _Heading(
         title(metric_of(column["name"]) or "maps"), title(column["name"]), ARROWS[column["better"]], about
     )
 
 
-def _spans(heads: Sequence[Head]) -> list[tuple[str, int]]:
-    return [(name, len(list(members))) for name, members in groupby(heads, key=lambda head: head.group)]
+def _spans(headings: Sequence[_Heading]) -> list[tuple[str, int]]:
+    """Groups of neighbouring columns with their number of columns."""
+    groups = groupby(headings, key=lambda heading: heading.group)
+    return [(name, len(list(members))) for name, members in groups]
 
 
-def _means(summary: Summary, columns: Sequence[Summary]) -> Iterator[tuple[str, list[Cell]]]:
+def _means(summary: Summary, columns: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[_Cell]]]:
+    """(method, cells), a row of the table of means."""
     for method, entries in summary["methods"].items():
         cells = [
             _cell(summary, entries[column["name"]], "mean", verdict(summary, method, column["name"]))
@@ -179,17 +197,16 @@ def _means(summary: Summary, columns: Sequence[Summary]) -> Iterator[tuple[str, 
         yield method, [*cells, *_speed(summary, method)]
 
 
-def _speed(summary: Summary, method: str) -> Iterator[Cell]:
-    if not summary["cost"]:
-        return
-    speed, base = summary["cost"].get(method), summary["cost"].get(summary["baseline"])
-    minor = f"{speed / base:.2f} × {summary['baseline']}" if speed and base else ""  # noqa: RUF001
-    yield Cell(speed, number(None) if speed is None else f"{speed:.3g}", minor)
+def _speed(summary: Summary, method: str) -> Iterator[_Cell]:
+    """The cell of the speed, where speeds were measured."""
+    if summary["cost"]:
+        yield _Cell(summary["cost"].get(method), *speed(summary, method))
 
 
-def _against(
-    summary: Summary, heads: Sequence[Head], columns: Sequence[Summary]
+def _differences(
+    summary: Summary, headings: Sequence[_Heading], columns: Sequence[dict[str, Any]]
 ) -> Iterator[tuple[Any, ...]]:
+    """The table of the differences to the baseline, where there is one: what the template needs of it."""
     if not summary["paired"]:
         return
     rows = [
@@ -202,19 +219,26 @@ def _against(
         )
         for method, entries in summary["paired"].items()
     ]
-    yield f"Difference to {summary['baseline']} on the same images", "differences", _spans(heads), heads, rows
+    yield (
+        f"Difference to {summary['baseline']} on the same images",
+        "differences",
+        _spans(headings),
+        headings,
+        rows,
+    )
 
 
-def _cell(summary: Summary, entry: Summary, key: str, found: str | None) -> Cell:
+def _cell(summary: Summary, entry: Summary, key: str, kind: str | None) -> _Cell:
     signed = key == "difference"
     fewer = f"n = {entry['n']:,}" if entry["n"] != summary["images"] else ""
-    minor = " ".join(part for part in (interval(entry, signed), fewer) if part)
-    words = f"{VERDICTS[found]} {summary['baseline']}" if found else ""
-    return Cell(entry[key], number(entry[key], signed), minor, MARKS[found], found or "", words)
+    minor = " ".join(part for part in (interval(entry, signed=signed), fewer) if part)
+    words = f"{VERDICTS[kind]} {summary['baseline']}" if kind else ""
+    return _Cell(entry[key], number(entry[key], signed=signed), minor, MARKS[kind], kind or "", words)
 
 
-def _pictures(folder: Path) -> Iterator[dict[str, Any]]:
-    for name, heading, text in PLOTS:
+def _plots(folder: Path) -> Iterator[dict[str, Any]]:
+    """The plots that exist, as base64, with what the template needs of them."""
+    for name, heading, text in _PLOTS:
         try:
             content = (folder / f"{name}.png").read_bytes()
         except FileNotFoundError:
@@ -226,14 +250,14 @@ def _pictures(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _metrics(summary: Summary) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
-    """(metric, source, [(column, what it is)]) of the summary's columns."""
+    """(metric, source, [(column, description)]) of the summary's columns."""
     for name, members in groupby(summary["columns"], key=lambda column: metric_of(column["name"])):
         columns = [(c["name"], f"{c['about'].rstrip('.')}; {DIRECTIONS[c['better']]}.") for c in members]
         yield name or "maps", METRICS[name].source if name else "", columns
 
 
 def _methods(summary: Summary) -> Iterator[tuple[str, str, str]]:
-    """(method, what it does, source)."""
+    """(method, description, source) of the summary's methods."""
     for text in summary["methods"]:
         name, _, preset = text.partition(":")
         method = METHODS.get(name)

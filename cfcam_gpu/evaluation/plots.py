@@ -1,4 +1,4 @@
-"""The pictures of an evaluation as files."""
+"""The plots of an evaluation as PNG files."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
+from cfcam_gpu._utils.optional import require
 from cfcam_gpu.dataset.store.atomic_files import os_reason, write_atomically
-from cfcam_gpu.errors import InputError, ModelError
-from cfcam_gpu.evaluation.drawing import draw_bars, draw_curves, draw_grid, shown
+from cfcam_gpu.errors import InputError
+from cfcam_gpu.evaluation.drawing import draw_bars, draw_curves, draw_gallery, drawn_methods
 from cfcam_gpu.evaluation.gallery import gallery
-from cfcam_gpu.evaluation.tables import Summary
+from cfcam_gpu.evaluation.summary import Summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Rows of the grid.
+#: Number of images in `grid.png`.
 IMAGES = 5
 
 
 def check_plots() -> None:
-    """Raises ModelError where plots cannot be made, for runs that are to find out before they begin."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise ModelError("matplotlib is not installed; run: pip install 'cfcam-gpu[plots]'") from error
+    """Finds out whether plots can be drawn here.
+
+    Raises:
+        MissingPackageError: matplotlib, of the extra `plots`, is not installed.
+    """
+    require("matplotlib.figure", "plots")
 
 
 def write_plots(
@@ -43,36 +45,41 @@ def write_plots(
     columns: Sequence[str] | None = None,
     images: int = IMAGES,
 ) -> list[Path]:
-    """Writes `out/plots/curves.png`, `bars.png` and `grid.png`; those without anything to show are left out.
+    """Writes `out/plots/curves.png`, `bars.png` and `grid.png`. A plot that would be empty is not written.
+
+    `grid.png` shows images with the maps of all methods. Of many methods, the first twelve are drawn (see
+    `drawn_methods`), and the titles say so.
 
     Args:
-        summary, table: what `summarise` gave, and was given; `table` with `uri` and `grid`.
+        summary: the summary of the evaluation.
+        table: its rows with the columns `sample_id`, `status`, `method`, `uri`, `target_name`, `target_prob`,
+            `blank` and `grid`; those of the images that may be shown are enough.
         out: the evaluation's folder.
-        view: an image to what the model sees of it, (H,W,3) uint8: `Preprocess.view`.
-        columns: of the bars; None: all that have values.
-        images: rows of the grid.
+        view: from an image to what the model sees of it, (H,W,3) uint8, as `Preprocess.view`.
+        columns: columns of `bars.png`; None: all that have values.
+        images: number of images in `grid.png`.
 
     Returns:
-        The files written. Of more than `drawing.METHODS` methods the first are shown, and the titles say so.
+        The paths of the files written.
 
     Raises:
-        ModelError: matplotlib is not installed (extra `plots`).
+        MissingPackageError: matplotlib, of the extra `plots`, is not installed.
         ConfigError: an unknown column.
-        InputError: the files cannot be written.
+        InputError: a file cannot be written.
     """
     check_plots()
     import matplotlib
 
-    pictures = {
+    plots = {
         "curves": lambda: draw_curves(summary),
         "bars": lambda: draw_bars(summary, columns),
-        "grid": lambda: draw_grid(summary, gallery(table, shown(summary), view, images)),
+        "grid": lambda: draw_gallery(summary, gallery(table, drawn_methods(summary), view, images)),
     }
     written = []
-    # Names of files and classes may hold dollar signs, and characters that the font lacks.
+    # Names of files and classes may hold dollar signs, which are no formulas, and characters that the font lacks.
     with matplotlib.rc_context({"text.parse_math": False, "font.size": 11}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        for name, draw in pictures.items():
+        for name, draw in plots.items():
             path = out / "plots" / f"{name}.png"
             try:
                 path.unlink(missing_ok=True)

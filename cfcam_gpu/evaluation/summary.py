@@ -1,4 +1,4 @@
-"""What the table of an evaluation says: means with intervals, differences to a baseline, curves, failures."""
+"""The summary of an evaluation's table: means with intervals, differences to a baseline, curves, failures."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ if TYPE_CHECKING:
     from cfcam_gpu.metrics.base import Column
     from cfcam_gpu.metrics.options import MetricOptions
 
+#: The content of summary.json, or a part of it; `summarise` describes it.
 Summary = dict[str, Any]
 
-#: Treated as one more column: a method that often says nothing must not pass unseen.
-BLANK = {
+#: The share of blank maps is one more column, so that a method which often finds nothing is noticed.
+_BLANK = {
     "name": "blank",
     "better": "lower",
     "about": "Share (0 to 1) of maps that are blank: nothing in them speaks for the class.",
     "curve": False,
 }
 
-#: Methods whose maps are the same but for float32 rounding differ by less than this, on every image to one side.
-ROUNDING = 1e-5
+#: The figures of two methods whose maps are the same differ by less than this, which is float32 rounding. It may
+#: have the same sign on every image.
+_ROUNDING = 1e-5
 
-#: Failed samples named for each kind of failure.
-EXAMPLES = 3
+#: Number of failed samples listed for each kind of failure.
+_EXAMPLES = 3
 
 
 def summarise(
@@ -48,50 +50,68 @@ def summarise(
     cost: Mapping[str, float] | None = None,
     options: MetricOptions | None = None,
 ) -> Summary:
-    """The summary of an evaluation's rows, ready for JSON: what is not a finite number is None.
+    """Summarises the rows of an evaluation; the result can be written as JSON.
+
+    A method is compared with the baseline on the images for which both have a value. Its verdict in a column is
+    `better` or `worse`, or `differs` where neither direction is better by itself. There is a verdict only if
+    the interval of the difference excludes 0, the difference is larger than float32 rounding, and there are enough
+    images for the sign test (6 at a level of 95 %).
 
     Args:
         table: one row for each image and method (`sample_id`, `status`, `method`, `blank` and the
-            metrics' columns), and one without a method for each image that failed.
-        columns: the metrics' columns to summarise; one that the table lacks has no values.
-        baseline: the method that the others are compared with on the images that both have a value
-            for; without rows of it there is no comparison.
-        seed, resamples, level: of the bootstrap over images.
-        methods: those to list and their order, also where all failed; None: as in the table.
-        cost: images per second by method, passed through.
-        options: of the metrics, passed through; the levels of the curves are among them.
+            metrics' columns), and one row without a method for each image that failed.
+        columns: columns of the metrics to summarise. A column that the table lacks has no values.
+        baseline: the method that the others are compared with; without rows of it there is no comparison.
+        seed, resamples, level: of the bootstrap over images (see `bootstrap`).
+        methods: the methods to list, in order, also where they failed on all images; None: those of the table.
+        cost: images per second of each method; copied into the summary.
+        options: options of the metrics, such as the levels of the curves; copied into the summary.
 
     Returns:
-        `images` explained by at least one method, `failed` images, `columns`, and by method and column
-        `methods` (mean, low, high, n), `paired` (difference to the baseline, low, high, n, verdict) and
-        `curves` (the same as lists over the curve's positions, intervals pointwise); `failures`, `cost`,
-        `options` and the arguments. A verdict is `better`, `worse`, or `differs` for a column without a better
-        side, where the interval excludes 0, the difference is more than `ROUNDING` and there are enough
-        images for that not to be chance (6 at 95 %: the sign test), else None. Missing values are left out
-        of their column.
+        A dict in which None stands for whatever is not a finite number:
+
+        - `images`: number of images explained by at least one method; `failed`: number of failed images.
+        - `columns`: the columns with `name`, `better`, `about` and `curve`; the first is `blank`.
+        - `methods`: for each method and column `mean`, `low`, `high` and `n`.
+        - `paired`: for each method but the baseline, and each column, `difference`, `low`, `high`, `n`, `verdict`.
+        - `curves`: for each method and curve lists of `mean`, `low`, `high` and `n` over the curve's positions.
+        - `failures`: kinds of failure with `count` and `examples`, the most frequent first.
+        - `baseline` (None without rows of it), `level`, `resamples`, `seed`, `cost`, `options`: the arguments.
 
     Raises:
-        ConfigError: a level or number of resamples that cannot be.
-        StoreError: two rows of one image and method, or curves of different lengths.
+        ConfigError: a level or a number of resamples out of range.
+        StoreError: two rows of the same image and method, or curves of different lengths.
+
+    Example:
+        >>> from cfcam_gpu.metrics import Column
+        >>> table = pa.table({
+        ...     "sample_id": ["a", "a", "b", "b"], "status": ["ok"] * 4, "blank": [False] * 4,
+        ...     "method": ["gradcam", "cfcam"] * 2, "average_drop": [0.5, 0.25, 0.75, 0.5],
+        ... })
+        >>> summary = summarise(table, [Column("average_drop", "lower", "Lost share, 0 to 1.")])
+        >>> summary["images"], summary["methods"]["cfcam"]["average_drop"]["mean"]
+        (2, 0.375)
+        >>> summary["paired"]["cfcam"]["average_drop"]["difference"]
+        -0.25
     """
     if not 0 < level < 1:
         raise ConfigError(f"the level of the intervals must lie between 0 and 1, got {level!r}")
     if resamples < 1:
         raise ConfigError(f"the bootstrap needs at least 1 resample, got {resamples!r}")
-    good = table.filter(pc.and_(pc.equal(table["status"], "ok"), pc.is_valid(table["method"])))
-    names = list(dict.fromkeys(good["method"].to_pylist() if methods is None else methods))
-    values = _Values(good, names)
-    listed = [BLANK, *({key: getattr(column, key) for key in BLANK} for column in columns)]
+    explained = table.filter(pc.and_(pc.equal(table["status"], "ok"), pc.is_valid(table["method"])))
+    names = list(dict.fromkeys(explained["method"].to_pylist() if methods is None else methods))
+    values = _Values(explained, names)
+    listed = [_BLANK, *({key: getattr(column, key) for key in _BLANK} for column in columns)]
     scalars = [column for column in listed if not column["curve"]]
 
     def intervals(x: Floats) -> Intervals:
         return bootstrap(x, seed, resamples, level)
 
-    found = values.of_all([column["name"] for column in scalars])
+    figures = values.of_all([column["name"] for column in scalars])
     paired = {}
     if baseline in names:
-        with np.errstate(invalid="ignore"):  # infinity less infinity is no number, and left out
-            differences = found - found[:, [names.index(baseline)]]
+        with np.errstate(invalid="ignore"):  # infinity less infinity is NaN, which is left out
+            differences = figures - figures[:, [names.index(baseline)]]
         paired = _differences(intervals(differences), names, scalars, baseline, level)
     curves: Summary = {name: {} for name in names}
     for column in listed:
@@ -107,36 +127,36 @@ def summarise(
         "resamples": resamples,
         "seed": seed,
         "columns": listed,
-        "methods": _means(intervals(found), names, scalars),
+        "methods": _means(intervals(figures), names, scalars),
         "paired": paired,
         "curves": curves,
         "failures": _failures(table),
-        "cost": {name: _plain(speed) for name, speed in (cost or {}).items()},
+        "cost": {name: _json_number(speed) for name, speed in (cost or {}).items()},
         "options": asdict(options) if options else {},
     }
 
 
 class _Values:
-    """The good rows' values by image and method; images in the order of their ids."""
+    """The rows' values by image and method; images in the order of their ids."""
 
     def __init__(self, table: pa.Table, methods: Sequence[str]) -> None:
         self._table = table.filter(pc.is_in(table["method"], pa.array(methods, pa.string())))
         self._methods = len(methods)
         ids = np.array(self._table["sample_id"].to_pylist(), dtype=object)
-        known, self._image = np.unique(ids, return_inverse=True)
-        self.images = len(known)
-        place = {name: position for position, name in enumerate(methods)}
-        self._method = np.array([place[name] for name in self._table["method"].to_pylist()], dtype=np.intp)
+        images, self._image = np.unique(ids, return_inverse=True)
+        self.images = len(images)
+        position = {name: i for i, name in enumerate(methods)}
+        self._method = np.array([position[name] for name in self._table["method"].to_pylist()], dtype=np.intp)
         pairs = Counter(zip(self._image.tolist(), self._method.tolist(), strict=True))
         for (image, method), count in pairs.most_common(1):
             if count > 1:
                 raise StoreError(
-                    f"the table has {count} rows of {known[image]!r} by {methods[method]}, expected one; "
+                    f"the table has {count} rows of {images[image]!r} by {methods[method]}, expected one; "
                     "evaluate again with --overwrite"
                 )
 
     def of(self, name: str) -> Floats:
-        """(images, methods, S), NaN where there is none; S is 1 unless it is a curve."""
+        """(images, methods, S) of a column, NaN where there is no value; S is 1 unless it is a curve."""
         rows = _numbers(self._table[name], name) if name in self._table.column_names else np.empty((0, 1))
         values = np.full((self.images, self._methods, rows.shape[1]), np.nan)
         if len(rows):
@@ -144,7 +164,7 @@ class _Values:
         return values
 
     def of_all(self, names: Sequence[str]) -> Floats:
-        """(images, methods, columns) of columns that are no curves."""
+        """(images, methods, columns) of columns that are not curves."""
         return np.concatenate([self.of(name)[:, :, :1] for name in names], axis=2)
 
 
@@ -188,9 +208,10 @@ def _differences(
 
 def _verdict(better: str, entry: Summary, level: float) -> str | None:
     low, high = entry["low"], entry["high"]
-    if low is None or high is None or low <= 0 <= high or abs(entry["difference"]) <= ROUNDING:
+    if low is None or high is None or low <= 0 <= high or abs(entry["difference"]) <= _ROUNDING:
         return None
-    # So few differences have one sign by chance more often than the level allows, and the bootstrap cannot see it.
+    # Sign test: n differences have the same sign by chance with this probability. The bootstrap of few images
+    # cannot see that, as all its resamples have that sign as well.
     if 2.0 ** (1 - entry["n"]) > 1 - level:
         return None
     if not better:
@@ -200,18 +221,18 @@ def _verdict(better: str, entry: Summary, level: float) -> str | None:
 
 def _curve(result: Intervals, position: int) -> Summary:
     return {
-        key: [_plain(value) for value in getattr(result, key)[position]]
+        key: [_json_number(value) for value in getattr(result, key)[position]]
         for key in ("mean", "low", "high", "n")
     }
 
 
 def _entry(result: Intervals, at: tuple[int, int], mean: str) -> Summary:
     values = (result.mean[at], result.low[at], result.high[at], result.n[at])
-    return dict(zip((mean, "low", "high", "n"), map(_plain, values), strict=True))
+    return dict(zip((mean, "low", "high", "n"), map(_json_number, values), strict=True))
 
 
-def _plain(value: Any) -> float | int | None:
-    """For JSON; 7 digits are what float32 holds, and hide the order in which a sum was taken."""
+def _json_number(value: Any) -> float | int | None:
+    """Rounded to 7 digits, as float32 holds: further ones would depend on the order in which a sum was taken."""
     if isinstance(value, np.integer):
         return int(value)
     return float(f"{value:.7g}") if math.isfinite(value) else None
@@ -223,16 +244,16 @@ def _failed(table: pa.Table) -> pa.Table:
 
 def _failures(table: pa.Table) -> list[Summary]:
     """Kinds of failure with their number and some examples, the most frequent first."""
-    known = ("stage", "error_type", "method", "sample_id", "message")
-    rows = _failed(table).select([name for name in known if name in table.column_names]).to_pylist()
+    of_kind, of_example = ("stage", "error_type", "method"), ("sample_id", "message")
+    names = [name for name in (*of_kind, *of_example) if name in table.column_names]
     kinds: dict[tuple[Any, ...], list[Summary]] = defaultdict(list)
-    for row in rows:
-        kinds[tuple(row.get(name) for name in known[:3])].append(row)
+    for row in _failed(table).select(names).to_pylist():
+        kinds[tuple(row.get(name) for name in of_kind)].append(row)
     return [
         {
-            **dict(zip(known[:3], kind, strict=True)),
-            "count": len(members),
-            "examples": [{name: row.get(name) for name in known[3:]} for row in members[:EXAMPLES]],
+            **dict(zip(of_kind, kind, strict=True)),
+            "count": len(rows),
+            "examples": [{name: row.get(name) for name in of_example} for row in rows[:_EXAMPLES]],
         }
-        for kind, members in sorted(kinds.items(), key=lambda item: -len(item[1]))
+        for kind, rows in sorted(kinds.items(), key=lambda item: -len(item[1]))
     ]
