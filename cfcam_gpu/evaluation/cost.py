@@ -1,4 +1,4 @@
-"""How fast methods are: each from the images to its maps, in turns on the same batch."""
+"""How fast the methods are, each measured from the images to its heatmaps."""
 
 from __future__ import annotations
 
@@ -12,24 +12,28 @@ from torch import Tensor
 from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu.explainer import CFCAM
 
-#: Turns at least and at most.
+#: Fewest and most turns. In a turn each method runs once.
 FEWEST, MOST = 5, 50
 
-#: Seconds after which no further turn begins, and after which none begins even if there were few: slow methods
-#: are measured once.
-ENOUGH, TOO_LONG = 2.0, 20.0
+#: Seconds after which no further turn starts, once there were `FEWEST`.
+ENOUGH = 2.0
+#: Seconds after which no further turn starts in any case, so that slow methods run only once.
+TOO_LONG = 20.0
 
 
 def images_per_second(
     cams: Mapping[str, CFCAM], images: Tensor, targets: Tensor, check: Check = never_ends
 ) -> dict[str, float]:
-    """Images per second of each method: the model's pass, the gradients it needs and the map; median of the turns.
+    """Images per second of each method, with the model's pass, the gradients that it needs and the map.
 
-    The methods take turns, so that what else the machine does meets all of them. They must have run
-    on such a batch before: the first time is slower. Methods that run the model once for each channel are
-    measured on one image.
+    The methods take turns, so that other work of the machine slows all of them equally, and the median of the
+    turns counts. They must have run on such a batch before, since the first run is slower. Methods that run the model
+    once for each channel are measured on one image.
 
     Args:
+        cams: label of each method -> what explains images by it.
+        images: (B,3,H,W) as the model takes them.
+        targets: (B,) int64, the explained classes.
         check: called before every pass of the model; raises to end the measurement.
     """
     counts = {label: 1 if cam.method.per_channel else len(images) for label, cam in cams.items()}

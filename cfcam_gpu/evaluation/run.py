@@ -1,4 +1,4 @@
-"""Evaluate methods on a dataset: what a run does from its inputs to the page. Read this first.
+"""Evaluates methods on a dataset, from the inputs to the page. Read this first.
 
 samples -> plan -> parts (capture once, a map by each method, all metrics) -> all rows -> summary, plots, page
 """
@@ -21,34 +21,35 @@ from cfcam_gpu.dataset.sources.masks import check_masks, with_masks
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.fingerprint import about
 from cfcam_gpu.dataset.store.locks import setup_lock
-from cfcam_gpu.errors import InputError, ModelError
-from cfcam_gpu.evaluation.drawing import shown
+from cfcam_gpu.errors import InputError, MissingPackageError
+from cfcam_gpu.evaluation.drawing import drawn_methods
 from cfcam_gpu.evaluation.evaluator import Evaluator
-from cfcam_gpu.evaluation.gallery import choose
+from cfcam_gpu.evaluation.gallery import choose_images
 from cfcam_gpu.evaluation.options import EvaluationOptions, columns_of
 from cfcam_gpu.evaluation.page import write_page
 from cfcam_gpu.evaluation.plots import IMAGES, check_plots, write_plots
 from cfcam_gpu.evaluation.store import EvaluationStore
-from cfcam_gpu.evaluation.summary import summarise
+from cfcam_gpu.evaluation.summary import Summary, summarise
 from cfcam_gpu.images.preprocess import Preprocess
 from cfcam_gpu.metrics.base import Metric
 
-#: Columns that the pictures of some images need.
-_PICTURED = ("sample_id", "uri", "status", "method", "target_name", "target_prob", "blank", "grid")
+#: Columns that the gallery of some images needs.
+_GALLERY = ("sample_id", "uri", "status", "method", "target_name", "target_prob", "blank", "grid")
 
 
 @dataclass
 class EvaluationSummary:
-    """What an evaluation did.
+    """The outcome of a run of an evaluation.
 
     Attributes:
-        run: what the run did; `run.others_left` parts of other processes are not done.
+        run: counts and times of the run; `run.others_left` parts of other processes are not finished.
         found: the content of summary.json (see `summary.summarise`); None while parts are missing.
-        plots: the pictures written; page: the page; None while parts are missing.
+        plots: paths of the plots.
+        page: path of the page; None while parts are missing.
     """
 
     run: RunSummary
-    found: dict[str, Any] | None = None
+    found: Summary | None = None
     plots: Sequence[Path] = ()
     page: Path | None = None
 
@@ -62,24 +63,26 @@ def evaluate(
     observer: Observer | None = None,
     **settings: Any,
 ) -> EvaluationSummary:
-    """Measures methods on a dataset into the folder `out`. The same call resumes a run.
+    """Evaluates methods on a dataset and writes the results into the folder `out`. The same call resumes a run.
 
-    Every sample is captured once and explained by every method; all metrics share these maps. A sample that
-    cannot be read, decoded or explained by one of the methods has one row that says why, and counts for none
-    of them. Parts are written whole or not at all; the process that finds all of them done merges them.
+    Each sample is captured once and explained by every method, and all metrics share these heatmaps. A sample
+    that cannot be read, decoded or explained by one of the methods has one row with the reason, and no method
+    is measured on it. Parts are written whole or not at all. The process that finds all parts finished merges them
+    and writes the summary, the plots and the page.
 
     Args:
         inputs, out, model, observer: as for `explain_dataset`.
-        options: what to compare and how to run; settings: fields of `EvaluationOptions` that replace its.
+        options: what to compare and how to run.
+        settings: fields of `EvaluationOptions` that replace those of `options`.
 
     Raises:
-        ConfigError: a setting out of range, an unknown method or metric, before anything is read, or a
-            metric that was named and needs masks that no image has.
+        ConfigError: before anything is read, a setting out of range, or an unknown method or metric; also a
+            named metric that needs masks, where no image has one.
         InputError, StoreError, TooManyErrors, Interrupted, CFCAMError: as for `explain_dataset`.
     """
     options = replace(options or EvaluationOptions(), **settings)
     observer, device = observer or Observer(), resolve_device(options.device)
-    samples = _with_masks(samples_of(inputs, Path(out)), options)
+    samples = _masked_samples(samples_of(inputs, Path(out)), options)
     metrics = options.measured(masked=any(sample.mask for sample in samples))
     store = EvaluationStore(Path(out), columns_of(metrics))
     make = partial(
@@ -89,75 +92,78 @@ def evaluate(
         content = about(evaluator, weights, options)
         content["fingerprint"] = _fingerprint(content["fingerprint"], options, metrics)
         run = carry_out(store, samples, LocalPartExplainer(evaluator, options), content, options, observer)
-        preprocess, grid = evaluator.loaded.preprocess, evaluator.map_shape
-    return _summed_up(store, run, options, observer, preprocess, grid)
+        preprocess, map_shape = evaluator.loaded.preprocess, evaluator.map_shape
+    return _finish(store, run, options, observer, preprocess, map_shape)
 
 
-def _with_masks(samples: list[Sample], options: EvaluationOptions) -> list[Sample]:
+def _masked_samples(samples: list[Sample], options: EvaluationOptions) -> list[Sample]:
+    """The samples with the masks of the folder `options.masks`, where one is given. Raises InputError."""
     check_masks(samples)
     if options.masks is None:
         return samples
     folder = Path(options.masks)
-    found = with_masks(samples, folder)
-    if not any(sample.mask for sample in found):
+    masked = with_masks(samples, folder)
+    if not any(sample.mask for sample in masked):
         raise InputError(
             f"the folder of masks {str(folder)!r} has none for any of the inputs; "
             f"the mask of {samples[0].sample_id!r} would be {samples[0].name}.png"
         )
-    return found
+    return masked
 
 
 def _fingerprint(
     run: dict[str, Any], options: EvaluationOptions, metrics: Sequence[Metric]
 ) -> dict[str, Any]:
-    """A dataset run's, with all methods in place of the one."""
+    """The fingerprint of a dataset run, with all methods instead of its one method."""
     kept = {name: value for name, value in run.items() if name not in ("config", "method", "overlays")}
     return {**kept, **options.fingerprint(metrics)}
 
 
-def _summed_up(
+def _finish(
     store: EvaluationStore,
     run: RunSummary,
     options: EvaluationOptions,
     observer: Observer,
     preprocess: Preprocess,
-    grid: tuple[int, int],
+    map_shape: tuple[int, int],
 ) -> EvaluationSummary:
-    """Merges the parts and writes the summary, plots and page, once every part is there."""
+    """Merges the parts and writes the summary, plots and page, if every part is finished."""
     with setup_lock(store.locks_folder):
         plan = store.read_plan()
         if set(range(plan.parts)) - store.finished_parts():
             return EvaluationSummary(run)
-        store.merge(plan, grid)
-        found = summarise(
-            store.table(),
+        store.merge_parts(plan, map_shape)
+        summary = summarise(
+            store.read_table(),
             store.columns,
             options.baseline,
             options.measuring.seed,
             options.resamples,
             options.level,
             methods=list(options.cams()),
-            cost=store.cost(),
+            cost=store.read_cost(),
             options=options.measuring,
         )
-        store.write_summary(found)
+        store.write_summary(summary)
         store.remove_plots()
         plots: Sequence[Path] = ()
         if options.plots and _can_draw(observer):
-            plots = write_plots(found, _pictured(store, found), store.out, preprocess.view)
-        return EvaluationSummary(run, found, plots, write_page(store.out))
+            plots = write_plots(summary, _gallery_rows(store, summary), store.out, preprocess.view)
+        return EvaluationSummary(run, summary, plots, write_page(store.out))
 
 
-def _pictured(store: EvaluationStore, found: dict[str, Any]) -> pa.Table:
-    """The rows, with their maps, of the few images that are shown; the maps of all might not fit in memory."""
-    chosen = choose(store.table(("sample_id", "status", "method")), shown(found), IMAGES)
-    return store.table(_PICTURED, chosen["sample_id"].unique().to_pylist())
+def _gallery_rows(store: EvaluationStore, summary: Summary) -> pa.Table:
+    """The rows, with their maps, of the images in the gallery; the maps of all images might not fit in memory."""
+    rows = store.read_table(("sample_id", "status", "method"))
+    chosen = choose_images(rows, drawn_methods(summary), IMAGES)
+    return store.read_table(_GALLERY, chosen["sample_id"].unique().to_pylist())
 
 
 def _can_draw(observer: Observer) -> bool:
+    """Whether plots can be drawn; tells the observer if not."""
     try:
         check_plots()
-    except ModelError as error:
+    except MissingPackageError as error:
         observer.note(f"no plots are drawn: {error}")
         return False
     return True

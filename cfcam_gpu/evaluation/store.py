@@ -1,10 +1,10 @@
-"""The output folder of an evaluation; one row per image and method.
+"""The output folder of an evaluation: one row for each image and method.
 
-OUT/evaluation.json             fingerprint, shapes, and what people want to know
-OUT/plan.parquet                the samples in order, as of a dataset run
-OUT/shards/part-NNNNN.parquet   the rows of a part, also for the failed samples, whole or absent
-OUT/cost/share-N.json           methods' images per second, measured by a process
-OUT/metrics.parquet             all rows, once every part is there; then what is made of them:
+OUT/evaluation.json             fingerprint, shapes, and information for people
+OUT/plan.parquet                the samples in order, as in a dataset run
+OUT/shards/part-NNNNN.parquet   the rows of a part, also for failed samples
+OUT/cost/share-N.json           images per second of each method, measured by the process of rank N
+OUT/metrics.parquet             all rows, once every part is finished; what follows is made from them
 OUT/summary.json, OUT/plots/*.png, OUT/report.html
 """
 
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cfcam_gpu._utils.messages import first_line
 from cfcam_gpu.dataset.store.atomic_files import atomic_file
 from cfcam_gpu.dataset.store.plan import Plan
 from cfcam_gpu.dataset.store.schema import ColumnName, Row, arrow_schema, rows_to_table, table_to_rows
@@ -27,7 +28,7 @@ from cfcam_gpu.dataset.store.store import OtherKind, Store
 from cfcam_gpu.errors import StoreError
 from cfcam_gpu.metrics.base import Column
 
-#: Columns of an image before and after `masked`, the same in the rows of all its methods.
+#: Columns of an image before and after the column `masked`. They are the same in the rows of all methods.
 _BEFORE: tuple[ColumnName, ...] = (
     "sample_id", "uri", "status", "stage", "error_type", "message", "label", "target", "target_name",
     "target_prob", "pred", "pred_name", "prob",
@@ -37,11 +38,11 @@ _IMAGE = (*_BEFORE, "masked", *_AFTER)
 
 
 class EvaluationRow(Row, total=False):
-    """What an evaluation says of one sample.
+    """The results of one sample in an evaluation.
 
     Attributes:
-        masked: whether the object's mask is known; null where the sample failed.
-        methods: label of each method -> its columns: `blank`, `grid` and those of the metrics.
+        masked: whether the sample has a mask of the object; null where the sample failed.
+        methods: from the label of each method to its columns: `blank`, `grid` and those of the metrics.
     """
 
     masked: bool | None
@@ -49,7 +50,7 @@ class EvaluationRow(Row, total=False):
 
 
 class MethodRow(Row, total=False):
-    """One stored row of an evaluation, of a sample and a method; the columns of the metrics stand beside these.
+    """One stored row of an evaluation: a sample and a method. The columns of the metrics come in addition.
 
     Attributes:
         masked: as in `EvaluationRow`.
@@ -60,17 +61,28 @@ class MethodRow(Row, total=False):
     method: str | None
 
 
-def schema(columns: Sequence[Column], grid: tuple[int, int]) -> pa.Schema:
-    """Columns of a part whose maps are h×w: of the image, the method, and its metrics."""
-    kinds = {c.name: pa.list_(pa.float32()) if c.curve else pa.float32() for c in columns}
+def evaluation_schema(columns: Sequence[Column], map_shape: tuple[int, int]) -> pa.Schema:
+    """The Arrow schema of a part: columns of the image, of the method, and of the metrics.
+
+    Example:
+        >>> schema = evaluation_schema([Column("average_drop", "lower", "Lost share, 0 to 1.")], (7, 7))
+        >>> schema.names[-4:]
+        ['method', 'blank', 'grid', 'average_drop']
+    """
+    types = {column.name: pa.list_(pa.float32()) if column.curve else pa.float32() for column in columns}
     return pa.schema([
-        *arrow_schema(grid, _BEFORE), ("masked", pa.bool_()), *arrow_schema(grid, _AFTER),
-        ("method", pa.string()), *arrow_schema(grid, ("blank", "grid")), *kinds.items(),
+        *arrow_schema(map_shape, _BEFORE), ("masked", pa.bool_()), *arrow_schema(map_shape, _AFTER),
+        ("method", pa.string()), *arrow_schema(map_shape, ("blank", "grid")), *types.items(),
     ])  # fmt: skip
 
 
 class EvaluationStore(Store):
-    """The files of an evaluation; `columns`: of the metrics that are measured."""
+    """The files of an evaluation.
+
+    Args:
+        out: the folder.
+        columns: the columns of the metrics that are measured.
+    """
 
     uses_masks = True
     other_kind = OtherKind("run.json", "a run of cfcam explain")
@@ -84,21 +96,33 @@ class EvaluationStore(Store):
         self.summary_file = out / "summary.json"
 
     def read_rows(self, part: int, columns: Sequence[str] | None = None) -> list[Row]:
-        """One row per sample; what belongs to a method stands under `methods`."""
-        wanted = None if columns is None else ["sample_id", "method", *columns]
-        lines: list[Any] = table_to_rows(self.read_part(part, wanted))
+        """The rows of a part, one for each sample (`EvaluationRow`); `columns` as for `read_part`.
+
+        Raises:
+            StoreError: the part cannot be read.
+        """
+        names = None if columns is None else ["sample_id", "method", *columns]
+        lines: list[Any] = table_to_rows(self.read_part(part, names))
         return [_nested(list(group)) for _, group in groupby(lines, key=lambda line: line["sample_id"])]
 
-    def _table(self, rows: Sequence[Row], grid: tuple[int, int]) -> pa.Table:
+    def _table(self, rows: Sequence[Row], map_shape: tuple[int, int]) -> pa.Table:
         lines = [line for row in rows for line in _lines(cast(EvaluationRow, row))]
-        return rows_to_table(lines, schema(self.columns, grid))
+        return rows_to_table(lines, evaluation_schema(self.columns, map_shape))
 
-    def write_cost(self, index: int, cost: dict[str, float]) -> None:
-        """Keeps images per second of the methods that the process of a share measured. Raises StoreError."""
-        self._write(self.cost_folder / f"share-{index}.json", json.dumps(cost, indent=2).encode(), None)
+    def write_cost(self, rank: int, cost: dict[str, float]) -> None:
+        """Stores the images per second of each method, as the process of a rank measured them.
 
-    def cost(self) -> dict[str, float] | None:
-        """What the process of the first share that measured it found; None where none has."""
+        Raises:
+            StoreError: they cannot be written.
+        """
+        self._write(self.cost_folder / f"share-{rank}.json", json.dumps(cost, indent=2).encode(), None)
+
+    def read_cost(self) -> dict[str, float] | None:
+        """The images per second of each method, as the lowest rank measured them; None where none did.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
         for path in sorted(
             self.cost_folder.glob("share-*.json"), key=lambda path: (len(path.name), path.name)
         ):
@@ -108,12 +132,18 @@ class EvaluationStore(Store):
                 raise StoreError(f"{path} cannot be read ({error}); remove it and run again") from error
         return None
 
-    def merge(self, plan: Plan, grid: tuple[int, int]) -> None:
-        """Writes metrics.parquet from all parts, one after the other. Raises StoreError."""
+    def merge_parts(self, plan: Plan, map_shape: tuple[int, int]) -> None:
+        """Writes metrics.parquet from all parts, one after the other.
+
+        Raises:
+            StoreError: a part cannot be read, or the file cannot be written.
+        """
         try:
             with (
                 atomic_file(self.metrics_file) as file,
-                pq.ParquetWriter(file, schema(self.columns, grid), compression="zstd") as writer,
+                pq.ParquetWriter(
+                    file, evaluation_schema(self.columns, map_shape), compression="zstd"
+                ) as writer,
             ):
                 for part in range(plan.parts):
                     writer.write_table(self.read_part(part))
@@ -121,28 +151,44 @@ class EvaluationStore(Store):
             raise self._unwritable(self.metrics_file, error) from error
         self.sync_folder(self.out)
 
-    def table(self, names: Sequence[str] | None = None, samples: Sequence[str] | None = None) -> pa.Table:
-        """Columns of metrics.parquet; None: all but the maps. Only the rows of `samples`, where given.
+    def read_table(
+        self, columns: Sequence[str] | None = None, sample_ids: Sequence[str] | None = None
+    ) -> pa.Table:
+        """The rows of metrics.parquet.
+
+        Args:
+            columns: names of the columns to read; None: all but the maps.
+            sample_ids: samples whose rows are read; None: all.
 
         Raises:
             StoreError: the file cannot be read.
         """
-        filters = None if samples is None else pc.field("sample_id").isin(pa.array(samples, pa.string()))
+        filters = (
+            None if sample_ids is None else pc.field("sample_id").isin(pa.array(sample_ids, pa.string()))
+        )
         try:
-            everything = pq.read_schema(self.metrics_file).names
-            wanted = [name for name in everything if name != "grid"] if names is None else list(names)
-            return pq.read_table(self.metrics_file, columns=wanted, filters=filters, partitioning=None)
+            stored = pq.read_schema(self.metrics_file).names
+            names = [name for name in stored if name != "grid"] if columns is None else list(columns)
+            return pq.read_table(self.metrics_file, columns=names, filters=filters, partitioning=None)
         except (OSError, pa.ArrowException) as error:
             raise StoreError(
-                f"{self.metrics_file} cannot be read ({str(error).splitlines()[0]}); remove it and run again"
+                f"{self.metrics_file} cannot be read ({first_line(error)}); remove it and run again"
             ) from error
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Stores summary.json. Raises StoreError."""
+        """Stores summary.json.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
         self._write(self.summary_file, json.dumps(summary, indent=2, allow_nan=False).encode(), None)
 
     def remove_plots(self) -> None:
-        """Removes the plots of an earlier summary. Raises StoreError."""
+        """Removes the plots of an earlier summary.
+
+        Raises:
+            StoreError: one cannot be removed.
+        """
         try:
             for path in (self.out / "plots").glob("*.png"):
                 path.unlink(missing_ok=True)
@@ -150,15 +196,21 @@ class EvaluationStore(Store):
             raise self._unwritable(self.out / "plots", error) from error
 
     def wipe(self, files: Iterable[str]) -> None:
-        """Removes the evaluation and what was made of it, `files`, and no other file. Raises StoreError."""
-        folders = {"cost": "share-*.json", "plots": "*.png"}
-        made = [path for folder, names in folders.items() for path in (self.out / folder).glob(names)]
-        made += [self.metrics_file, self.summary_file, self.out / "report.html"]
-        super().wipe([*files, *(path.relative_to(self.out).as_posix() for path in made)])
+        """Removes the evaluation with its summary, plots and page; all other files in the folder stay.
+
+        Args:
+            files: further files of the evaluation, as paths below the folder.
+
+        Raises:
+            StoreError: a file cannot be removed.
+        """
+        patterns = ("cost/share-*.json", "plots/*.png", "metrics.parquet", "summary.json", "report.html")
+        paths = [path for pattern in patterns for path in self.out.glob(pattern)]
+        super().wipe([*files, *(path.relative_to(self.out).as_posix() for path in paths)])
 
 
 def _lines(row: EvaluationRow) -> Iterator[dict[str, Any]]:
-    """A sample's stored rows: one for each method, or one without a method if it failed."""
+    """The stored rows of a sample: one for each method, or one without a method if the sample failed."""
     shared = {name: value for name, value in row.items() if name in _IMAGE}
     if "methods" not in row:
         yield shared

@@ -1,11 +1,9 @@
 # ruff: noqa: RUF001 (the minus and multiplication signs of the page)
-"""The plots and the page of an evaluation: in a real browser nothing is asked of the network or runs from the data."""
+"""The page of an evaluation: in a real browser nothing is asked of the network or runs from the data."""
 
 from __future__ import annotations
 
 import json
-import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,33 +12,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cfcam_gpu.errors import ConfigError, InputError, ModelError
-from cfcam_gpu.evaluation.axes import axis
-from cfcam_gpu.evaluation.drawing import draw_bars, draw_curves, shown
-from cfcam_gpu.evaluation.gallery import gallery
+from cfcam_gpu.errors import InputError
 from cfcam_gpu.evaluation.page import write_page
 from cfcam_gpu.evaluation.plots import write_plots
 from cfcam_gpu.evaluation.summary import summarise
-from cfcam_gpu.images.overlay import draw_overlay, upsample_grid
-from cfcam_gpu.images.preprocess import Preprocess
 from cfcam_gpu.metrics.options import MetricOptions
-from tests.helpers.evaluation_tables import COLUMNS, as_table, failure, made_rows, row
+from tests.helpers.browser import PageReader, axe_violations
+from tests.helpers.evaluation_tables import COLUMNS, METHODS, VIEW, as_table, failure, made_rows
 
 pytest.importorskip("matplotlib", reason="needs matplotlib: pip install -e '.[plots]'")
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
+
 HOSTILE = "<img src=x onerror=window.hacked=1>$\\frac{$.jpg"
+
 HOSTILE_MESSAGE = "</script><script>window.hacked=1</script>"
-METHODS = ("gradcam", "cfcam", "random")
-VIEW = Preprocess((96, 96), (0.5,) * 3, (0.5,) * 3, resize=110).view
 
 
-def make(out: Path, rows: list[dict[str, Any]], plots: bool = False, **arguments: Any) -> Path:
-    """An evaluation's folder with summary, page and, where asked for, plots."""
+def make(out: Path, rows: list[dict[str, Any]], *, plots: bool = False, **arguments: Any) -> Path:
+    """An evaluation's folder with a summary, a page and, with `plots`, plots; the page."""
     table = as_table(rows)
     summary = summarise(table, COLUMNS, options=MetricOptions(), **arguments)
     out.mkdir(exist_ok=True)
@@ -79,125 +68,11 @@ def folder(photos: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) 
     return out / "out"
 
 
-# Plots
-
-
 def test_the_plots_are_pictures_that_fit_a_page(folder: Path):
     for name in ("curves", "bars", "grid"):
         with Image.open(folder / "plots" / f"{name}.png") as picture:
             assert 600 < picture.width < 2400
             assert np.asarray(picture.convert("L")).std() > 5  # something is drawn
-
-
-def test_two_runs_draw_the_same_bytes(tmp_path: Path):
-    table = as_table(made_rows(2, METHODS[:2]))
-    summary = summarise(table, COLUMNS)
-    first, second = (write_plots(summary, table, tmp_path / name, VIEW, columns=["blank"]) for name in "ab")
-    assert [path.name for path in first] == ["curves.png", "bars.png", "grid.png"]
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
-
-
-def test_curves_are_drawn_at_their_levels():
-    summary = summarise(
-        as_table(made_rows(5)), COLUMNS, options=MetricOptions(noise_levels=(1.0, 2.0, 3.0, 4.0, 9.0))
-    )
-    figure = draw_curves(summary)
-    assert figure is not None
-    lines = [panel.get_lines()[1] for panel in figure.axes[:2]]  # cfcam's
-    np.testing.assert_allclose(lines[0].get_xdata(), np.linspace(0, 100, 21))
-    np.testing.assert_allclose(lines[1].get_xdata(), [1, 2, 3, 4, 9])
-    np.testing.assert_allclose(
-        lines[1].get_ydata(), summary["curves"]["cfcam"]["gradient_noise_ssim_curve"]["mean"]
-    )
-    titles = [panel.get_title() for panel in figure.axes[:2]]
-    assert titles == ["deletion black: lower is better", "gradient noise SSIM: higher is better"]
-
-
-def test_a_curve_of_unknown_levels_is_numbered():
-    assert axis("gradient_noise_ssim_curve", {"noise_levels": [1, 2]}, 3) == ("position", range(1, 4))
-    assert axis("of_a_later_version", {}, 2) == ("position", range(1, 3))
-
-
-def test_the_grid_shows_each_methods_map_over_the_view(photos: list[Image.Image], tmp_path: Path):
-    photos[0].save(tmp_path / "cat.png")
-    rows = [row(0, method, i, uri=str(tmp_path / "cat.png")) for i, method in enumerate(METHODS[:2])]
-    ((photo, first, second),) = gallery(as_table(rows), METHODS[:2], VIEW, 5)
-    assert photo.caption == "photos/000.jpg\nEgyptian cat 75%"
-    np.testing.assert_array_equal(photo.pixels, VIEW(photos[0]))
-    for cell, r in zip((first, second), rows, strict=True):
-        np.testing.assert_array_equal(
-            cell.pixels, draw_overlay(photo.pixels, upsample_grid(r["grid"], (96, 96)), alpha=0.5)
-        )
-
-
-def test_the_grid_says_what_it_cannot_show():
-    rows = [row(0, "gradcam", 0), row(0, "cfcam", 1, grid=None), row(1, "gradcam", 0)]
-    (cells,) = gallery(as_table(rows), METHODS, VIEW, 5)  # the image that more methods explained
-    assert cells[0].note == "cannot be shown: the file does not exist"
-    assert [cell.pixels for cell in cells] == [None] * 4
-
-
-def test_the_grids_images_are_spread_over_the_run():
-    captions = [
-        cells[0].caption.split("\n")[0] for cells in gallery(as_table(made_rows(21)), METHODS, VIEW, 5)
-    ]
-    assert captions == [f"photos/{i:03}.jpg" for i in (0, 5, 10, 15, 20)]
-
-
-def test_long_names_keep_what_tells_them_apart():
-    long = {"sample_id": "a/folder/of/photos/the cat.jpg", "target_name": "a very long name of a class"}
-    ((photo, _),) = gallery(as_table([row(0, "cfcam", 0, **long)]), ["cfcam"], VIEW, 1)
-    assert photo.caption == "…/photos/the cat.jpg\na very long nam… 75%"
-
-
-def test_of_many_methods_the_first_and_the_baseline_are_drawn_and_the_title_says_so():
-    names = (*(f"m{i}" for i in range(14)), "gradcam")
-    summary = summarise(as_table(made_rows(2, names)), COLUMNS)
-    assert shown(summary) == [*(f"m{i}" for i in range(11)), "gradcam"]
-    figure = draw_curves(summary)
-    assert figure is not None
-    assert figure.get_suptitle().endswith("; 12 of 15 methods")
-
-
-def test_bars_have_the_means_lengths_and_the_verdicts_colours_and_marks():
-    summary = summarise(as_table(made_rows(40)), COLUMNS)
-    figure = draw_bars(summary, ["deletion_black_auc", "insertion_black_auc"])
-    assert figure is not None
-    better, worse = figure.axes
-    means = [summary["methods"][name]["deletion_black_auc"]["mean"] for name in METHODS]
-    np.testing.assert_allclose([bar.get_width() for bar in better.patches], means)
-    assert [text.get_text() for text in better.texts] == ["", "▲", "▲"]
-    assert [text.get_text() for text in worse.texts] == ["", "▼", "▼"]
-    assert better.patches[1].get_facecolor() != worse.patches[1].get_facecolor()
-
-
-def test_columns_without_values_have_no_bars_unless_asked_for():
-    rows = [r | {"pointing": None} for r in made_rows(3)]
-    summary = summarise(as_table(rows), COLUMNS)
-    figure, asked = draw_bars(summary), draw_bars(summary, ["pointing"])
-    assert figure is not None
-    assert asked is not None
-    assert not any("pointing" in panel.get_title() for panel in figure.axes)
-    assert [text.get_text() for text in asked.axes[0].texts] == ["no value"] * 3
-    with pytest.raises(ConfigError, match="unknown column 'drop'"):
-        draw_bars(summary, ["drop"])
-
-
-def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ModelError, match=re.escape("pip install 'cfcam-gpu[plots]'")):
-        write_plots({}, as_table([]), tmp_path, VIEW)
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
-    (tmp_path / "plots").write_text("in the way")
-    table = as_table(made_rows(2))
-    with pytest.raises(InputError, match=r"cannot write .*curves\.png: "):
-        write_plots(summarise(table, COLUMNS), table, tmp_path, VIEW)
-
-
-# The page without a browser
 
 
 @pytest.mark.parametrize(
@@ -235,41 +110,19 @@ def test_a_folder_without_an_evaluation_is_told_from_a_broken_one(tmp_path: Path
         write_page(tmp_path)
 
 
-# In a browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'")
-    if not CHROMIUM.exists():
-        pytest.skip(f"needs {CHROMIUM}: apt-get install chromium (Debian)")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
-class Reader:
-    """The page opened from disk; notes console messages, errors and every request that leaves the file."""
+class Reader(PageReader):
+    """The page, which is one file: it loads nothing but itself."""
 
     def __init__(self, browser: Any, file: Path, **context: Any) -> None:
-        self.problems: list[str] = []
-        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | context)
-        self.context.route("**/*", lambda route: self._only(route, file.as_uri()))
-        self.page = self.context.new_page()
-        self.page.on("console", lambda message: self.problems.append(f"{message.type}: {message.text}"))
-        self.page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
-        self.page.set_default_timeout(10_000)
-        self.page.goto(file.as_uri())
+        self.address = file.as_uri()
+        super().__init__(browser, self.address, **context)
 
-    def _only(self, route: Any, address: str) -> None:
-        if route.request.url == address or route.request.url.startswith("data:"):
-            return route.continue_()
-        self.problems.append(f"request: {route.request.url}")
-        return route.abort()
+    def allows(self, url: str) -> bool:
+        return url == self.address or url.startswith("data:")
 
     def methods(self, table: str = "means") -> list[str]:
-        return self.page.locator(f"#{table} tbody th").all_text_contents()
+        names: list[str] = self.page.locator(f"#{table} tbody th").all_text_contents()
+        return names
 
     def sort(self, heading: str, table: str = "means") -> None:
         self.page.locator(f"#{table} thead").get_by_role("button", name=heading).click()
@@ -277,10 +130,10 @@ class Reader:
 
 @pytest.fixture
 def reader(browser: Any, folder: Path) -> Iterator[Reader]:
-    found = Reader(browser, folder / "report.html")
-    yield found
-    assert found.problems == []
-    found.context.close()
+    opened = Reader(browser, folder / "report.html")
+    yield opened
+    assert opened.problems == []
+    opened.context.close()
 
 
 def test_names_from_the_data_are_text(reader: Reader):
@@ -345,12 +198,10 @@ def test_definitions_have_their_sources(reader: Reader):
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 380)])
 def test_axe_finds_no_violation(browser: Any, folder: Path, scheme: str, width: int):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
     viewport = {"width": width, "height": 900}
     reader = Reader(browser, folder / "report.html", color_scheme=scheme, viewport=viewport)
     reader.sort("blank")
-    found = axe.Axe().run(reader.page).response["violations"]
-    assert [(item["id"], item["nodes"][0]["failureSummary"]) for item in found] == []
+    assert axe_violations(reader.page) == []
     assert reader.page.evaluate("document.documentElement.scrollWidth") <= width  # only the tables scroll
     assert reader.problems == []
     reader.context.close()

@@ -1,5 +1,4 @@
-# ruff: noqa: RUF001 (the minus sign and the dash of the tables)
-"""Means, bootstrap intervals and paired differences: right, repeatable, and sensible where little is there."""
+"""Means and paired differences of a table."""
 
 from __future__ import annotations
 
@@ -10,80 +9,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-from scipy import stats
 
 from cfcam_gpu.errors import ConfigError, StoreError
-from cfcam_gpu.evaluation.bootstrap import bootstrap
 from cfcam_gpu.evaluation.summary import summarise
-from cfcam_gpu.evaluation.tables import legend, number, same_for_every_class, scalars, title
-from tests.helpers.evaluation_tables import COLUMNS, as_table, failure, made_rows, row
-
-METHODS = ("gradcam", "cfcam", "random")
+from cfcam_gpu.evaluation.tables import legend
+from tests.helpers.evaluation_tables import COLUMNS, METHODS, as_table, failure, made_rows, row
 
 
 @pytest.fixture(scope="module")
 def summary() -> dict[str, Any]:
     return summarise(as_table([*made_rows(60), failure(0), failure(1)]), COLUMNS)
-
-
-# The bootstrap
-
-
-def test_intervals_agree_with_scipys():
-    x = np.random.default_rng(1).gamma(2.0, size=(80, 1))
-    ours = bootstrap(x, seed=0, resamples=20_000, level=0.9)
-    theirs = stats.bootstrap(
-        (x[:, 0],),
-        np.mean,
-        n_resamples=20_000,
-        confidence_level=0.9,
-        method="percentile",
-        rng=np.random.default_rng(2),
-    ).confidence_interval
-    width = theirs.high - theirs.low
-    assert ours.mean[0] == pytest.approx(x.mean())
-    assert ours.low[0] == pytest.approx(theirs.low, abs=0.03 * width)
-    assert ours.high[0] == pytest.approx(theirs.high, abs=0.03 * width)
-
-
-def test_intervals_hold_the_true_mean_about_as_often_as_they_say():
-    """One column for each of 400 experiments of 50 images whose true mean is 0."""
-    x = np.random.default_rng(3).standard_normal((50, 400))
-    found = bootstrap(x, seed=0, resamples=1000, level=0.9)
-    assert 0.84 < np.mean((found.low <= 0) & (found.high >= 0)) < 0.95
-
-
-def test_many_draws_come_in_parts(monkeypatch: pytest.MonkeyPatch):
-    x = np.random.default_rng(4).standard_normal((30, 2))
-    whole = bootstrap(x, 0, 200, 0.95)
-    monkeypatch.setattr("cfcam_gpu.evaluation.bootstrap.DRAWS", 70)
-    np.testing.assert_allclose(bootstrap(x, 0, 200, 0.95).low, whole.low)
-
-
-NUMBERS = st.one_of(st.just(math.nan), st.floats(-1e3, 1e3))
-
-
-@settings(max_examples=60, deadline=None)
-@given(hnp.arrays(np.float64, st.tuples(st.integers(0, 6), st.integers(1, 4)), elements=NUMBERS))
-def test_missing_values_are_left_out_column_by_column(values: np.ndarray):
-    """Each column gives what its own values give alone, and the interval lies within them."""
-    found = bootstrap(values, 0, 50, 0.95)
-    for i, column in enumerate(values.T):
-        there = column[~np.isnan(column)]
-        assert found.n[i] == len(there)
-        assert np.isnan(found.mean[i]) == (len(there) == 0)
-        assert np.isnan(found.low[i]) == np.isnan(found.high[i]) == (len(there) < 2)
-        if len(there) > 1:
-            alone = bootstrap(there[:, None], 0, 50, 0.95)
-            here = [found.mean[i], found.low[i], found.high[i]]
-            np.testing.assert_allclose(here, [alone.mean[0], alone.low[0], alone.high[0]], atol=1e-9)
-            assert there.min() - 1e-9 <= found.low[i] <= found.high[i] <= there.max() + 1e-9
-
-
-# The summary
 
 
 def test_means_are_those_of_the_rows(summary: dict[str, Any]):
@@ -192,9 +127,6 @@ def test_failures_are_counted_by_kind_with_examples():
     assert found["failed"] == 6
 
 
-# Same twice, and in any order
-
-
 def test_two_summaries_are_identical_and_the_rows_order_does_not_matter(summary: dict[str, Any]):
     rows = [*made_rows(60), failure(0), failure(1)]
     mixed = np.random.default_rng(0).permutation(len(rows))
@@ -214,9 +146,6 @@ def test_another_seed_draws_other_images(summary: dict[str, Any]):
 def test_a_columns_interval_does_not_depend_on_the_columns_beside_it(summary: dict[str, Any]):
     alone = summarise(as_table(made_rows(60)), COLUMNS[2:3], methods=["cfcam"])
     assert alone["methods"]["cfcam"]["average_drop"] == summary["methods"]["cfcam"]["average_drop"]
-
-
-# Little or nothing
 
 
 def plain_numbers(value: Any) -> None:
@@ -280,9 +209,6 @@ def test_without_the_baseline_nothing_is_compared():
     assert "▲" not in legend(found)
 
 
-# Mistakes
-
-
 def test_two_rows_of_one_image_and_method_are_refused():
     rows = [*made_rows(2), row(1, "cfcam", 1)]
     with pytest.raises(
@@ -310,33 +236,6 @@ def test_impossible_arguments(arguments: dict[str, Any], message: str):
         summarise(as_table(made_rows(1)), COLUMNS, **arguments)
 
 
-# As text
-
-
-def test_an_unknown_column_is_refused_with_the_choices(summary: dict[str, Any]):
-    with pytest.raises(ConfigError, match="unknown column 'auc'; choose from: blank, deletion_black_auc"):
-        scalars(summary, ["auc"])
-
-
-def test_the_legend_says_of_how_many_images(summary: dict[str, Any]):
-    assert "60 images with 95% bootstrap intervals" in legend(summary)
-    assert "better" in legend(summary)
-
-
-@pytest.mark.parametrize(
-    ("value", "signed", "text"),
-    [(0.12345, False, "0.123"), (-0.25, False, "−0.250"), (0.1, True, "+0.100"), (0, True, "+0.000"),
-     (0.000042, False, "4.20e−05"), (12345.0, False, "1.23e+04"), (None, False, "–")],
-)  # fmt: skip
-def test_numbers(value: float | None, signed: bool, text: str):
-    assert number(value, signed) == text
-
-
-def test_titles():
-    assert title("gradient_noise_ssim_curve") == "gradient noise SSIM"
-    assert title("iou_50") == "IoU 50"
-
-
 def test_arrow_types_that_a_table_may_have():
     """Large lists, fixed lists, float64 and integers are read as well."""
     table = as_table(made_rows(4))
@@ -352,11 +251,3 @@ def test_arrow_types_that_a_table_may_have():
         )
     assert summarise(other, COLUMNS)["curves"] == summarise(table, COLUMNS)["curves"]
     assert summarise(other, COLUMNS)["methods"] == summarise(table, COLUMNS)["methods"]
-
-
-@pytest.mark.parametrize(("similarity", "said"), [(0.5, []), (1.0, ["cfcam"])])
-def test_a_map_that_is_the_same_for_every_class_is_named(similarity: float, said: list[str]):
-    """Its stability under noise must not be taken for a merit."""
-    entry = {"similarity_least": {"mean": similarity}}
-    found = {"methods": {"gradcam": {"similarity_least": {"mean": None}}, "cfcam": entry}}
-    assert [sentence.split()[0] for sentence in same_for_every_class(found)] == said

@@ -7,9 +7,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cfcam_gpu.metrics.base import Column
+from cfcam_gpu.images.preprocess import Preprocess
+from cfcam_gpu.metrics import Column
 
-GRID = (7, 7)
+MAP_SHAPE = (7, 7)
+METHODS = ("gradcam", "cfcam", "random")
+
+#: From an image to what the model sees of it.
+VIEW = Preprocess((96, 96), (0.5,) * 3, (0.5,) * 3, resize=110).view
 
 #: An effect that all images show, one in the other direction, none, and a column without a better side.
 COLUMNS = (
@@ -41,7 +46,7 @@ def row(image: int, method: str, position: int, **changes: Any) -> Row:
         "target_name": "Egyptian cat",
         "target_prob": 0.75,
         "blank": False,
-        "grid": own.random(GRID, np.float32),
+        "grid": own.random(MAP_SHAPE, np.float32),
         **values,
         "pointing": float(own.random() < 0.7) if image % 2 else None,
         "deletion_black_curve": np.linspace(values["insertion_black_auc"], 0, 21).tolist(),
@@ -61,7 +66,7 @@ def failure(image: int, stage: str = "decode", message: str = "truncated", **cha
     } | changes
 
 
-def made_rows(images: int, methods: tuple[str, ...] = ("gradcam", "cfcam", "random")) -> list[Row]:
+def made_rows(images: int, methods: tuple[str, ...] = METHODS) -> list[Row]:
     return [row(image, method, i) for image in range(images) for i, method in enumerate(methods)]
 
 
@@ -77,8 +82,8 @@ TYPES = {
 
 def as_table(rows: list[Row]) -> pa.Table:
     """The rows as a run stores them; absent values are null."""
-    tensor = pa.fixed_shape_tensor(pa.float32(), GRID)
+    tensor = pa.fixed_shape_tensor(pa.float32(), MAP_SHAPE)
     grids = [None if r.get("grid") is None else r["grid"].reshape(-1) for r in rows]
-    storage = pa.array(grids, pa.list_(pa.float32(), GRID[0] * GRID[1]))
+    storage = pa.array(grids, pa.list_(pa.float32(), MAP_SHAPE[0] * MAP_SHAPE[1]))
     columns = {name: pa.array([r.get(name) for r in rows], kind) for name, kind in TYPES.items()}
     return pa.table(columns | {"grid": pa.ExtensionArray.from_storage(tensor, storage)})
