@@ -152,7 +152,7 @@ def test_a_picture_that_cannot_be_written_is_an_error_row_and_the_others_go_on(t
 
 
 def test_many_pictures_lie_in_folders_of_bounded_size(tmp_path, monkeypatch):
-    monkeypatch.setattr("cfcam_gpu.dataset.store.resume.MOST_IN_ONE_FOLDER", 4)
+    monkeypatch.setattr("cfcam_gpu.dataset.store.resume._MOST_IN_ONE_FOLDER", 4)
     folder = save(tmp_path / "in", **{f"p{i}": photo(i) for i in range(5)})
     run(folder, tmp_path / "out", part_size=2)
     found = [row["overlay"] for row in rows(tmp_path / "out")]

@@ -65,7 +65,7 @@ class _Input:
     """A file among the inputs.
 
     Attributes:
-        in_folder: whether it was found in a folder that was source.
+        in_folder: whether it was found in a folder that the user gave.
         alone: whether that folder is the only input.
     """
 

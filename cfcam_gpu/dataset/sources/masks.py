@@ -63,6 +63,14 @@ def with_masks(samples: Sequence[Sample], folder: Path) -> list[Sample]:
 
     Raises:
         InputError: the folder does not exist, or a sample has a mask in its manifest as well.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "cat.png").touch()
+        >>> samples = [Sample("cat.jpg", "/photos/cat.jpg", name="cat"), Sample("dog.jpg", "/dog.jpg", name="dog")]
+        >>> [sample.mask is not None for sample in with_masks(samples, folder)]
+        [True, False]
     """
     if not folder.is_dir():
         raise InputError(f"the folder of masks {str(folder)!r} does not exist")
@@ -80,7 +88,13 @@ def _with_mask(sample: Sample, path: Path) -> Sample:
 
 
 def check_masks(samples: Sequence[Sample]) -> None:
-    """Raises InputError for the first sample whose manifest gives a mask or box with a mistake."""
+    """Raises InputError for the first sample whose manifest gives a mask or box with a mistake.
+
+    Example:
+        >>> check_masks([Sample("cat.jpg", "/photos/cat.jpg", mask="broken:list.csv, line 2#the box is empty")])
+        Traceback (most recent call last):
+        cfcam_gpu.errors.InputError: list.csv, line 2: the box is empty
+    """
     for sample in samples:
         if sample.mask is not None and sample.mask.startswith("broken:"):
             _, (where, reason) = split_uri(sample.mask)

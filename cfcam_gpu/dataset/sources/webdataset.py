@@ -32,7 +32,7 @@ _COMPRESSED = {
 }
 
 #: Members of more bytes are not read: an image, a label file.
-MAX_IMAGE_BYTES = 1 << 30
+_MAX_IMAGE_BYTES = 1 << 30
 _MAX_LABEL_BYTES = 1 << 20
 
 _BLOCK = 512
@@ -50,7 +50,14 @@ def is_compressed(path: Path) -> bool:
 
 
 def refuse_compressed(path: Path) -> None:
-    """Raises InputError for a compressed shard, with the command that unpacks it."""
+    """Raises InputError for a compressed shard, with the command that unpacks it.
+
+    Example:
+        >>> refuse_compressed(Path("train.tgz"))
+        Traceback (most recent call last):
+        cfcam_gpu.errors.InputError: shard 'train.tgz' is compressed, and images are read from the middle of a shard; \
+unpack it first: gunzip --suffix .tgz train.tgz
+    """
     for suffix, command in _COMPRESSED.items():
         if path.name.lower().endswith(suffix):
             raise InputError(
@@ -281,6 +288,16 @@ def read_member(shard: str, place: str) -> tuple[bytes, str]:
 
     Raises:
         ImageError: the shard is missing or too short, or has changed since it was listed.
+
+    Example:
+        >>> import io, tempfile
+        >>> path = str(Path(tempfile.mkdtemp()) / "train.tar")
+        >>> with tarfile.open(path, "w") as archive:
+        ...     member = tarfile.TarInfo("a.png")
+        ...     member.size = 4
+        ...     archive.addfile(member, io.BytesIO(b"data"))
+        >>> read_member(path, "a.png@512+4")
+        (b'data', 'a.png')
     """
     match = _PLACE.fullmatch(place)
     if match is None:
@@ -294,8 +311,8 @@ def read_member(shard: str, place: str) -> tuple[bytes, str]:
 
 
 def _read_at(shard: str, start: int, length: int) -> bytes:
-    if length > MAX_IMAGE_BYTES:
-        raise ImageError(f"a member of {length:,} bytes is over the limit of {MAX_IMAGE_BYTES:,}")
+    if length > _MAX_IMAGE_BYTES:
+        raise ImageError(f"a member of {length:,} bytes is over the limit of {_MAX_IMAGE_BYTES:,}")
     try:
         with open(shard, "rb") as file:
             file.seek(start)

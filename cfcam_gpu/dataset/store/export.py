@@ -59,6 +59,21 @@ def export(
         ConfigError: an unknown format or colour map.
         InputError: the destination exists or cannot be written, or there are no results.
         MissingPackageError: the format needs a package that is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from cfcam_gpu.dataset.sources.sample import Sample
+        >>> from cfcam_gpu.dataset.store.results import open_results
+        >>> from cfcam_gpu.dataset.store.store import Store
+        >>> store = Store(Path(tempfile.mkdtemp()) / "out")
+        >>> store.write_run({"grid": [1, 2], "size": [2, 4]})
+        >>> _ = store.write_plan([Sample("a", "/a.png")], part_size=1)
+        >>> row = {"sample_id": "a", "uri": "/a.png", "status": "ok", "grid": np.float32([[0, 3]])}
+        >>> store.write_part(0, [row], map_shape=(1, 2))
+        >>> export(open_results(store.out), "npz", store.out / "maps.npz")
+        1
+        >>> np.load(store.out / "maps.npz")["heatmap"].shape
+        (1, 2, 4)
     """
     destination = Path(destination)
     if to not in FORMATS:

@@ -19,7 +19,7 @@ from cfcam_gpu.errors import StoreError
 from cfcam_gpu.images.encode import IMAGE_FORMATS
 
 #: A run of more samples than this puts its pictures into one folder for each part.
-MOST_IN_ONE_FOLDER = 10_000
+_MOST_IN_ONE_FOLDER = 10_000
 
 _REMEDY = "choose another output folder, or --overwrite to begin anew"
 
@@ -52,7 +52,7 @@ def open_plan(
         if store.finished_parts():
             raise StoreError(f"{store.parts_folder} holds parts but {store.run_file} is missing; {_REMEDY}")
         plan = store.write_plan(samples, about["shard_size"])
-        store.write_run({**about, "overlay_folders": len(samples) > MOST_IN_ONE_FOLDER})
+        store.write_run({**about, "overlay_folders": len(samples) > _MOST_IN_ONE_FOLDER})
         return plan
     _check_same_settings(store, stored, about, options)
     plan = store.read_plan()

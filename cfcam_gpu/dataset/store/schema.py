@@ -59,6 +59,11 @@ class Row(TypedDict, total=False):
             original; null where it was not decoded.
         overlay: path of the picture below the output folder; null where none was written.
         decoding: choices made in decoding, such as the window of a DICOM file; null where there were none.
+
+    Example:
+        >>> row: Row = {"sample_id": "cat.jpg", "uri": "/photos/cat.jpg", "status": "ok", "blank": False}
+        >>> [name for name in COLUMNS if name in row]
+        ['sample_id', 'uri', 'status', 'blank']
     """
 
     sample_id: Annotated[str, _TEXT]
@@ -95,13 +100,8 @@ _TYPES: dict[ColumnName, pa.DataType] = {
 COLUMNS: tuple[ColumnName, ...] = tuple(_TYPES)
 
 
-def column_type(name: ColumnName, map_shape: tuple[int, int]) -> pa.DataType:
-    """The Arrow type of a column where the maps have the shape (h, w).
-
-    Example:
-        >>> column_type("target_prob", (7, 7))
-        DataType(float)
-    """
+def _column_type(name: ColumnName, map_shape: tuple[int, int]) -> pa.DataType:
+    """The Arrow type of a column where the maps have the shape (h, w)."""
     return pa.fixed_shape_tensor(pa.float32(), map_shape) if name == "grid" else _TYPES[name]
 
 
@@ -113,7 +113,7 @@ def arrow_schema(map_shape: tuple[int, int], columns: Sequence[ColumnName] = COL
         sample_id: string
         prob: float
     """
-    return pa.schema([(name, column_type(name, map_shape)) for name in columns])
+    return pa.schema([(name, _column_type(name, map_shape)) for name in columns])
 
 
 def rows_to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:

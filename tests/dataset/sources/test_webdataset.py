@@ -17,7 +17,7 @@ from PIL import Image
 from cfcam_gpu.dataset.sources.find import find_samples
 from cfcam_gpu.dataset.sources.open_image import open_image
 from cfcam_gpu.dataset.sources.sample import Sample, make_uri, split_uri
-from cfcam_gpu.dataset.sources.webdataset import MAX_IMAGE_BYTES, tar_samples
+from cfcam_gpu.dataset.sources.webdataset import _MAX_IMAGE_BYTES, tar_samples
 from cfcam_gpu.errors import ImageError, InputError
 
 
@@ -334,8 +334,8 @@ def test_shard_that_changed_since_it_was_listed(tmp_path: Path) -> None:
         ("a.png@1+5", "the shard cannot be read: "),
         ("a.png@513+5", "the shard has changed since it was listed"),
         (
-            f"a.png@512+{MAX_IMAGE_BYTES}",
-            f"a member of 1,073,742,336 bytes is over the limit of {MAX_IMAGE_BYTES:,}",
+            f"a.png@512+{_MAX_IMAGE_BYTES}",
+            f"a member of 1,073,742,336 bytes is over the limit of {_MAX_IMAGE_BYTES:,}",
         ),
         ("a.png@999999999999+5", "the shard has changed since it was listed"),
     ],
