@@ -1,4 +1,4 @@
-"""What comes out: heatmaps, what they were made from, and what is wrong with which image."""
+"""The result of a call: heatmaps, what they were made from, and which images could not be explained."""
 
 from __future__ import annotations
 
@@ -48,22 +48,29 @@ _SENTENCES = {
 
 @dataclass(frozen=True)
 class Explanation:
-    """Heatmaps of B images and what they were made from; with an axis K where K targets were asked for.
+    """Heatmaps of B images and what they were made from; there is an axis K if targets are (B,K).
 
     Attributes:
         heatmap: (B,H,W) or (B,K,H,W) float32 in [0,1], each divided by its own maximum; zeros where blank.
-        grid: (B,h,w) or (B,K,h,w) float32, the map at the layer's resolution, raw scale, not negative.
+        grid: (B,h,w) or (B,K,h,w) float32, the saliency map at the layer's resolution, raw scale, not negative.
         peak: (B,) or (B,K) float32, the maximum of the upsampled grid, by which the heatmap was divided;
             0 where blank.
-        blank: (B,) or (B,K) bool: no positive evidence (or a problem, see `status`).
+        blank: (B,) or (B,K) bool: the map has no positive evidence, or the image has a problem.
         labels: (B,C) int64: cluster 0, 1, …; -1 noise; -2 dominant. This, n_clusters, eps and
             noise_fraction are None for methods that do not cluster.
         n_clusters: (B,) int64.
-        eps: (B,) float64, DBSCAN's radius, in units of the activations.
+        eps: (B,) float64, DBSCAN's eps, in units of the activations.
         status: (B,) int64, number of a `Problem`; 0 for a good image.
         engine: name of the engine that ran.
         logits: (B,classes) float32, None from `explain_activations`.
         targets: (B,) or (B,K) int64; None for callable targets and from `explain_activations`.
+
+    Example:
+        >>> from cfcam_gpu import explain_activations
+        >>> activations = torch.tensor([0.0, 0.0, 1.0, 9.0]).view(1, 4, 1, 1)
+        >>> result = explain_activations(activations, torch.ones(1, 4, 1, 1), size=(2, 2), engine="torch")
+        >>> result.labels, result.peak, result.noise_fraction, result.problems
+        (tensor([[ 0,  0, -1, -2]]), tensor([9.]), tensor([0.2500]), [None])
     """
 
     heatmap: Tensor
@@ -80,12 +87,12 @@ class Explanation:
 
     @property
     def noise_fraction(self) -> Tensor | None:
-        """(B,) float32 in [0,1]: noise channels among all channels."""
+        """(B,) float32 in [0,1]: the fraction of the channels that are noise; None as for `labels`."""
         return None if self.labels is None else (self.labels == NOISE).float().mean(1)
 
     @property
     def problems(self) -> list[str | None]:
-        """What is wrong with each image, None for a good one. Waits for the device."""
+        """For each image what is wrong with it, None for a good one. Waits for the device."""
         return [Problem(code).sentence if code else None for code in self.status.tolist()]
 
 
@@ -105,7 +112,7 @@ def status_of(masks: dict[Problem, Tensor]) -> Tensor:
 
 
 def without_invalid(result: Explanation) -> Explanation:
-    """The result with zeros for the images that have a problem."""
+    """The result (B,K,…) with blank maps for the images that have a problem."""
     bad = result.status != 0
     return replace(
         result,
@@ -116,8 +123,17 @@ def without_invalid(result: Explanation) -> Explanation:
     )
 
 
-def finished(result: Explanation, single: bool, on_invalid: str) -> Explanation:
-    """The result without the axis K where one target was asked for; its problems raised or left flagged."""
+def finished(result: Explanation, *, single: bool, on_invalid: str) -> Explanation:
+    """The result as the caller gets it.
+
+    Args:
+        result: with an axis K.
+        single: whether the caller has one target for each image, without an axis K.
+        on_invalid: `raise` or `flag`, see `CFCAM`.
+
+    Raises:
+        InvalidImagesError: an image has a problem and `on_invalid` is `raise`.
+    """
     result = _of_one_target(result) if single else result
     return _raise_invalid(result) if on_invalid == "raise" else result
 

@@ -1,14 +1,14 @@
-"""Pooled weight of each cluster: the mean of its filtered mean gradient map, without storing the maps.
+"""Weight of each cluster: the mean of its filtered mean gradient map, without storing the maps.
 
-Torch reference: `cfcam_gpu.cfcam.weighting.cluster_means`, `cfcam_gpu.cfcam.filtering.filter_maps` and their
-mean in `weighting.channel_weights`.
+PyTorch reference: `cfcam_gpu.cfcam.weighting.pooled_weights`.
 
 Mathematics. m = mean of the members' maps, summed over blocks of channels in order. Each cell
 becomes m + Σ w·(m' - m) / Σ w over the window's cells m' (reflect-101 at the border), with
 w = exp(-(dy² + dx²) / 2σ_s²) and, for the bilateral filters, times exp(-(m' - m)² / 2σ_r²).
 Averaging differences keeps small variations of a large map. The weight is the mean over the cells.
 
-Floor: 4·h·w bytes read for each channel in a cluster; some 10 operations a cell of the map and the window.
+Least work: 4·h·w bytes read for each channel in a cluster; about 10 operations for each pair of a
+cell of the map and a cell of the window.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: Filters of the kernel: circular window, range term. `none` is a window of radius 0. The
-#: published code's filter is another formula and stays with torch.
+#: Filters that the kernel has -> (whether the window is circular, whether there is a range term). `none` is
+#: a window of radius 0. The other filters run in PyTorch.
 FILTERS: dict[str, tuple[bool, bool]] = {
     "bilateral": (True, True),
     "bilateral_square": (False, True),
@@ -27,8 +27,8 @@ FILTERS: dict[str, tuple[bool, bool]] = {
     "none": (False, False),
 }
 
-#: Gradient values that are read at once.
-TILE = 4096
+#: Number of gradient values that are read at once.
+_TILE = 4096
 
 
 def pooled_weights(
@@ -42,23 +42,25 @@ def pooled_weights(
     sigma_range: float,
     channels: int | None = None,
 ) -> Tensor:
-    """Weight (B,K,slots) float32 of each cluster for each target; zeros for clusters an image does not have.
+    """Weight (B,K,slots) float32 of each cluster for each target; zeros in slots without a cluster.
 
-    Launch: a grid (slots, K, B); programs of absent clusters leave at once.
+    Launch: a grid (slots, K, B); a program whose slot has no cluster ends at once.
 
     Args:
         gradients: (B,K,C,h,w) float32, contiguous.
         labels: (B,C) int64, below 0 outside any cluster.
-        n_clusters: (B,) int64, at most `slots`, a bound that needs no look at the data.
+        n_clusters: (B,) int64, at most `slots`.
+        slots: number of clusters to make room for; a bound from shapes, so that no value is read back.
         name: a key of `FILTERS`.
-        radius: of the window, in cells, at most min(h, w) - 1.
-        sigma_space, sigma_range: standard deviations, in cells and in units of the gradient.
-        channels: read at once, a power of two; None: `TILE` values of them.
+        radius: of the filter's window, in cells, at most min(h, w) - 1.
+        sigma_space: spatial standard deviation, in cells.
+        sigma_range: range standard deviation, in units of the gradient.
+        channels: number of channels read at once, a power of two; None: `_TILE` values.
     """
     b, k, c, h, w = gradients.shape
     circle, use_range = FILTERS[name]
     cells = max(16, triton.next_power_of_2(h * w))
-    channels = channels or max(1, min(TILE // cells, triton.next_power_of_2(c)))
+    channels = channels or max(1, min(_TILE // cells, triton.next_power_of_2(c)))
     pooled = torch.zeros(b, k, slots, device=gradients.device)
     _pooled[(slots, k, b)](
         gradients,
@@ -131,7 +133,7 @@ def _mean_map(
     CELLS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ) -> tl.tensor:
-    """Mean (CELLS,) of the cluster's maps; channels of others are not read."""
+    """Mean (CELLS,) of the cluster's maps; the maps of other channels are not read."""
     cell = tl.arange(0, CELLS)[None, :]
     total = tl.zeros((CELLS,), tl.float32)
     size = tl.zeros((CHANNELS,), tl.int32)
@@ -146,7 +148,7 @@ def _mean_map(
 
 @triton.jit
 def _reflected(cell: tl.tensor, dy: tl.tensor, dx: tl.tensor, h: tl.tensor, w: tl.tensor) -> tl.tensor:
-    """Position of the cell (dy, dx) away, mirrored at the border; a padding cell itself."""
+    """Position of the cell (dy, dx) away, mirrored at the border; a padding cell stays where it is."""
     y = (h - 1) - tl.abs((h - 1) - tl.abs(cell // w + dy))
     x = (w - 1) - tl.abs((w - 1) - tl.abs(cell % w + dx))
     return tl.where(cell < h * w, y * w + x, cell)

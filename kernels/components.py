@@ -1,15 +1,15 @@
-"""DBSCAN's clusters from bit rows of the neighbourhood, in scikit-learn's order.
+"""DBSCAN's clusters from the bit rows of the neighbours, with the labels that scikit-learn gives.
 
-Torch reference: `cfcam_gpu.cfcam.clustering.dbscan` and `connected_components`.
+PyTorch reference: `cfcam_gpu.cfcam.clustering.dbscan` and `connected_components`.
 
-Mathematics. A channel with at least `minimum` neighbours is core. The lowest free core channel
-starts a cluster, and a breadth-first search over core channels grows it: the OR of the rows of the
-frontier are the channels reached; those still free join the cluster, and the core ones among them
-are the next frontier. Clusters are so numbered by their lowest core channel, and a border channel
-joins the lowest-numbered cluster next to it.
+Mathematics. A channel with at least `minimum` neighbours is core. The lowest core channel without a
+cluster starts one, and a breadth-first search over core channels grows it: the OR of the rows of the
+frontier gives the channels that are reached; those without a cluster join this one, and the core
+channels among them are the next frontier. So clusters are numbered by their lowest core channel, and
+a border channel joins the lowest-numbered cluster next to it.
 
-Floor: every core row is read once, N²/8 bytes an image, and OR-ed into 32 channels an operation.
-The graph of real channels is dense: 2 to 5 searches' steps an image end it.
+Least work: every core row is read once, N²/8 bytes an image, and one OR handles 32 channels. Real
+channels have many neighbours: a search ends after 2 to 5 steps for an image.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: Words of the rows that are read at once.
-TILE = 8192
+#: Number of words of the rows that are read at once.
+_TILE = 8192
 
 
 def dbscan(words: Tensor, degrees: Tensor, minimum: Tensor, rows: int | None = None) -> tuple[Tensor, Tensor]:
-    """Cluster the channels of each image.
+    """Clusters the channels of each image.
 
-    Launch: one program an image; its loops end by themselves when no free core channel is left.
+    Launch: one program for each image; its loops end when no core channel without a cluster is left.
 
     Args:
-        words: (B,N,⌈N/32⌉) int32 and
-        degrees: (B,N) int32, as `neighbours.neighbours` gives them.
-        minimum: (B,) int64, at least 1, the neighbours that make a channel core.
-        rows: rows read at once, a power of two; None: `TILE` words of them.
+        words: (B,N,⌈N/32⌉) int32, bit rows as `neighbours.neighbours` returns them.
+        degrees: (B,N) int32, numbers of neighbours, likewise.
+        minimum: (B,) int64, at least 1, the number of neighbours that makes a channel core.
+        rows: number of rows read at once, a power of two; None: `_TILE` words.
 
     Returns:
         labels (B,N) int64, noise -1, and the number of clusters (B,) int64.
     """
     b, n, n_words = words.shape
     padded = triton.next_power_of_2(n_words)
-    rows = rows or max(1, min(TILE // padded, triton.next_power_of_2(n)))
+    rows = rows or max(1, min(_TILE // padded, triton.next_power_of_2(n)))
     labels = torch.full((b, n), -1, dtype=torch.int64, device=words.device)
     n_clusters = torch.empty_like(minimum)
     frontier = words.new_empty(b, n_words)
@@ -60,7 +60,7 @@ def _dbscan(
     WORDS: tl.constexpr,
     ROWS: tl.constexpr,
 ) -> None:
-    """The searches of one image. Sets of channels are vectors (WORDS,) int32 of bits."""
+    """The searches of one image. A set of channels is a vector (WORDS,) int32 of bits."""
     image = tl.program_id(0).to(tl.int64)
     word = tl.arange(0, WORDS)
     point = word[:, None] * 32 + tl.arange(0, 32)[None, :]
@@ -96,7 +96,7 @@ def _union(
     WORDS: tl.constexpr,
     ROWS: tl.constexpr,
 ) -> tl.tensor:
-    """OR of the rows whose bit is set in the frontier's words in memory."""
+    """OR (WORDS,) of the rows whose bit is set in the frontier's words in memory."""
     reached = tl.zeros((WORDS,), tl.int32)
     for start in range(0, n, ROWS):
         row = start + tl.arange(0, ROWS)
@@ -127,5 +127,5 @@ def _unpack(bits: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _lowest(bits: tl.tensor, point: tl.tensor, n: tl.tensor) -> tl.tensor:
-    """The lowest channel in a set, n for none."""
+    """The lowest channel in a set, n for an empty set."""
     return tl.min(tl.min(tl.where(_unpack(bits), point, n), 1), 0)

@@ -1,17 +1,19 @@
 """Exact percentile of the pairwise distances of each image's channels, without storing the distances.
 
-Torch reference: `cfcam_gpu.cfcam.clustering.pairwise_distances` and `distance_percentile`.
+PyTorch reference: `cfcam_gpu.cfcam.clustering.pairwise_distances` and `distance_percentile`.
 
-Mathematics. d²(i,j) = Σ_k (x_ik - x_jk)² in float32, k ascending, one fused multiply-add a term, so
-that every kernel that computes a pair gets the same bits whatever its tile. Non-negative floats
-order as their bit patterns do, so the order statistic of a rank is found by narrowing an interval
-of patterns that holds it: count the pairs below the interval and in each of its `BINS` equal parts,
-go on with the part that holds the rank. A sample of pairs gives the first interval, which only
-saves work: where the rank lies outside it, the search starts again from all patterns. The result is
-exact and the same in every run; counts are integers, so the order of the atomic additions is free.
+Mathematics. d²(i,j) = Σ_k (x_ik - x_jk)² in float32, k ascending, one fused multiply-add for each
+term, so that every kernel computes the same bits for a pair, whatever its tile. Non-negative floats
+have the same order as their bit patterns, so the order statistic of a rank is found by narrowing an
+interval of patterns that holds it: count the pairs below the interval and in each of its
+2^`LOG2_BINS` equal parts, and go on with the part that holds the rank. A sample of pairs gives the
+first interval, which only saves work: if the rank lies outside it, the search starts again from all
+patterns. The result is exact and the same in every run; counts are integers, so that the order of
+the atomic additions does not matter.
 
-Floor: 2·D operations for each of N(N-1)/2 pairs in a pass, and two passes as a rule (three or four
-where the sample misled or ties of both ends spread the interval); 4·N·D bytes read an image.
+Least work: 2·D operations for each of N(N-1)/2 pairs in a pass, and usually two passes (three or
+four where the sample misses the rank or many equal distances widen the interval); 4·N·D bytes read
+for each image.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: Parts an interval is cut into, as a power of two, and the pairs in the sample.
+#: Logarithm of the number of parts of an interval, and the number of pairs in the sample.
 LOG2_BINS = 11
 SAMPLES = 4096
 
-#: From all 2³¹ patterns, and one pass more for an interval that does not hold the rank.
-PASSES = 1 + -(-31 // LOG2_BINS)
+#: Passes from all 2³¹ patterns to one, and one more for a first interval that does not hold the rank.
+_PASSES = 1 + -(-31 // LOG2_BINS)
 
 #: A bit pattern above every distance, infinity included.
 LAST = 0x7FFFFFFF
@@ -41,12 +43,12 @@ def distance_percentile(
         features: (B,N,D) float32, finite; the first `counts` rows of an image hold its channels.
         counts: (B,) int64.
         percentile: 0 to 100.
-        floor: the least eps, and the eps of an image with fewer than two channels.
-        block: rows and columns of a tile, a power of two from 32; None: `tile_size`.
+        floor: the smallest eps, and the eps of an image with fewer than two channels.
+        block: number of rows and of columns of a tile, a power of two from 32; None: `tile_size`.
 
     Returns:
         The two squared distances (B,2) float32 around the percentile, zeros where there is no pair,
-        and eps (B,) float64, interpolated between their roots.
+        and eps (B,) float64, interpolated between their square roots.
     """
     entries = (counts * (counts - 1)).double()
     last = (entries - 1).clamp_min(0)
@@ -62,21 +64,24 @@ def distance_percentile(
 def order_statistics(features: Tensor, counts: Tensor, ranks: Tensor, block: int | None = None) -> Tensor:
     """Squared distances (B,2) float32 at two ranks (B,2) among the pairs i < j of each image.
 
-    The second rank is the first or the one after it; zeros where an image has no pair. Launches:
-    one program an image for the sample, then `PASSES` times a grid (tiles, tiles, B) to count and
-    one program an image to narrow. Programs of images that are settled leave at once.
+    Launches: one program for each image that takes the sample, then `_PASSES` times a grid
+    (tiles, tiles, B) that counts and one program for each image that narrows its interval. Programs
+    of an image whose statistics are found end at once.
 
     Args:
         features, counts, block: as for `distance_percentile`.
-        ranks: (B,2) int64 from 0.
+        ranks: (B,2) int64 from 0; the second is the first or the one after it.
+
+    Returns:
+        (B,2) float32, zeros for an image without a pair.
     """
     columns, block = feature_columns(features, block)
     b, depth, padded = columns.shape
     tiles = padded // block
     low, shift = torch.empty_like(counts, dtype=torch.int32), torch.empty_like(counts, dtype=torch.int32)
-    below = low.new_zeros(PASSES, b)
-    bins = low.new_zeros(PASSES, b, 2**LOG2_BINS)
-    above = low.new_full((PASSES, b), LAST)
+    below = low.new_zeros(_PASSES, b)
+    bins = low.new_zeros(_PASSES, b, 2**LOG2_BINS)
+    above = low.new_full((_PASSES, b), LAST)
     statistics = columns.new_zeros(b, 2)
     _sample[(b,)](columns, counts, ranks, low, shift, padded, depth, SAMPLES, LOG2_BINS, LAST)
     for tally in zip(below, bins, above, strict=True):
@@ -86,14 +91,18 @@ def order_statistics(features: Tensor, counts: Tensor, ranks: Tensor, block: int
 
 
 def tile_size(n: int) -> int:
-    """Rows and columns of a tile of pairs among n channels: 32 sums a thread of 4 warps at 64×64."""
+    """Number of rows and of columns of a tile of pairs among n channels.
+
+    At 64×64 each thread of 4 warps has 32 sums.
+    """
     return 32 if n <= 32 else 64
 
 
 def feature_columns(features: Tensor, block: int | None = None) -> tuple[Tensor, int]:
-    """Features (B,N,D) as columns (B,D,M), zeros up to M, the next multiple of the tile's size, and that size.
+    """Features (B,N,D) transposed to (B,D,M), and the size of a tile.
 
-    A step over D then reads neighbouring floats, and no read of a tile leaves the tensor.
+    M is N rounded up to a multiple of that size, filled with zeros. Then a step over D reads
+    neighbouring floats, and no tile reads outside the tensor.
     """
     b, n, depth = features.shape
     block = block or tile_size(n)
@@ -106,9 +115,9 @@ def feature_columns(features: Tensor, block: int | None = None) -> tuple[Tensor,
 def tile_rows(tile: tl.tensor, BLOCK: tl.constexpr) -> tl.tensor:
     """The channels of a tile's rows, (BLOCK//8, 1, 8, 1) int32; row r at [r // 8, 0, r % 8, 0].
 
-    The last two axes are the threads of 4 warps, the first two their registers: a thread that sums
-    8×4 pairs of a 64×64 tile reads 12 floats a step for 64 operations, which arithmetic bounds. A
-    plain (BLOCK, BLOCK) tile is laid out 32×1 a thread, and reading bounds it.
+    The last two axes are the threads of 4 warps, the first two their registers. A thread that sums
+    8×4 pairs of a 64×64 tile reads 12 floats for 64 operations in a step, so that arithmetic limits
+    the speed. In a plain (BLOCK, BLOCK) tile a thread has 32×1 pairs, and reading limits it.
     """
     register = tl.arange(0, BLOCK // 8)[:, None, None, None]
     return tile * BLOCK + register * 8 + tl.arange(0, 8)[None, None, :, None]
@@ -151,10 +160,11 @@ def _sample(
     LOG2_BINS: tl.constexpr,
     LAST: tl.constexpr,
 ) -> None:
-    """The first interval of an image: `low` and the `shift` that makes its parts 2^shift patterns wide.
+    """The first interval of an image: it starts at `low`, and each of its parts is 2^shift patterns wide.
 
-    Its ends are order statistics of a sample of pairs, 1/32 of the sample (4 standard deviations at
-    the least) on each side of the rank's share. An image without a pair is settled: shift -1.
+    Its ends are order statistics of a sample of pairs, 1/32 of the sample (at least 4 standard
+    deviations) below and above the place where the rank is expected. An image without a pair needs
+    no search: shift -1.
     """
     image = tl.program_id(0).to(tl.int64)
     count = tl.load(counts + image).to(tl.int32)
@@ -180,7 +190,7 @@ def _sample(
 
 @triton.jit
 def _at_rank(bits: tl.tensor, rank: tl.tensor, LAST: tl.constexpr) -> tl.tensor:
-    """The bit pattern at a rank of a vector; 0 for a negative rank, infinity for one past the end."""
+    """The bit pattern at a rank of a vector; 0 for a negative rank, LAST for one past the end."""
     low, high = 0, LAST
     for _ in range(31):
         middle = low + (high - low) // 2
@@ -205,7 +215,7 @@ def _count(
     LOG2_BINS: tl.constexpr,
     LAST: tl.constexpr,
 ) -> None:
-    """Count a tile's pairs i < j below the interval and in each of its parts; the least pattern above it."""
+    """Counts a tile's pairs i < j below the interval and in each of its parts, and keeps the lowest pattern above."""
     row, column = tl.program_id(0), tl.program_id(1)
     image = tl.program_id(2).to(tl.int64)
     count = tl.load(counts + image).to(tl.int32)
@@ -213,15 +223,15 @@ def _count(
     if (width >= 0) & (row <= column) & (column * BLOCK < count):
         i, j = tile_rows(row, BLOCK), tile_columns(column, BLOCK)
         squared = squared_distances(columns + image * depth * padded, i, j, padded, depth, BLOCK)
-        # What is no pair comes last in the order, where no rank looks.
+        # Entries that are no pair come last in the order, behind every rank.
         bits = tl.where((i < j) & (j < count), squared.to(tl.int32, bitcast=True), LAST)
         part = (bits - tl.load(low + image)) >> width
         tl.atomic_add(below + image, tl.sum((part < 0).to(tl.int32)), sem="relaxed")
-        # Most ties are dead channels at distance 0, the low end: the tile adds them up, since
-        # additions to one address wait for each other.
+        # Most equal distances are 0, between dead channels, in part 0: the tile adds these up first,
+        # since atomic additions to one address wait for each other.
         histogram = bins + (image << LOG2_BINS)
         tl.atomic_add(histogram, tl.sum((part == 0).to(tl.int32)), sem="relaxed")
-        # In any order, so that the tile stays in the registers it is in.
+        # Any order will do, so that the tile stays in the registers where it is.
         flat = tl.reshape(part, (BLOCK * BLOCK,), can_reorder=True)
         tl.atomic_add(histogram + flat, 1, mask=(flat > 0) & (flat < (1 << LOG2_BINS)), sem="relaxed")
         if width == 0:
@@ -243,8 +253,8 @@ def _narrow(
 ) -> None:
     """The part of an image's interval that holds the rank becomes its interval.
 
-    A part that is one pattern settles the image: the first statistic is that pattern, the second
-    the same or the next one that occurs.
+    If that part is a single pattern the search ends: the first statistic is that pattern, the second
+    the same one or the next that occurs.
     """
     image = tl.program_id(0).to(tl.int64)
     width = tl.load(shift + image)
@@ -258,13 +268,13 @@ def _narrow(
         reached = before + tl.cumsum(inside, 0)
         chosen = tl.sum((reached <= rank).to(tl.int32), 0)
         missed = (before > rank) | (chosen == (1 << LOG2_BINS))
-        found = start + tl.where(missed, 0, chosen << width)
+        pattern = start + tl.where(missed, 0, chosen << width)
         later = tl.min(tl.where((part > chosen) & (inside > 0), start + part, LAST), 0)
         enough = tl.sum(((part == chosen) & (reached > second)).to(tl.int32), 0) > 0
-        following = tl.where(enough, found, tl.minimum(later, tl.load(above + image)))
-        settled = (width == 0) & (missed == 0)
-        tl.store(statistics + 2 * image, found.to(tl.float32, bitcast=True), mask=settled)
-        tl.store(statistics + 2 * image + 1, following.to(tl.float32, bitcast=True), mask=settled)
+        next_pattern = tl.where(enough, pattern, tl.minimum(later, tl.load(above + image)))
+        single = (width == 0) & (missed == 0)
+        tl.store(statistics + 2 * image, pattern.to(tl.float32, bitcast=True), mask=single)
+        tl.store(statistics + 2 * image + 1, next_pattern.to(tl.float32, bitcast=True), mask=single)
         narrower = tl.where(width == 0, -1, tl.maximum(width - LOG2_BINS, 0))
-        tl.store(low + image, tl.where(missed, 0, found))
+        tl.store(low + image, tl.where(missed, 0, pattern))
         tl.store(shift + image, tl.where(missed, 31 - LOG2_BINS, narrower))

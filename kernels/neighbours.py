@@ -1,13 +1,13 @@
 """Which channels lie within eps of each other, one bit a pair, and how many.
 
-Torch reference: `cfcam_gpu.cfcam.clustering.pairwise_distances` and the comparison in `dbscan`.
+PyTorch reference: `cfcam_gpu.cfcam.clustering.pairwise_distances` and the comparison in `dbscan`.
 
 Mathematics. Channels i and j are neighbours when √d² ≤ t, both in float32, with the d² of
 `distances.squared_distances` and t = eps·(1 + slack) rounded to float32. The kernel compares
-d² ≤ `squared_limit(t)`, the largest float32 whose correctly rounded root is at most t, which is the
-same comparison without a root a pair.
+d² ≤ `squared_limit(t)`, the largest float32 whose correctly rounded square root is at most t. This is
+the same comparison without a square root for each pair.
 
-Floor: 2·D operations for each of N(N+1)/2 pairs; N²/8 bytes written an image.
+Least work: 2·D operations for each of N(N+1)/2 pairs; N²/8 bytes written for each image.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from .distances import feature_columns, squared_distances, tile_columns, tile_ro
 def neighbours(
     features: Tensor, counts: Tensor, eps: Tensor, slack: float, block: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Bit rows of the neighbourhood and the number of neighbours, each channel its own neighbour.
+    """Each channel's neighbours, itself included, as a row of bits, and their number.
 
-    Launch: a grid (tiles, tiles, B), of which the tiles on and above the diagonal write both halves.
+    Launch: a grid (tiles, tiles, B); the tiles on and above the diagonal also write their mirror images.
 
     Args:
         features: (B,N,D) float32, finite; the first `counts` rows of an image hold its channels.
         counts: (B,) int64.
         eps: (B,) float64, positive.
-        slack: how far beyond eps a neighbour may lie, relative.
-        block: rows and columns of a tile, a power of two from 32; None: `distances.tile_size`.
+        slack: a neighbour may lie this much further away than eps, relative to eps.
+        block: number of rows and of columns of a tile, a power of two from 32; None: `distances.tile_size`.
 
     Returns:
         words (B,N,⌈N/32⌉) int32, channel j at bit j % 32 of word j // 32; degrees (B,N) int32.
@@ -55,8 +55,8 @@ def neighbours(
 def squared_limit(t: Tensor) -> Tensor:
     """The largest float32 whose correctly rounded square root is at most t, positive float32.
 
-    The root of x rounds to t or below when x < m², m half way from t to the next float. m has 25
-    bits, so m² is exact in float64, and it is no float32.
+    The square root of x rounds to t or below when x < m², with m half way from t to the next float.
+    m has 25 bits, so m² is exact in float64 and never a float32.
     """
     above = torch.nextafter(t, torch.full_like(t, math.inf))
     square = ((t.double() + above.double()) / 2) ** 2
@@ -103,7 +103,7 @@ def _write(
     n_words: tl.tensor,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Store a tile's flags (BLOCK,BLOCK) as words of one image and add them to its degrees."""
+    """Stores a tile's flags (BLOCK,BLOCK) as words of one image and adds them to its degrees."""
     i = row * BLOCK + tl.arange(0, BLOCK)
     word = column * (BLOCK // 32) + tl.arange(0, BLOCK // 32)
     packed = tl.sum(tl.reshape(near, (BLOCK, BLOCK // 32, 32)) << tl.arange(0, 32)[None, None, :], 2)

@@ -1,10 +1,11 @@
 """The grid: activations summed over the channels with weights, then ReLU, in one pass.
 
-Torch reference: `cfcam_gpu.cfcam.weighting.activation_map`.
+PyTorch reference: `cfcam_gpu.cfcam.weighting.activation_map`.
 
 Mathematics. grid = max(0, Σ_c w_c A_c), in float32 over blocks of channels in order; NaN stays NaN.
 
-Floor: the activations are read once a target (2 operations a value), from memory once for all of them.
+Least work: the activations are read once for each target, 2 operations for each value; only the first
+read comes from memory, the others from the cache.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: Channels and cells that are read at once: many bytes in flight for few programs an image.
-CHANNELS = 128
-CELLS = 32
+#: Numbers of channels and of cells that are read at once. An image has few programs, so that each of them must
+#: have many reads under way.
+_CHANNELS = 128
+_CELLS = 32
 
 
 def weighted_sum(
-    activations: Tensor, weights: Tensor, channels: int = CHANNELS, cells: int = CELLS
+    activations: Tensor, weights: Tensor, channels: int = _CHANNELS, cells: int = _CELLS
 ) -> Tensor:
     """The grid (B,K,h,w) float32, not negative.
 
@@ -29,7 +31,8 @@ def weighted_sum(
     Args:
         activations: (B,C,h,w) float32, bfloat16 or float16, contiguous.
         weights: (B,K,C) float32.
-        channels, cells: block sizes, powers of two.
+        channels: number of channels of a block, a power of two.
+        cells: number of cells of a block, a power of two.
     """
     b, c, h, w = activations.shape
     k = weights.shape[1]
@@ -49,7 +52,7 @@ def _weighted_sum(
     CHANNELS: tl.constexpr,
     CELLS: tl.constexpr,
 ) -> None:
-    """A block of cells of one image for one target."""
+    """The sum of one block of cells of one image for one target."""
     image = tl.program_id(2).to(tl.int64)
     target = image * tl.num_programs(1) + tl.program_id(1)
     cell = tl.program_id(0) * CELLS + tl.arange(0, CELLS)

@@ -1,8 +1,7 @@
-"""Channel clustering: dominant channels, percentile eps and DBSCAN for a whole batch.
+"""Clustering of a layer's channels: dominant channels, eps from a percentile, DBSCAN; for a whole batch.
 
-Every function works on all images at once with shapes that do not depend on the data, and on a GPU
-none of them reads a value back to the host. `reference.py` holds the same mathematics for one
-image, with scikit-learn's DBSCAN.
+Every function handles all images at once. Shapes never depend on the data, and on a GPU no value is
+read back to the host. `cfcam_gpu.cfcam.reference` has the same mathematics for one image.
 """
 
 from __future__ import annotations
@@ -18,34 +17,47 @@ from torch import Tensor
 
 from cfcam_gpu.config import DOMINANT, EPS_FLOOR, EPS_SLACK, NOISE, CFCAMConfig
 
-#: Distances of as many images as fit are held at once; the others wait. In bytes.
+#: Memory for the distances of the images that are clustered together, by device type. In bytes.
 CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 1024 * 2**20}
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """Labels (B,C) int64: cluster 0, 1, …; -1 noise; -2 dominant. n_clusters (B,) int64; eps (B,) float64."""
+    """The clusters of the channels of B images.
+
+    Attributes:
+        labels: (B,C) int64: cluster 0, 1, …; -1 noise; -2 dominant.
+        n_clusters: (B,) int64.
+        eps: (B,) float64, DBSCAN's eps, in units of the activations.
+    """
 
     labels: Tensor
     n_clusters: Tensor
     eps: Tensor
 
 
-#: What scans the channels of a batch: (features (B,N,D) float32, valid (B,N) bool, config) ->
-#: labels (B,N) int64 with noise -1, n_clusters (B,) int64, eps (B,) float64. Rows that are not
-#: valid hold no channel; their labels are ignored.
+#: A function that clusters the channels which are not dominant.
+#:
+#: (features (B,N,D) float32, valid (B,N) bool, config) -> labels (B,N) int64 with noise -1,
+#: n_clusters (B,) int64, eps (B,) float64. An image with fewer such channels than N has rows that are
+#: not valid; their labels are ignored.
 Scan = Callable[[Tensor, Tensor, CFCAMConfig], tuple[Tensor, Tensor, Tensor]]
 
 
 def cluster_channels(activations: Tensor, config: CFCAMConfig, scan: Scan) -> Clusters:
-    """Cluster the channels of each image.
+    """Clusters the channels of each image.
 
     Args:
         activations: (B,C,h,w), any floating dtype; computed in float32.
-        config: dominant_percentile, eps_percentile and min_samples_fraction are used.
-        scan: how the channels that are not dominant are clustered.
+        config: its `dominant_percentile`, `eps_percentile` and `min_samples_fraction` are used.
+        scan: clusters the channels that are not dominant, for example `scan_in_chunks`.
 
     Source: published code, "hierarchical clustering"; DBSCAN as scikit-learn defines it.
+
+    Example:
+        >>> activations = torch.tensor([0.0, 0.0, 1.0, 9.0]).view(1, 4, 1, 1)
+        >>> cluster_channels(activations, CFCAMConfig(), scan_in_chunks).labels
+        tensor([[ 0,  0, -1, -2]])
     """
     features = activations.flatten(2).float()
     dominant = dominant_channels(features, config.dominant_percentile)
@@ -54,17 +66,22 @@ def cluster_channels(activations: Tensor, config: CFCAMConfig, scan: Scan) -> Cl
     if n == 0:
         none = labels.new_zeros(len(labels))
         return Clusters(labels, none, torch.full_like(none, EPS_FLOOR, dtype=torch.float64))
-    # The clustered channels first, in their own order, so that all images share one shape.
+    # The channels that are not dominant come first, in their own order, so that all images share one shape.
     order = torch.sort(dominant.byte(), dim=1, stable=True).indices[:, :n]
     valid = ~dominant.gather(1, order)
-    chosen = features.gather(1, order[..., None].expand(-1, -1, features.shape[2]))
-    found, n_clusters, eps = scan(chosen, valid, config)
-    labels.scatter_(1, order, torch.where(valid, found, DOMINANT))
+    rows = features.gather(1, order[..., None].expand(-1, -1, features.shape[2]))
+    row_labels, n_clusters, eps = scan(rows, valid, config)
+    labels.scatter_(1, order, torch.where(valid, row_labels, DOMINANT))
     return Clusters(labels, n_clusters, eps)
 
 
 def dominant_channels(features: Tensor, percentile: float | None) -> Tensor:
-    """(B,C) bool: the channels of features (B,C,D) whose L2 norm reaches the image's percentile."""
+    """(B,C) bool: the channels of features (B,C,D) whose L2 norm reaches the percentile of the image's norms.
+
+    Example:
+        >>> dominant_channels(torch.tensor([[[1.0], [2.0], [9.0]]]), percentile=75)
+        tensor([[False, False,  True]])
+    """
     if percentile is None:
         return torch.zeros(features.shape[:2], dtype=torch.bool, device=features.device)
     norms = torch.linalg.vector_norm(features.double(), dim=2)
@@ -77,14 +94,20 @@ def dominant_channels(features: Tensor, percentile: float | None) -> Tensor:
 
 
 def _most_clustered(channels: int, percentile: float | None) -> int:
-    """How many of the channels at most lie below the percentile of their norms."""
+    """The largest number of channels that can lie below the percentile of their norms."""
     return channels if percentile is None else math.ceil(percentile / 100 * (channels - 1))
 
 
 def scan_in_chunks(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """`Scan` in PyTorch on any device; the distances of as many images as fit are held at once.
+    """`Scan` in PyTorch, on any device, for as many images at once as `CHUNK_BYTES` holds distances of.
 
-    Distances are taken by direct differencing, since the Gram expansion loses small ones.
+    Distances are computed by direct differencing: the Gram expansion |a|² - 2ab + |b|² loses small ones.
+
+    Example:
+        >>> features, valid = torch.tensor([[[0.0], [0.0], [1.0]]]), torch.ones(1, 3, dtype=torch.bool)
+        >>> labels, n_clusters, eps = scan_in_chunks(features, valid, CFCAMConfig())
+        >>> labels, n_clusters
+        (tensor([[ 0,  0, -1]]), tensor([1]))
     """
     device = features.device.type
     per_image = 16 * features.shape[1] ** 2
@@ -103,27 +126,45 @@ def _scan_chunk(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[T
 
 
 def pairwise_distances(features: Tensor, valid: Tensor) -> Tensor:
-    """Euclidean distances (B,N,N) float32 of the rows of features (B,N,D), infinite where not valid (B,N)."""
+    """Euclidean distances (B,N,N) float32 of the rows of features (B,N,D), infinite where not valid (B,N).
+
+    Example:
+        >>> pairwise_distances(torch.tensor([[[0.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
+        tensor([[[0., 3., inf],
+                 [3., 0., inf],
+                 [inf, inf, inf]]])
+    """
     distances = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
     distances.masked_fill_(~valid[:, :, None], math.inf)
     return distances.masked_fill_(~valid[:, None, :], math.inf)
 
 
 def min_samples(counts: Tensor, config: CFCAMConfig) -> Tensor:
-    """max(2, int(fraction · N)) for N = counts (B,) int64."""
+    """DBSCAN's min_samples (B,) int64 for counts (B,) int64 of channels: `CFCAMConfig.min_samples`, batched.
+
+    Example:
+        >>> min_samples(torch.tensor([5, 1536]), CFCAMConfig())
+        tensor([ 2, 76])
+    """
     return (config.min_samples_fraction * counts.double()).long().clamp_min(2)
 
 
 def distance_percentile(distances: Tensor, counts: Tensor, percentile: float) -> Tensor:
-    """eps (B,) float64: the percentile of the off-diagonal distances of each image, floor `EPS_FLOOR`.
+    """eps (B,) float64: the percentile of each image's off-diagonal distances, at least `EPS_FLOOR`.
 
-    NumPy's linear interpolation over the n = N(N-1) off-diagonal entries, of which each pair gives
-    two: the entries around position p·(n-1) are the pairs of rank ⌊·⌋ // 2, two order statistics.
+    The N channels have n = N(N-1) off-diagonal distances, each pair's twice. NumPy interpolates
+    linearly between the entries around position p·(n-1); as every pair stands there twice, these
+    are the pairs of rank ⌊·⌋ // 2: two order statistics.
 
     Args:
-        distances: (B,M,M) float32, symmetric, infinite outside the N = counts valid rows.
+        distances: (B,M,M) float32, symmetric, infinite outside an image's first N = counts rows.
         counts: (B,) int64.
         percentile: 0 to 100.
+
+    Example:
+        >>> distances = torch.tensor([[[0.0, 1.0, 5.0], [1.0, 0.0, 4.0], [5.0, 4.0, 0.0]]])
+        >>> distance_percentile(distances, torch.tensor([3]), 50)
+        tensor([4.], dtype=torch.float64)
     """
     n = distances.shape[1]
     if n < 2:
@@ -134,7 +175,7 @@ def distance_percentile(distances: Tensor, counts: Tensor, percentile: float) ->
     low = position.floor()
     high = torch.minimum(low + 1, (entries - 1).clamp_min(0))
     ranks = torch.stack([low, high], dim=1).long() // 2
-    below, above = SELECTION.get(pairs.device.type, select_by_bisection)(pairs, ranks).double().unbind(1)
+    below, above = _SELECTION.get(pairs.device.type, select_by_bisection)(pairs, ranks).double().unbind(1)
     eps = torch.lerp(below, above, position - low)
     return torch.where(counts < 2, EPS_FLOOR, eps).clamp_min(EPS_FLOOR)
 
@@ -147,7 +188,12 @@ def _upper_triangle(n: int, device: torch.device) -> Tensor:
 
 
 def select_by_partition(values: Tensor, ranks: Tensor) -> Tensor:
-    """Order statistics (B,R) at ranks (B,R) of values (B,M) in the CPU's memory, by NumPy's introselect."""
+    """Order statistics (B,R) at ranks (B,R) of values (B,M) in the CPU's memory, by NumPy's introselect.
+
+    Example:
+        >>> select_by_partition(torch.tensor([[7.0, 1.0, 4.0]]), torch.tensor([[0, 1]]))
+        tensor([[1., 4.]])
+    """
     kth = np.unique(ranks.numpy())
     return torch.from_numpy(np.partition(values.numpy(), kth, axis=1)).gather(1, ranks)
 
@@ -155,8 +201,13 @@ def select_by_partition(values: Tensor, ranks: Tensor) -> Tensor:
 def select_by_bisection(values: Tensor, ranks: Tensor) -> Tensor:
     """Order statistics (B,R) at ranks (B,R) of non-negative float32 values (B,M), without sorting.
 
-    Non-negative floats order as their bit patterns do; 31 halvings of the range of patterns end at
-    the pattern with more than `rank` values at or below it. A fixed number of passes, no value read back.
+    Non-negative floats have the same order as their bit patterns. The range of patterns is halved
+    31 times, until one is left: the lowest with more than `rank` values at or below it. The number
+    of passes is fixed and no value is read back.
+
+    Example:
+        >>> select_by_bisection(torch.tensor([[7.0, 1.0, 4.0]]), torch.tensor([[0, 1]]))
+        tensor([[1., 4.]])
     """
     bits = values.view(torch.int32)
     low = torch.zeros_like(ranks, dtype=torch.int32)
@@ -170,24 +221,29 @@ def select_by_bisection(values: Tensor, ranks: Tensor) -> Tensor:
     return high.view(torch.float32)
 
 
-#: How order statistics are selected, by device type; everything else bisects.
-SELECTION: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cpu": select_by_partition}
+#: How order statistics are selected, by device type; other types bisect.
+_SELECTION: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cpu": select_by_partition}
 
 
 def dbscan(distances: Tensor, eps: Tensor, minimum: Tensor) -> tuple[Tensor, Tensor]:
-    """DBSCAN of each image's points in scikit-learn's order.
+    """DBSCAN of each image's points, with the labels that scikit-learn gives.
 
-    A point with at least `minimum` points (itself included) within eps is core. Clusters are the
-    connected components of the core points, numbered by their lowest core index; another point
-    joins the lowest-numbered cluster with a core point within eps, or is noise.
+    A point is core if at least `minimum` points, itself included, lie within eps of it. The
+    clusters are the connected components of the core points, numbered by their lowest core index.
+    Any other point joins the lowest-numbered cluster that has a core point within eps, or is noise.
 
     Args:
-        distances: (B,N,N) float32, infinite for rows that hold no point.
+        distances: (B,N,N) float32, infinite in rows that hold no point.
         eps: (B,) float64.
         minimum: (B,) int64.
 
     Returns:
         labels (B,N) int64, noise -1, and the number of clusters (B,) int64.
+
+    Example:
+        >>> distances = torch.tensor([[[0.0, 1.0, 9.0], [1.0, 0.0, 9.0], [9.0, 9.0, 0.0]]])
+        >>> dbscan(distances, eps=torch.tensor([2.0]), minimum=torch.tensor([2]))
+        (tensor([[ 0,  0, -1]]), tensor([1]))
     """
     neighbours = distances <= (eps * (1 + EPS_SLACK)).float()[:, None, None]
     core = neighbours.sum(2, dtype=torch.int32) >= minimum[:, None]
@@ -200,26 +256,35 @@ def dbscan(distances: Tensor, eps: Tensor, minimum: Tensor) -> tuple[Tensor, Ten
     return labels, is_root.sum(1)
 
 
-def connected_components(neighbours: Tensor, core: Tensor, look: bool | None = None) -> tuple[Tensor, Tensor]:
-    """Lowest core index of the component of each core point, and of those around every point.
+def connected_components(
+    neighbours: Tensor, core: Tensor, *, end_early: bool | None = None
+) -> tuple[Tensor, Tensor]:
+    """The lowest core index of each core point's component, and of the components next to every point.
 
     Rounds of hooking and shortcutting: each tree hooks its root to the smallest root next to it,
-    then all paths are compressed. A root that is the smallest among its neighbours for two rounds
-    running has absorbed a neighbour, so the number of trees in a component halves at least every
-    two rounds and 2·log2(N) of them always suffice. Where looking at the data costs nothing the loop
-    ends as soon as nothing changes (2 to 3 rounds on real features).
+    then all paths are compressed. A root that stays the smallest among its neighbours for two
+    rounds has absorbed a neighbour, so the number of trees in a component halves at least every two
+    rounds and 2·log2(N) rounds always suffice. On the CPU, where reading a value costs nothing, the
+    loop ends when nothing changes any more, after 2 to 3 rounds on real features.
 
     Args:
         neighbours: (B,N,N) bool, symmetric.
         core: (B,N) bool.
-        look: whether to look at the data to end early; None: on the CPU only.
+        end_early: whether to read values to end when nothing changes; None: on the CPU only.
 
     Returns:
-        nearest (B,N) int64: the smallest component among a point's core neighbours, N if none;
+        nearest (B,N) int64: the smallest component among a point's core neighbours, N if it has none;
         root (B,N) int64: the component of each core point, N elsewhere.
+
+    Example:
+        >>> neighbours = torch.eye(3, dtype=torch.bool)[None]
+        >>> neighbours[0, 1, 2] = neighbours[0, 2, 1] = True
+        >>> nearest, root = connected_components(neighbours, core=torch.tensor([[False, True, True]]))
+        >>> root
+        tensor([[3, 1, 1]])
     """
     n = core.shape[1]
-    look = core.device.type == "cpu" if look is None else look
+    end_early = core.device.type == "cpu" if end_early is None else end_early
     # int16 halves the memory traffic of the sweep over all pairs.
     small = torch.int16 if n < torch.iinfo(torch.int16).max else torch.int32
     index = torch.arange(n, device=core.device).expand(core.shape)
@@ -233,7 +298,7 @@ def connected_components(neighbours: Tensor, core: Tensor, look: bool | None = N
         for _ in range(halvings):
             parent = parent.gather(1, parent)
         joined = torch.where(core, parent.gather(1, root), n)
-        if look and torch.equal(joined, root):
+        if end_early and torch.equal(joined, root):
             break
         root = joined
     return nearest, root

@@ -1,7 +1,7 @@
-"""Filters of the clusters' mean gradient maps, batched: (M,h,w) in, (M,h,w) out.
+"""Filters for the clusters' mean gradient maps, batched: maps (M,h,w) in, maps (M,h,w) out.
 
-`FILTERS` maps the name in `CFCAMConfig.filter` to the function. A window that reaches further than
-reflection at the border allows is clamped, see `CFCAMConfig.radius`.
+`FILTERS` holds them by the name in `CFCAMConfig.filter`. A window wider than reflection at the
+map's border allows is made narrower, see `CFCAMConfig.radius`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,20 @@ from torch import Tensor
 
 from cfcam_gpu.config import CFCAMConfig
 
-#: Windows of as many maps as fit are unfolded at once. In bytes.
+#: Memory for the unfolded windows of the maps that are filtered together. In bytes.
 CHUNK_BYTES = 128 * 2**20
 
 
 def bilateral(maps: Tensor, config: CFCAMConfig) -> Tensor:
-    """Bilateral filter with a circular window and reflect-101 borders, equal to `cv2.bilateralFilter`."""
+    """Bilateral filter with a circular window and reflect-101 borders.
+
+    Source: equal to `cv2.bilateralFilter`; the spatial kernel is kornia's.
+
+    Example:
+        >>> step = torch.tensor([[[0.0, 0.0, 1.0, 1.0]]]).expand(1, 3, 4)  # far above sigma_range: it stays
+        >>> bilateral(step, CFCAMConfig(sigma_range=0.1)).round()[0, 0]
+        tensor([0., 0., 1., 1.])
+    """
     h, w = maps.shape[-2:]
     radius = config.radius(h, w)
     size = 2 * radius + 1
@@ -40,34 +48,61 @@ def bilateral(maps: Tensor, config: CFCAMConfig) -> Tensor:
 
 
 def bilateral_relative(maps: Tensor, config: CFCAMConfig) -> Tensor:
-    """`bilateral` with sigma_range in standard deviations of each map: it does not depend on the gradients' scale."""
+    """`bilateral` with `sigma_range` in standard deviations of each map: the gradients' scale does not matter.
+
+    Example:
+        >>> maps, config = torch.tensor([[[0.0, 1.0], [2.0, 3.0]]]), CFCAMConfig(sigma_range=1.0)
+        >>> torch.allclose(bilateral_relative(1000 * maps, config), 1000 * bilateral_relative(maps, config))
+        True
+    """
     spread = maps.flatten(1).std(1, correction=0)[:, None, None]
     scale = torch.where(spread > 0, spread, 1)
     return bilateral(maps / scale, config) * scale
 
 
 def bilateral_square(maps: Tensor, config: CFCAMConfig) -> Tensor:
-    """`kornia.filters.bilateral_blur`: the full square window, reflect borders."""
+    """Bilateral filter with the full square window and reflect-101 borders: `kornia.filters.bilateral_blur`.
+
+    Example:
+        >>> bilateral_square(torch.ones(1, 2, 2), CFCAMConfig())
+        tensor([[[1., 1.],
+                 [1., 1.]]])
+    """
     size = 2 * config.radius(*maps.shape[-2:]) + 1
     sigma = (config.sigma_space, config.sigma_space)
     return bilateral_blur(maps[:, None], (size, size), config.sigma_range, sigma)[:, 0]
 
 
 def gaussian(maps: Tensor, config: CFCAMConfig) -> Tensor:
-    """Gaussian filter, reflect borders: the paper's wording (section 3.3)."""
+    """Gaussian filter with reflect-101 borders: `kornia.filters.gaussian_blur2d`.
+
+    Source: the filter that the paper describes (section 3.3).
+
+    Example:
+        >>> dot = torch.zeros(1, 5, 5)
+        >>> dot[0, 2, 2] = 1
+        >>> gaussian(dot, CFCAMConfig(sigma_space=1.0, diameter=3))[0, 2]
+        tensor([0.0000, 0.1238, 0.2042, 0.1238, 0.0000])
+    """
     size = 2 * config.radius(*maps.shape[-2:]) + 1
     return gaussian_blur2d(maps[:, None], (size, size), (config.sigma_space, config.sigma_space))[:, 0]
 
 
 def upstream(maps: Tensor, config: CFCAMConfig) -> Tensor:
-    """The published code's filter: one kernel of the map's own size, applied with zero padding.
+    """The published code's filter, for the preset `upstream` only: one kernel as large as the map, zero padding.
 
     The kernel's spatial term is centred on (h/2, w/2), half a cell off on odd sizes; its range term
-    measures from the map's mean. Neither is what a bilateral filter computes; for the `upstream`
-    preset only. In float64: with large gradients the range term takes small differences of them.
+    measures from the map's mean. Neither is what a bilateral filter computes. Computed in float64,
+    since the range term takes small differences of gradients that may be large.
+
+    Source: published code.
+
+    Example:
+        >>> upstream(torch.zeros(1, 5, 5), CFCAMConfig()).abs().max()
+        tensor(0.)
     """
+    dtype, maps = maps.dtype, maps.double()
     h, w = maps.shape[-2:]
-    given, maps = maps, maps.double()
     rows = torch.arange(h, device=maps.device, dtype=maps.dtype) - h / 2
     columns = torch.arange(w, device=maps.device, dtype=maps.dtype) - w / 2
     distance = rows[:, None] ** 2 + columns[None, :] ** 2
@@ -78,14 +113,21 @@ def upstream(maps: Tensor, config: CFCAMConfig) -> Tensor:
     padded = F.pad(maps[:, None], (left, w - 1 - left, top, h - 1 - top))
     # Unfolded, since a convolution may run in TF32.
     filtered = (F.unfold(padded, (h, w)) * kernels.view(-1, h * w, 1)).sum(1)
-    return filtered.view_as(maps).to(given.dtype)
+    return filtered.view_as(maps).to(dtype)
 
 
-def unfiltered(maps: Tensor, config: CFCAMConfig) -> Tensor:
-    """The maps as they are."""
+def unfiltered(maps: Tensor, _config: CFCAMConfig) -> Tensor:
+    """The maps as they are.
+
+    Example:
+        >>> unfiltered(torch.eye(2)[None], CFCAMConfig())
+        tensor([[[1., 0.],
+                 [0., 1.]]])
+    """
     return maps
 
 
+#: Name in the configuration -> (maps (M,h,w), config) -> filtered maps (M,h,w).
 FILTERS: dict[str, Callable[[Tensor, CFCAMConfig], Tensor]] = {
     "bilateral": bilateral,
     "bilateral_relative": bilateral_relative,
@@ -97,7 +139,12 @@ FILTERS: dict[str, Callable[[Tensor, CFCAMConfig], Tensor]] = {
 
 
 def filter_maps(maps: Tensor, config: CFCAMConfig) -> Tensor:
-    """Apply the configured filter to maps (M,h,w) float32, in chunks of bounded memory."""
+    """The maps (M,h,w) float32 through the configured filter, as many at once as fit in `CHUNK_BYTES`.
+
+    Example:
+        >>> filter_maps(torch.full((2, 7, 7), 3.0), CFCAMConfig()).unique()
+        tensor([3.])
+    """
     if maps.numel() == 0:
         return maps
     h, w = maps.shape[-2:]

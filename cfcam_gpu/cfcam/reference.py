@@ -1,7 +1,7 @@
-"""CF-CAM for one image, plainly: NumPy float64, scikit-learn's DBSCAN, OpenCV's bilateral filter.
+"""CF-CAM for one image in plain code: NumPy float64, scikit-learn's DBSCAN, OpenCV's bilateral filter.
 
-Written independently of the batched code, which is tested against it. Slow on purpose where that
-makes it easier to read. It is also an engine of its own, `engine="reference"`.
+Written independently of the batched code, which is tested against it. Where slow code is easier to
+read it is slow. It is also an engine of its own, `engine="reference"`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,17 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ReferenceResult:
-    """labels (C,) int64; eps; grid (h,w), raw scale; heatmap (H,W) in [0,1]; blank; weights (C,1,1), or
-    (C,h,w) where they are spatial."""
+    """The map of one image for one target, and what it was made from.
+
+    Attributes:
+        labels: (C,) int64: cluster 0, 1, …; -1 noise; -2 dominant.
+        n_clusters: number of clusters.
+        eps: DBSCAN's eps, in units of the activations.
+        weights: (C,1,1) float64, or (C,h,w) for the weighting `spatial`.
+        grid: (h,w) float64, the saliency map at the layer's resolution, raw scale, not negative.
+        heatmap: (H,W) float64 in [0,1].
+        blank: whether the grid is zero everywhere.
+    """
 
     labels: NDArray[np.int64]
     n_clusters: int
@@ -39,7 +48,23 @@ def cfcam_reference(
     size: tuple[int, int],
     config: CFCAMConfig,
 ) -> ReferenceResult:
-    """CF-CAM of one image's activations (C,h,w) and gradients (C,h,w); heatmap of `size` (H,W)."""
+    """CF-CAM of one image.
+
+    Args:
+        activations: (C,h,w), of the target layer.
+        gradients: (C,h,w), of the target score.
+        size: (H,W) of the heatmap.
+        config: parameters of CF-CAM.
+
+    Source: He, Pan and Yao 2025, arXiv 2504.00060, and its published code.
+
+    Example:
+        >>> activations = np.array([0.0, 0.0, 1.0, 9.0]).reshape(4, 1, 1)
+        >>> gradients = np.array([1.0, 3.0, 5.0, 7.0]).reshape(4, 1, 1)
+        >>> result = cfcam_reference(activations, gradients, (1, 1), CFCAMConfig())
+        >>> result.labels.tolist(), result.weights.ravel().tolist(), result.grid.tolist()
+        ([0, 0, -1, -2], [2.0, 2.0, 0.0, 7.0], [[63.0]])
+    """
     a = np.asarray(activations, dtype=np.float64)
     g = np.asarray(gradients, dtype=np.float64)
     labels, eps = cluster(a.reshape(len(a), -1), config)
@@ -59,7 +84,13 @@ def cfcam_reference(
 
 
 def cluster(features: Array, config: CFCAMConfig) -> tuple[NDArray[np.int64], float]:
-    """Labels (C,) of the rows of features (C,D), and DBSCAN's eps."""
+    """Labels (C,) of the rows of features (C,D), and DBSCAN's eps.
+
+    Example:
+        >>> labels, _ = cluster(np.array([[0.0], [0.0], [1.0], [9.0]]), CFCAMConfig())
+        >>> labels.tolist()
+        [0, 0, -1, -2]
+    """
     labels = np.full(len(features), DOMINANT, dtype=np.int64)
     rest = np.flatnonzero(~is_dominant(features, config))
     if len(rest) < 2:
@@ -74,7 +105,12 @@ def cluster(features: Array, config: CFCAMConfig) -> tuple[NDArray[np.int64], fl
 
 
 def is_dominant(features: Array, config: CFCAMConfig) -> NDArray[np.bool_]:
-    """(C,) bool: rows whose L2 norm reaches the configured percentile of all norms."""
+    """(C,) bool: the rows of features (C,D) whose L2 norm reaches the configured percentile of all norms.
+
+    Example:
+        >>> is_dominant(np.array([[1.0], [2.0], [9.0]]), CFCAMConfig(dominant_percentile=75)).tolist()
+        [False, False, True]
+    """
     if config.dominant_percentile is None:
         return np.zeros(len(features), dtype=bool)
     norms = np.linalg.norm(features, axis=1)
@@ -82,15 +118,26 @@ def is_dominant(features: Array, config: CFCAMConfig) -> NDArray[np.bool_]:
 
 
 def pairwise_distances(features: Array) -> Array:
-    """Euclidean distances (N,N) by direct differencing."""
+    """Euclidean distances (N,N) of the rows of features (N,D), by direct differencing.
+
+    Example:
+        >>> pairwise_distances(np.array([[0.0, 0.0], [3.0, 4.0]])).tolist()
+        [[0.0, 5.0], [5.0, 0.0]]
+    """
     return np.stack([np.sqrt(((features - row) ** 2).sum(axis=1)) for row in features])
 
 
 def channel_weights(gradients: Array, labels: NDArray[np.int64], config: CFCAMConfig) -> Array:
-    """Weights (C,1,1), or (C,h,w) where they are spatial, from gradients (C,h,w) and labels (C,); noise has none."""
+    """Weights (C,1,1), or (C,h,w) for the weighting `spatial`, from gradients (C,h,w) and labels (C,); noise has 0.
+
+    Example:
+        >>> gradients = np.array([1.0, 3.0, 5.0, 7.0]).reshape(4, 1, 1)
+        >>> channel_weights(gradients, np.array([0, 0, -1, -2]), CFCAMConfig()).ravel().tolist()
+        [2.0, 2.0, 0.0, 7.0]
+    """
     if config.weighting == "spatial":
-        return np.maximum(weight_maps(gradients, labels, config, FILTERS[config.filter]), 0)
-    pooled = weight_maps(gradients, labels, config, unfiltered).mean(axis=(1, 2), keepdims=True)
+        return np.maximum(_weight_maps(gradients, labels, config, FILTERS[config.filter]), 0)
+    pooled = _weight_maps(gradients, labels, config, unfiltered).mean(axis=(1, 2), keepdims=True)
     if config.weighting == "softmax" and (labels != NOISE).any():
         valid = labels != NOISE
         exponentials = np.exp(pooled[valid] - pooled[valid].max())
@@ -98,10 +145,14 @@ def channel_weights(gradients: Array, labels: NDArray[np.int64], config: CFCAMCo
     return pooled
 
 
-def weight_maps(
+def _weight_maps(
     gradients: Array, labels: NDArray[np.int64], config: CFCAMConfig, of_dominant: Callable[..., Array]
 ) -> Array:
-    """(C,h,w): a dominant channel's gradient through `of_dominant`, its cluster's filtered mean, or zeros."""
+    """A map (C,h,w) for each channel.
+
+    A dominant channel has its own gradient map, changed by `of_dominant`; a clustered channel has
+    its cluster's filtered mean; noise has zeros.
+    """
     maps = np.zeros_like(gradients)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -113,7 +164,12 @@ def weight_maps(
 
 
 def bilateral(grid: Array, config: CFCAMConfig) -> Array:
-    """`cv2.bilateralFilter` of a map (h,w), scaled to a peak of 1 first: OpenCV filters in float32."""
+    """`cv2.bilateralFilter` of a map (h,w), scaled to a largest magnitude of 1, since OpenCV filters in float32.
+
+    Example:
+        >>> bilateral(np.array([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]), CFCAMConfig(sigma_range=0.1)).round().tolist()
+        [[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]
+    """
     radius = config.radius(*grid.shape)
     peak = np.abs(grid).max()
     if radius == 0 or peak == 0:  # OpenCV reads a diameter of 1 as 3
@@ -127,13 +183,24 @@ def bilateral(grid: Array, config: CFCAMConfig) -> Array:
 
 
 def bilateral_relative(grid: Array, config: CFCAMConfig) -> Array:
-    """`bilateral` with sigma_range in standard deviations of the map."""
+    """`bilateral` with `sigma_range` in standard deviations of the map.
+
+    Example:
+        >>> grid, config = np.array([[0.0, 1.0], [2.0, 3.0]]), CFCAMConfig(sigma_range=1.0)
+        >>> np.allclose(bilateral_relative(8 * grid, config), 8 * bilateral_relative(grid, config))
+        True
+    """
     spread = grid.std()
     return bilateral(grid / spread, config) * spread if spread > 0 else grid
 
 
 def bilateral_square(grid: Array, config: CFCAMConfig) -> Array:
-    """Bilateral filter with the full square window and reflect-101 borders, cell by cell."""
+    """Bilateral filter of a map (h,w) with the full square window and reflect-101 borders, cell by cell.
+
+    Example:
+        >>> bilateral_square(np.full((2, 2), 3.0), CFCAMConfig()).round(6).tolist()
+        [[3.0, 3.0], [3.0, 3.0]]
+    """
     radius = config.radius(*grid.shape)
     padded = np.pad(grid, radius, mode="reflect")
     offsets = np.arange(-radius, radius + 1)
@@ -147,7 +214,14 @@ def bilateral_square(grid: Array, config: CFCAMConfig) -> Array:
 
 
 def gaussian(grid: Array, config: CFCAMConfig) -> Array:
-    """`cv2.GaussianBlur` with reflect-101 borders."""
+    """`cv2.GaussianBlur` of a map (h,w) with reflect-101 borders.
+
+    Example:
+        >>> dot = np.zeros((5, 5))
+        >>> dot[2, 2] = 1
+        >>> gaussian(dot, CFCAMConfig(sigma_space=1.0, diameter=3))[2].round(4).tolist()
+        [0.0, 0.1238, 0.2042, 0.1238, 0.0]
+    """
     size = 2 * config.radius(*grid.shape) + 1
     return np.asarray(
         cv2.GaussianBlur(grid, (size, size), config.sigma_space, borderType=cv2.BORDER_REFLECT_101),
@@ -156,7 +230,12 @@ def gaussian(grid: Array, config: CFCAMConfig) -> Array:
 
 
 def upstream(grid: Array, config: CFCAMConfig) -> Array:
-    """The published code's filter: a kernel as large as the map, slid over it with zeros around."""
+    """The published code's filter of a map (h,w): a kernel as large as the map slides over it, with zeros around.
+
+    Example:
+        >>> upstream(np.zeros((5, 5)), CFCAMConfig()).any().item()
+        False
+    """
     h, w = grid.shape
     y, x = np.mgrid[:h, :w]
     kernel = np.exp(-((y - h / 2) ** 2 + (x - w / 2) ** 2) / (2 * config.sigma_space**2))
@@ -167,11 +246,17 @@ def upstream(grid: Array, config: CFCAMConfig) -> Array:
     return np.array([[(padded[i : i + h, j : j + w] * kernel).sum() for j in range(w)] for i in range(h)])
 
 
-def unfiltered(grid: Array, config: CFCAMConfig) -> Array:
-    """The map as it is."""
+def unfiltered(grid: Array, _config: CFCAMConfig) -> Array:
+    """The map as it is.
+
+    Example:
+        >>> unfiltered(np.eye(2), CFCAMConfig()).tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+    """
     return grid
 
 
+#: Name in the configuration -> (map (h,w), config) -> filtered map (h,w).
 FILTERS = {
     "bilateral": bilateral,
     "bilateral_relative": bilateral_relative,
@@ -183,13 +268,18 @@ FILTERS = {
 
 
 def resize_bilinear(grid: Array, size: tuple[int, int]) -> Array:
-    """Bilinear resampling of a map (h,w) with half-pixel centres, as align_corners=False does."""
+    """The map (h,w) at `size` (H,W): bilinear with half-pixel centres, PyTorch's align_corners=False.
+
+    Example:
+        >>> resize_bilinear(np.array([[0.0, 4.0]]), (1, 4)).tolist()
+        [[0.0, 1.0, 3.0, 4.0]]
+    """
     rows, columns = (_interpolation(n, m) for n, m in zip(grid.shape, size, strict=True))
     return np.asarray(rows @ grid @ columns.T)
 
 
 def _interpolation(n: int, m: int) -> Array:
-    """(m,n) matrix that resamples n cells to m."""
+    """The matrix (m,n) that resamples n cells to m."""
     position = np.clip((np.arange(m) + 0.5) * n / m - 0.5, 0, n - 1)
     low = np.minimum(position.astype(int), n - 1)
     high = np.minimum(low + 1, n - 1)

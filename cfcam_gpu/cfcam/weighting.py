@@ -1,4 +1,7 @@
-"""Channel weights from gradients and labels, and the map they make of the activations. Batched."""
+"""Channel weights from gradients and cluster labels, and the saliency map that they make of the activations.
+
+Every function handles a whole batch and, on a GPU, reads no value back to the host.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ from cfcam_gpu.cfcam.clustering import Clusters
 from cfcam_gpu.cfcam.filtering import filter_maps
 from cfcam_gpu.config import DOMINANT, NOISE, CFCAMConfig
 
-#: Weight (B,K,slots) of each cluster: (gradients (B,K,C,h,w), clusters, config) -> the mean of its
-#: filtered mean gradient map, zeros for clusters an image does not have.
+#: A function that computes the clusters' weights: (gradients (B,K,C,h,w), clusters, config) -> (B,K,slots)
+#: float32, the mean of each cluster's filtered mean gradient map. There are as many slots as an image
+#: can have clusters; a slot without a cluster holds 0.
 Pool = Callable[[Tensor, Clusters, CFCAMConfig], Tensor]
 
 
@@ -21,16 +25,22 @@ def channel_weights(
 ) -> Tensor:
     """Weights (B,K,C) float32 of the channels for each of K targets.
 
-    A dominant channel's weight is the mean of its own gradient map, a clustered channel's the mean
-    of its cluster's filtered mean gradient map, noise has none.
+    A dominant channel's weight is the mean of its own gradient map. A clustered channel's weight is
+    the mean of its cluster's filtered mean gradient map. Noise has weight 0.
 
     Args:
         gradients: (B,K,C,h,w) float32.
-        clusters: labels (B,C) as `cluster_channels` gives them.
-        config: filter and weighting are used.
-        pool: how the clusters' weights are computed; None: `pooled_weights`.
+        clusters: of the same B images.
+        config: its filter and its weighting, `mean` or `softmax`, are used.
+        pool: computes the clusters' weights; None: `pooled_weights`.
 
     Source: published code, "hierarchical importance weighting".
+
+    Example:
+        >>> clusters = Clusters(torch.tensor([[0, 0, -1, -2]]), torch.tensor([1]), torch.ones(1))
+        >>> gradients = torch.tensor([1.0, 3.0, 5.0, 7.0]).view(1, 1, 4, 1, 1)
+        >>> channel_weights(gradients, clusters, CFCAMConfig())
+        tensor([[[2., 2., 0., 7.]]])
     """
     labels = clusters.labels
     pooled = (pool or pooled_weights)(gradients, clusters, config)
@@ -42,28 +52,38 @@ def channel_weights(
 
 
 def pooled_weights(gradients: Tensor, clusters: Clusters, config: CFCAMConfig) -> Tensor:
-    """`Pool` in PyTorch on any device."""
-    slots = cluster_slots(clusters)
+    """`Pool` in PyTorch, on any device."""
+    slots = _cluster_slots(clusters)
     filtered = filter_maps(cluster_means(gradients, clusters.labels, slots).flatten(0, 2), config)
     return filtered.mean((1, 2)).view(*gradients.shape[:2], slots)
 
 
-def cluster_slots(clusters: Clusters) -> int:
-    """Number of clusters to make room for: exact on the CPU, elsewhere a bound that reads nothing back."""
+def _cluster_slots(clusters: Clusters) -> int:
+    """Number of slots for clusters: the most that an image has on the CPU, elsewhere a bound, to read nothing back."""
     if clusters.labels.device.type == "cpu":
         return int(clusters.n_clusters.max())
     return most_clusters(clusters)
 
 
 def most_clusters(clusters: Clusters) -> int:
-    """How many clusters there can be: min_samples is at least 2, which leaves one for every two channels."""
+    """The most clusters that an image can have, at least 1: `min_samples` is at least 2, so one for two channels."""
     return max(1, clusters.labels.shape[1] // 2)
 
 
 def cluster_means(gradients: Tensor, labels: Tensor, slots: int) -> Tensor:
-    """Mean gradient map (B,K,slots,h,w) of each cluster; zeros for clusters an image does not have."""
+    """Mean gradient maps (B,K,slots,h,w) of the clusters; zeros in slots without a cluster.
+
+    Args:
+        gradients: (B,K,C,h,w) float32.
+        labels: (B,C) int64.
+        slots: number of clusters to make room for.
+
+    Example:
+        >>> cluster_means(torch.tensor([1.0, 3.0, 5.0]).view(1, 1, 3, 1, 1), torch.tensor([[0, 0, 1]]), 2).flatten()
+        tensor([2., 5.])
+    """
     b, k, c, h, w = gradients.shape
-    # A product with the membership matrix, because scattered additions differ from run to run on a GPU.
+    # A product with the membership matrix: scattered additions differ from run to run on a GPU.
     member = (labels[:, None, :] == torch.arange(slots, device=labels.device)[:, None]).float()
     sums = torch.bmm(member, gradients.transpose(1, 2).reshape(b, c, k * h * w))
     means = sums / member.sum(2, keepdim=True).clamp_min(1)
@@ -75,16 +95,24 @@ def _mean(weights: Tensor, valid: Tensor) -> Tensor:
 
 
 def _softmax(weights: Tensor, valid: Tensor) -> Tensor:
-    """Softmax over the channels that are not noise; all zero where there is none."""
+    """Softmax over the channels that are not noise; all zero where every channel is noise."""
     return torch.where(valid, weights.masked_fill(~valid, -torch.inf).softmax(2), 0)
 
 
-#: What becomes of the pooled weights; `spatial` does not pool.
+#: `CFCAMConfig.weighting` -> (weights (B,K,C), which channels are not noise (B,1,C) bool) -> weights (B,K,C).
+#: `spatial` weights are not pooled and have a function of their own.
 POOLED = {"mean": _mean, "softmax": _softmax}
 
 
 def activation_map(activations: Tensor, weights: Tensor) -> Tensor:
-    """The grid (B,K,h,w) float32: ReLU of the activations (B,C,h,w), summed with weights (B,K,C)."""
+    """The grid (B,K,h,w) float32: ReLU of the sum of the activations (B,C,h,w) with weights (B,K,C).
+
+    Example:
+        >>> activation_map(torch.tensor([1.0, 2.0]).view(1, 2, 1, 1), torch.tensor([[[3.0, -1.0], [0.0, -1.0]]]))
+        tensor([[[[1.]],
+        <BLANKLINE>
+                 [[0.]]]])
+    """
     b, _, h, w = activations.shape
     return torch.bmm(weights, activations.flatten(2)).relu_().view(b, -1, h, w)
 
@@ -97,10 +125,22 @@ def class_map(
     pool: Pool | None = None,
     weighted_sum: Callable[[Tensor, Tensor], Tensor] = activation_map,
 ) -> Tensor:
-    """The grid (B,K,h,w) float32 of activations (B,C,h,w), gradients (B,K,C,h,w) and their clusters.
+    """The grid (B,K,h,w) float32 from activations, gradients and the clusters of the channels.
 
     Args:
-        pool: as for `channel_weights`; weighted_sum: computes `activation_map`.
+        activations: (B,C,h,w) float32.
+        gradients: (B,K,C,h,w) float32.
+        clusters: of the same B images.
+        config: its filter and weighting are used.
+        pool: as for `channel_weights`.
+        weighted_sum: what computes `activation_map`.
+
+    Example:
+        >>> clusters = Clusters(torch.tensor([[0, 0, -1, -2]]), torch.tensor([1]), torch.ones(1))
+        >>> activations = torch.tensor([0.0, 0.0, 1.0, 9.0]).view(1, 4, 1, 1)
+        >>> gradients = torch.tensor([1.0, 3.0, 5.0, 7.0]).view(1, 1, 4, 1, 1)
+        >>> class_map(activations, gradients, clusters, CFCAMConfig())
+        tensor([[[[63.]]]])
     """
     if config.weighting == "spatial":
         weights = spatial_weights(gradients, clusters, config)
@@ -109,11 +149,23 @@ def class_map(
 
 
 def spatial_weights(gradients: Tensor, clusters: Clusters, config: CFCAMConfig) -> Tensor:
-    """Weights (B,K,C,h,w) float32, not negative: each channel's, or its cluster's mean, gradient map, filtered.
+    """Weights (B,K,C,h,w) float32, not negative, one for every cell.
 
-    The positive part is taken after the filter, as LayerCAM (Jiang et al. 2021) takes it of the gradients.
+    A dominant channel's weights are its own gradient map, filtered. A clustered channel's weights
+    are its cluster's mean gradient map, filtered. Noise has weight 0. The positive part is taken
+    after the filter.
+
+    Source: LayerCAM (Jiang et al. 2021), which takes the positive part of the unfiltered gradients.
+
+    Example:
+        >>> clusters = Clusters(torch.tensor([[0, 0, -2]]), torch.tensor([1]), torch.ones(1))
+        >>> gradients = torch.tensor([[1.0, -2.0], [3.0, -4.0], [-7.0, 2.0]]).view(1, 1, 3, 1, 2)
+        >>> spatial_weights(gradients, clusters, CFCAMConfig(filter="none")).view(3, 2)
+        tensor([[2., 0.],
+                [2., 0.],
+                [0., 2.]])
     """
-    labels, slots = clusters.labels, cluster_slots(clusters)
+    labels, slots = clusters.labels, _cluster_slots(clusters)
     dominant = (labels == DOMINANT)[:, None].expand(gradients.shape[:3])
     weights = _filtered_where(dominant, gradients, config)
     if slots:
@@ -126,7 +178,7 @@ def spatial_weights(gradients: Tensor, clusters: Clusters, config: CFCAMConfig) 
 
 def _filtered_where(mask: Tensor, maps: Tensor, config: CFCAMConfig) -> Tensor:
     """The maps (…,h,w) with those in the mask (…) filtered."""
-    if maps.device.type != "cpu":  # choosing would wait for the device
+    if maps.device.type != "cpu":  # indexing with the mask would wait for the device
         filtered = filter_maps(maps.flatten(0, -3), config).view_as(maps)
         return torch.where(mask[..., None, None], filtered, maps)
     chosen = maps.clone()

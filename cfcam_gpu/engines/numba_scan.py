@@ -1,15 +1,15 @@
-"""The scan of the channels compiled for the CPU with Numba: the same labels as `scan_in_chunks`, many times faster.
+"""Clustering of the channels, compiled for the CPU with Numba: the labels of `scan_in_chunks`, many times faster.
 
-Imported only when used. Each thread takes a slice of the batch and walks its images in compiled
-code without the interpreter's lock. For one image of N channels with D values each:
+Importing this module imports Numba. Each thread takes a slice of the batch and goes through its
+images in compiled code, without the interpreter's lock. For one image of N channels with D values:
 
-1. squared distances of the N(N-1)/2 pairs by direct differencing, float32: N²·D/2 subtractions and
-   multiply-adds, the largest part;
-2. two order statistics of them: a sample gives a bracket, one pass counts what lies below and keeps
-   what lies inside, and only that is searched;
-3. neighbours as rows of bits;
-4. a breadth-first search over those rows, which visits each core point's row once and meets
-   clusters in the order of their lowest core index, as scikit-learn does.
+1. squared distances of the N(N-1)/2 pairs by direct differencing, in float32: N²·D/2 subtractions
+   and multiply-adds, the largest part;
+2. two order statistics of them: a sample gives an interval that should hold both; one pass counts
+   the distances below the interval and keeps those inside, and only these are searched;
+3. the neighbours of each channel as a row of bits;
+4. a search over those rows, which reads each core channel's row once and finds the clusters in the
+   order of their lowest core index, as scikit-learn does.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from torch import Tensor
 
 from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK, NOISE, CFCAMConfig
 
-#: Pairs sampled for the bracket, and its half width in standard deviations of a sampled rank.
+#: Number of pairs in the sample, and half the interval's width in standard deviations of a sampled rank.
 SAMPLE = 8192
-SIGMAS = 4.0
-#: Features summed at once in float32, so that rounding does not grow with the layer's resolution.
-FEATURE_BLOCK = 64
+_SIGMAS = 4.0
+#: So many features are summed in float32 before they are added to the total: rounding then does not grow
+#: with the layer's resolution.
+_FEATURE_BLOCK = 64
 
 
 def scan_compiled(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """`clustering.Scan` for tensors in the CPU's memory."""
+    """`clustering.Scan` for tensors in the CPU's memory; PyTorch's number of threads share the images."""
     x, counts = features.contiguous().numpy(), valid.sum(1).numpy()
     labels = np.full(x.shape[:2], NOISE, dtype=np.int64)
     n_clusters, eps = np.zeros(len(x), dtype=np.int64), np.full(len(x), EPS_FLOOR)
@@ -55,10 +56,10 @@ def scan_compiled(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled at the first call; kept on disk for the next process where there is a place to keep it."""
+    """The function, compiled at its first call; the result is cached on disk where a folder can be written."""
     try:
         return numba.njit(nogil=True, cache=True, boundscheck=False)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+    except RuntimeError:  # Numba can write neither to the package's folder nor to the user's cache
         return numba.njit(nogil=True, boundscheck=False)(function)
 
 
@@ -93,11 +94,11 @@ def _squared_distances(x, squared):  # type: ignore[no-untyped-def]
         size = n - 1 - i
         row = squared[start : start + size]
         row[:] = np.float32(0)
-        for low in range(0, depth, FEATURE_BLOCK):
-            high = min(low + FEATURE_BLOCK, depth)
+        for low in range(0, depth, _FEATURE_BLOCK):
+            high = min(low + _FEATURE_BLOCK, depth)
             part = block[:size]
             part[:] = np.float32(0)
-            # Four features at a time, so that the sums are loaded and stored a quarter as often.
+            # Four features at a time: the sums are then loaded and stored a quarter as often.
             for d in range(low, high - 3, 4):
                 c0, c1 = columns[d, i + 1 : n], columns[d + 1, i + 1 : n]
                 c2, c3 = columns[d + 2, i + 1 : n], columns[d + 3, i + 1 : n]
@@ -117,12 +118,15 @@ def _squared_distances(x, squared):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _percentile(squared, n, percentile, kept):  # type: ignore[no-untyped-def]
-    """NumPy's percentile (linear) of the off-diagonal distances, from the squared distances of the pairs."""
+    """The percentile (NumPy's, linear) of the off-diagonal distances of n channels.
+
+    squared: squared distances of the pairs, float32; kept: scratch memory of the same size.
+    """
     position = (n * (n - 1) - 1) * (percentile / 100)
     whole = int(np.floor(position))
     low_rank, high_rank = whole // 2, min(whole + 1, n * (n - 1) - 1) // 2
-    below, inside = _bracket(squared, low_rank, kept)
-    if not (below <= low_rank and high_rank < below + inside):  # the sample misled
+    below, inside = _interval(squared, low_rank, kept)
+    if not (below <= low_rank and high_rank < below + inside):  # the interval does not hold both ranks
         for k in range(squared.size):
             kept[k] = squared[k]
         below, inside = 0, squared.size
@@ -137,10 +141,10 @@ def _percentile(squared, n, percentile, kept):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _bracket(squared, rank, kept):  # type: ignore[no-untyped-def]
-    """How many values lie below a bracket around the rank, and how many inside, which are put into `kept`.
+def _interval(squared, rank, kept):  # type: ignore[no-untyped-def]
+    """How many values lie below an interval around the rank, and how many inside; these are copied to `kept`.
 
-    `kept` has room for all of them.
+    `kept` is as large as `squared`.
     """
     m = squared.size
     size = min(SAMPLE, m)
@@ -149,7 +153,7 @@ def _bracket(squared, rank, kept):  # type: ignore[no-untyped-def]
     for s in range(size):
         sample[s] = squared[int(s * stride)]
     share = rank / m
-    middle, margin = share * size, SIGMAS * np.sqrt(size * share * (1 - share)) + 2
+    middle, margin = share * size, _SIGMAS * np.sqrt(size * share * (1 - share)) + 2
     first, last = int(middle - margin), int(middle + margin) + 1
     high = _select(sample, last) if last < size else np.float32(np.inf)
     low = _select(sample, first) if first > 0 else np.float32(0)
@@ -163,9 +167,9 @@ def _bracket(squared, rank, kept):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _select(values, rank):  # type: ignore[no-untyped-def]
-    """The value of a rank, by Hoare's selection; reorders values so that none after the rank is smaller.
+    """The value at a rank, by Hoare's selection. Reorders the values: none behind the rank is smaller.
 
-    NumPy's partition would do, but takes Numba seconds to compile.
+    NumPy's partition does the same, but takes Numba seconds to compile.
     """
     first, last = 0, values.size - 1
     while first < last:
@@ -192,7 +196,7 @@ def _select(values, rank):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _neighbour_bits(squared, n, limit, rows):  # type: ignore[no-untyped-def]
-    """Bit j of row i (n, ceil(n/64)) uint64: whether channels i and j are neighbours; a channel is its own."""
+    """Sets bit j of row i, rows (n, ceil(n/64)) uint64, where channels i and j are neighbours or the same."""
     one = np.uint64(1)
     rows[:n] = 0
     start = 0
@@ -208,7 +212,7 @@ def _neighbour_bits(squared, n, limit, rows):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _search(rows, n, minimum, labels):  # type: ignore[no-untyped-def]
-    """DBSCAN's labels from the rows of bits; the number of clusters. labels come in as noise."""
+    """Writes DBSCAN's labels from the rows of bits, over labels that are all noise; returns the number of clusters."""
     words = (n + 63) // 64
     core = np.zeros(n, np.bool_)
     open_bits = np.zeros(words, np.uint64)
@@ -230,12 +234,12 @@ def _search(rows, n, minimum, labels):  # type: ignore[no-untyped-def]
             height -= 1
             point = stack[height]
             for w in range(words):
-                found = rows[point, w] & open_bits[w]
-                open_bits[w] &= ~found
-                while found:
-                    lowest = found & (~found + np.uint64(1))
+                joined = rows[point, w] & open_bits[w]
+                open_bits[w] &= ~joined
+                while joined:
+                    lowest = joined & (~joined + np.uint64(1))
                     other = (w << 6) + _popcount(lowest - np.uint64(1))
-                    found ^= lowest
+                    joined ^= lowest
                     labels[other] = clusters
                     if core[other]:
                         stack[height] = other

@@ -103,9 +103,9 @@ def test_components_need_no_look_at_the_data(kind, n):
                 True
             )
     neighbours, core = torch.from_numpy(adjacency)[None], torch.ones(1, n, dtype=torch.bool)
-    fixed = clustering.connected_components(neighbours, core, look=False)
+    fixed = clustering.connected_components(neighbours, core, end_early=False)
     for found, expected in zip(
-        fixed, clustering.connected_components(neighbours, core, look=True), strict=True
+        fixed, clustering.connected_components(neighbours, core, end_early=True), strict=True
     ):
         assert torch.equal(found, expected)
     assert len(fixed[1].unique()) == (2 if kind == "two halves" and n > 1 else 1)

@@ -35,7 +35,7 @@ def test_a_sample_that_misleads_does_not_change_the_percentile(sampled):
     stride = squared.size / numba_scan.SAMPLE
     squared[(np.arange(numba_scan.SAMPLE) * stride).astype(int)] = sampled
     kept = np.empty_like(squared)
-    below, inside = numba_scan._bracket(squared, squared.size // 4, kept)
+    below, inside = numba_scan._interval(squared, squared.size // 4, kept)
     assert not below <= squared.size // 4 < below + inside
     found = numba_scan._percentile(squared, n, 25.0, kept)
     assert found == pytest.approx(
