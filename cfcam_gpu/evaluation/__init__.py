@@ -1,4 +1,7 @@
-"""Evaluations: methods' heatmaps of a dataset measured side by side, summed up and shown."""
+"""Evaluations: heatmaps of several methods are measured on a dataset, compared and shown.
+
+`evaluate` does all of it; `summarise`, `write_plots` and `write_page` do its last steps on stored rows.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,27 @@ from cfcam_gpu._utils.lazy import lazy
 
 if TYPE_CHECKING:
     from cfcam_gpu.evaluation.options import EvaluationOptions
+    from cfcam_gpu.evaluation.page import write_page
+    from cfcam_gpu.evaluation.plots import write_plots
     from cfcam_gpu.evaluation.run import EvaluationSummary, evaluate
+    from cfcam_gpu.evaluation.summary import summarise
 
-__all__ = ["EvaluationOptions", "EvaluationSummary", "evaluate"]
+__all__ = [
+    "EvaluationOptions",
+    "EvaluationSummary",
+    "evaluate",
+    "summarise",
+    "write_page",
+    "write_plots",
+]
 
-_HOME = {"EvaluationOptions": "options", "EvaluationSummary": "run", "evaluate": "run"}
+_HOME = {
+    "EvaluationOptions": "options",
+    "EvaluationSummary": "run",
+    "evaluate": "run",
+    "summarise": "summary",
+    "write_page": "page",
+    "write_plots": "plots",
+}
 
 __getattr__, __dir__ = lazy(__name__, globals(), _HOME)

@@ -1,9 +1,8 @@
-"""Views of images in, rows with every method's map and metrics out."""
+"""From decoded images to rows with the map and the metrics of every method."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cfcam_gpu._utils.checks import Check
+from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer, Item, error_columns, rows_of
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.evaluation.cost import images_per_second
@@ -24,16 +24,19 @@ from cfcam_gpu.methods import METHODS
 from cfcam_gpu.methods.features import CapturedFeatures
 from cfcam_gpu.metrics.base import Case, Column, Metric
 
-log = logging.getLogger("cfcam_gpu")
-
 
 class Evaluator(BatchExplainer):
-    """Measures batches of views by several methods; the model is captured once for all of them.
+    """Explains and measures batches of decoded images by several methods; the model is captured once for all.
 
     Args:
-        options, metrics: what to compare and to measure.
-        on_cost: told the methods' images per second, measured on the first batch; None: not measured.
-        (the others): see `BatchExplainer`; `cam` captures.
+        arguments: those of `BatchExplainer`; its `cam` captures for all methods.
+        options: the methods to compare, and the settings of the metrics.
+        metrics: what to measure.
+        on_cost: called once with the images per second of each method, measured on the first batch; None: the
+            speed is not measured.
+
+    Attributes, after `warm_up`:
+        cams: from the label of each method to what explains by it.
     """
 
     def __init__(
@@ -52,8 +55,14 @@ class Evaluator(BatchExplainer):
         self.cams: dict[str, CFCAM] = {}
 
     def warm_up(self) -> None:
-        """As that of `BatchExplainer`; the layer chosen there is every method's."""
-        for name, config in self.options.cams().values():  # refuses what cannot run before anything runs
+        """As `BatchExplainer.warm_up`; the layer chosen there is the layer of every method.
+
+        All maps are stored with the shape of the largest.
+        """
+        for (
+            name,
+            config,
+        ) in self.options.cams().values():  # a method that cannot run is refused before the model runs
             self._cam(name, config, self.options.layer)
         super().warm_up()
         self.cams = {
@@ -61,49 +70,53 @@ class Evaluator(BatchExplainer):
             for label, (name, config) in self.options.cams().items()
         }
         for cam in self.cams.values():
-            if cam.method.needs_finer:  # all maps are stored at the largest grid
+            if cam.method.needs_finer:
                 images = self.loaded.preprocess.normalise(self.noise().to(self.device))
-                rows, columns = cam(images).grid.shape[1:]
-                self.map_shape = max(self.map_shape[0], rows), max(self.map_shape[1], columns)
+                h, w = cam(images).grid.shape[1:]
+                self.map_shape = max(self.map_shape[0], h), max(self.map_shape[1], w)
 
-    def _cam(self, name: str, config: Any, layer: str | None) -> CFCAM:
+    def _cam(self, name: str, config: CFCAMConfig, layer: str | None) -> CFCAM:
         engine = self.options.engine if METHODS[name].has_engines else "auto"
         finer = self.options.finer_layer if METHODS[name].needs_finer else None
         return CFCAM(self.cam.model, layer, config, engine, "flag", name, finer)
 
     def explain_batch(self, items: Sequence[Item], targets: list[int] | None, check: Check) -> list[Row]:
-        """Rows' columns: what the model says, and under `methods` each method's columns."""
+        """As `BatchExplainer.explain_batch`; the rows hold the columns of each method under `methods`."""
         pixels = torch.from_numpy(np.stack([view.pixels for view, _ in items])).to(self.device)
         features = self.cam.features(self.loaded.preprocess.normalise(pixels), targets, check=check)
         explained = {label: _explained(cam, features, check) for label, cam in self.cams.items()}
         problems = _problems(explained, len(items))
         if any(problems):
-            return self._good_only(items, targets, problems, check)
+            return self._without_problems(items, targets, problems, check)
         self._measure_cost(features, check)
         cases = self._cases(items, pixels, features, explained, check)
         by_method = {
             label: rows_of(self._measured(case, check) | _map_columns(explained[label], self.map_shape))
             for label, case in cases.items()
         }
-        masks = next(iter(cases.values())).masks
-        told = self.prediction_columns(features.logits, next(iter(cases.values())).targets)
-        told["masked"] = [False] * len(items) if masks is None else masks.flatten(1).any(1).tolist()
-        told["status"] = ["ok"] * len(items)
-        told["blank"] = [any(rows[i]["blank"] for rows in by_method.values()) for i in range(len(items))]
-        told["methods"] = [{label: rows[i] for label, rows in by_method.items()} for i in range(len(items))]
-        return rows_of(told)
+        columns = self.prediction_columns(features.logits, features.classes[:, 0])
+        columns["masked"] = _have_masks(next(iter(cases.values())))
+        columns["status"] = ["ok"] * len(items)
+        columns["blank"] = [any(rows[i]["blank"] for rows in by_method.values()) for i in range(len(items))]
+        columns["methods"] = [
+            {label: rows[i] for label, rows in by_method.items()} for i in range(len(items))
+        ]
+        return rows_of(columns)
 
-    def _good_only(
+    def _without_problems(
         self,
         items: Sequence[Item],
         targets: list[int] | None,
         problems: Sequence[str | None],
         check: Check,
     ) -> list[Row]:
-        """Errors for images that a method cannot explain: all methods are compared on the same images."""
+        """The rows where a method cannot explain some images: they are errors of all methods.
+
+        So all methods are compared on the same images.
+        """
         good = [i for i, problem in enumerate(problems) if problem is None]
-        asked = None if targets is None else [targets[i] for i in good]
-        rows = iter(self.explain_batch([items[i] for i in good], asked, check) if good else [])
+        good_targets = None if targets is None else [targets[i] for i in good]
+        rows = iter(self.explain_batch([items[i] for i in good], good_targets, check) if good else [])
         return [
             error_columns("InvalidImagesError", problem) if problem else next(rows) for problem in problems
         ]
@@ -121,7 +134,7 @@ class Evaluator(BatchExplainer):
         explained: dict[str, Explanation],
         check: Check,
     ) -> dict[str, Case]:
-        """Each method's case; they share all but the maps."""
+        """The case of each method; the cases share all but the heatmaps."""
         shared: dict[str, Any] = {
             "images": pixels.permute(0, 3, 1, 2).float() / 255,
             "targets": features.classes[:, 0],
@@ -129,6 +142,7 @@ class Evaluator(BatchExplainer):
             "seeds": torch.tensor([sample_seed(sample.sample_id) for _, sample in items]),
             "model": self._model(features),
             "masks": _masks(items, pixels),
+            "check": check,
         }
         return {
             label: Case(
@@ -147,18 +161,20 @@ class Evaluator(BatchExplainer):
         return model
 
     def _measured(self, case: Case, check: Check) -> dict[str, list[Any]]:
-        """The metrics' columns, each with one value per image: None where a metric needs a mask and there is none."""
-        found: dict[str, list[Any]] = {}
-        count = len(case.images)
-        masked = [False] * count if case.masks is None else case.masks.flatten(1).any(1).tolist()
+        """The columns of the metrics, each with one value for each image.
+
+        The value is None where it is not defined, or where the metric needs a mask and the image has none.
+        """
+        columns: dict[str, list[Any]] = {}
+        have_masks = _have_masks(case)
         for metric in self.metrics:
             check()
-            measured = masked if metric.needs_masks else [True] * count
+            measured = have_masks if metric.needs_masks else [True] * len(case.images)
             values = metric(case, self.options.measuring) if any(measured) else {}
             for column in metric.columns:
-                listed = _listed(values.get(column.name), column, count)
-                found[column.name] = [v if m else None for v, m in zip(listed, measured, strict=True)]
-        return found
+                listed = _listed(values.get(column.name), column, len(case.images))
+                columns[column.name] = [v if m else None for v, m in zip(listed, measured, strict=True)]
+        return columns
 
 
 def _explained(cam: CFCAM, features: CapturedFeatures, check: Check) -> Explanation:
@@ -167,25 +183,39 @@ def _explained(cam: CFCAM, features: CapturedFeatures, check: Check) -> Explanat
 
 
 def sample_seed(sample_id: str) -> int:
-    """A number from 0 to 2^63 - 1 that depends on the id alone."""
+    """A number from 0 to 2^63 - 1 that depends only on the id of a sample.
+
+    Example:
+        >>> sample_seed("cat.png") == sample_seed("cat.png"), sample_seed("cat.png") == sample_seed("dog.png")
+        (True, False)
+    """
     return int.from_bytes(hashlib.sha256(sample_id.encode()).digest()[:8], "big") >> 1
 
 
-def _map_columns(explanation: Explanation, size: tuple[int, int]) -> dict[str, list[Any]]:
+def _map_columns(explanation: Explanation, map_shape: tuple[int, int]) -> dict[str, list[Any]]:
+    """The columns `blank` and `grid`; smaller maps are upsampled to the common shape."""
     grid = explanation.grid.float()
-    if grid.shape[1:] != size:
-        grid = F.interpolate(grid[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    if grid.shape[1:] != map_shape:
+        grid = F.interpolate(grid[:, None], size=map_shape, mode="bilinear", align_corners=False)[:, 0]
     return {"blank": explanation.blank.tolist(), "grid": list(grid.cpu().numpy())}
 
 
 def _listed(values: Tensor | None, column: Column, count: int) -> list[Any]:
-    """A metric's values (B,), or (B,S) of a curve, image by image; None where it is not defined: all NaN."""
+    """The values (B,), or (B,S) of a curve, one for each image; None where all values of an image are NaN."""
     if values is None:
         return [None] * count
     on_cpu = values.float().cpu()
     listed = list(on_cpu.numpy()) if column.curve else on_cpu.tolist()
     undefined = on_cpu.isnan().view(count, -1).all(1).tolist()
     return [None if missing else value for value, missing in zip(listed, undefined, strict=True)]
+
+
+def _have_masks(case: Case) -> list[bool]:
+    """Whether each image has a mask."""
+    if case.masks is None:
+        return [False] * len(case.images)
+    masked: list[bool] = case.masks.flatten(1).any(1).tolist()
+    return masked
 
 
 def _masks(items: Sequence[Item], pixels: Tensor) -> Tensor | None:
@@ -198,10 +228,10 @@ def _masks(items: Sequence[Item], pixels: Tensor) -> Tensor | None:
 
 
 def _problems(explained: dict[str, Explanation], count: int) -> list[str | None]:
-    """What keeps a method from explaining each image, None where nothing does."""
-    found: list[str | None] = [None] * count
+    """For each image the first problem of a method with it; None where all methods can explain it."""
+    problems: list[str | None] = [None] * count
     for label, explanation in explained.items():
         for i, problem in enumerate(explanation.problems):
-            if problem is not None and found[i] is None:
-                found[i] = f"{label}: {problem}"
-    return found
+            if problem is not None and problems[i] is None:
+                problems[i] = f"{label}: {problem}"
+    return problems

@@ -1,4 +1,4 @@
-"""One method's maps of a batch, and more of them for the metrics that perturb something."""
+"""More heatmaps of a batch by one method, for the metrics that disturb something."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from cfcam_gpu.methods.features import CapturedFeatures
 
 
 def normaliser(preprocess: Preprocess) -> Callable[[Tensor], Tensor]:
-    """From images (N,3,H,W) in [0,1] to what the model takes, as `Preprocess.normalise` does from bytes."""
+    """A function from images (N,3,H,W) float32 in [0,1] to normalised ones; `Preprocess.normalise` takes bytes.
+
+    Example:
+        >>> normalise = normaliser(Preprocess((2, 2), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)))
+        >>> normalise(torch.ones(1, 3, 2, 2)).unique()
+        tensor([2.])
+    """
 
     def normalise(images: Tensor) -> Tensor:
         mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
@@ -26,23 +32,25 @@ def normaliser(preprocess: Preprocess) -> Callable[[Tensor], Tensor]:
 
 @dataclass(frozen=True)
 class BatchMaps:
-    """`metrics.case.Maps` of a method, `cam`, whose features of the batch were captured for all methods.
+    """A `metrics.MapMaker` of a batch that was captured for several methods.
 
     Attributes:
+        cam: explains by the method.
+        features: the captured batch.
         normalise: see `normaliser`.
-        at_once: images that are explained together.
-        check: called before every pass of the model; raises to end the evaluation.
+        batch_size: number of images that are explained together.
+        check: called before every pass of the model and every map; raises to end the evaluation.
     """
 
     cam: CFCAM
     features: CapturedFeatures
     normalise: Callable[[Tensor], Tensor]
-    at_once: int
+    batch_size: int
     check: Check = never_ends
 
     @property
     def gradients(self) -> Tensor | None:
-        """None also where a method captures more gradients than these: noise on a part would flatter it."""
+        """As in `MapMaker`. None also for methods that capture further gradients: noise on these would be missing."""
         method = self.cam.method
         return self.features.gradients[:, 0] if method.uses_gradients and not method.needs_model else None
 
@@ -51,13 +59,16 @@ class BatchMaps:
         return self.cam.model
 
     def of_gradients(self, gradients: Tensor) -> Tensor:
+        self.check()
         return self.cam.explain(replace(self.features, gradients=gradients[:, None])).heatmap
 
     def of_images(self, images: Tensor, targets: Tensor) -> Tensor:
-        parts = zip(images.split(self.at_once), targets.split(self.at_once), strict=True)
-        return torch.cat(
-            [self.cam(self.normalise(some), asked, check=self.check).heatmap for some, asked in parts]
-        )
+        batches = zip(images.split(self.batch_size), targets.split(self.batch_size), strict=True)
+        heatmaps = []
+        for batch, batch_targets in batches:
+            self.check()
+            heatmaps.append(self.cam(self.normalise(batch), batch_targets, check=self.check).heatmap)
+        return torch.cat(heatmaps)
 
     def of_model(self, model: nn.Module) -> Tensor:
         cam = self.cam
@@ -70,4 +81,5 @@ class BatchMaps:
             cam.method.name,
             cam.finer_layer_name,
         )
+        self.check()
         return other(self.features.images, self.features.classes[:, 0], check=self.check).heatmap

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cfcam_gpu._utils.messages import unknown
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.errors import ConfigError
@@ -60,9 +60,9 @@ class EvaluationOptions(RunOptions):
                 "intervals need at least 1 resample and a level between 0 and 1, "
                 f"got {self.resamples} and {self.level}"
             )
-        given = self.cams()
-        if self.baseline not in given and self.baseline != "gradcam":
-            raise ConfigError(f"the baseline {self.baseline!r} is none of the methods: {', '.join(given)}")
+        cams = self.cams()
+        if self.baseline not in cams and self.baseline != "gradcam":
+            raise ConfigError(f"the baseline {self.baseline!r} is none of the methods: {', '.join(cams)}")
         self.measured(masked=True)
 
     def _refuse_unused(self) -> None:
@@ -77,32 +77,48 @@ class EvaluationOptions(RunOptions):
                 raise ConfigError(f"an evaluation takes no {name}; {instead}")
 
     def _check_finer(self, method: Method) -> None:
-        """Here any of the methods may be one that looks at two layers."""
+        """A finer layer is allowed if any of the methods reads two layers."""
         methods = [METHODS[name] for name, _ in self.cams().values()]
         super()._check_finer(next((m for m in methods if m.needs_finer), method))
 
     def cams(self) -> dict[str, tuple[str, CFCAMConfig]]:
-        """Label of each method -> its name and configuration, in order."""
-        given = self.methods
-        if isinstance(given, Mapping):
-            found = {label: _named(method) for label, method in given.items()}
-        else:
-            names = list(METHODS) if _listed("method", given) == [ALL] else _listed("method", given)
-            found = {name: parse_method(name) for name in names}
-        if not found:
-            raise ConfigError(f"no method is given; choose among: {', '.join(METHODS)}")
-        return found
-
-    def measured(self, masked: bool) -> list[Metric]:
-        """The metrics to measure, in order; `masked`: whether any image has a mask.
+        """From the label of each method to its name and configuration, in the order of `methods`.
 
         Raises:
-            ConfigError: an unknown metric, or one that was named and needs masks, without any.
+            ConfigError: no method, an unknown one, or a parameter that a method does not read.
+
+        Example:
+            >>> list(EvaluationOptions(methods=["gradcam", "cfcam:upstream"]).cams())
+            ['gradcam', 'cfcam:upstream']
+        """
+        if isinstance(self.methods, Mapping):
+            cams = {label: _name_and_config(method) for label, method in self.methods.items()}
+        else:
+            names = _listed("method", self.methods)
+            cams = {name: parse_method(name) for name in (METHODS if names == [ALL] else names)}
+        if not cams:
+            raise ConfigError(f"no method is given; choose among: {', '.join(METHODS)}")
+        for name, config in cams.values():
+            METHODS[name].check_config(config)
+        return cams
+
+    def measured(self, *, masked: bool) -> list[Metric]:
+        """The metrics to measure, in order.
+
+        Args:
+            masked: whether any image has a mask. If none has, metrics that need masks are left out.
+
+        Raises:
+            ConfigError: an unknown metric, or a named metric that needs masks where no image has one.
+
+        Example:
+            >>> [metric.name for metric in EvaluationOptions(metrics=["road", "drop"]).measured(masked=False)]
+            ['road', 'drop']
         """
         names = list(DEFAULT_METRICS) if self.metrics is None else _listed("metric", self.metrics)
         for name in names:
             if name not in METRICS and names != [ALL]:
-                raise ConfigError(_unknown("metric", name, METRICS))
+                raise ConfigError(unknown("metric", name, METRICS))
         metrics = [METRICS[name] for name in (METRICS if names == [ALL] else names)]
         if masked:
             return metrics
@@ -116,7 +132,7 @@ class EvaluationOptions(RunOptions):
         return [metric for metric in metrics if not metric.needs_masks]
 
     def fingerprint(self, metrics: Sequence[Metric]) -> dict[str, Any]:
-        """What must be equal for an evaluation to go on, beside the model and its inputs."""
+        """The part of the fingerprint that depends on these settings: an evaluation goes on only if it is equal."""
         return {
             "methods": {
                 label: {"method": name, **_parameters(METHODS[name], config)}
@@ -134,10 +150,10 @@ class EvaluationOptions(RunOptions):
 
 
 def _parameters(method: Method, config: CFCAMConfig) -> dict[str, Any]:
-    """The parameters of a method as the fingerprint has them.
+    """The parameters of a method in the fingerprint.
 
-    All of CF-CAM's; of other methods those that they read and that are not the default: stored evaluations have no
-    parameters of these methods, and defaults are what they mean.
+    For CF-CAM these are all. For other methods they are those that the method reads and that are not at their default:
+    evaluations stored by earlier versions have no parameters of such methods, and mean the defaults.
     """
     if method.is_cfcam:
         return {"config": dataclasses.asdict(config)}
@@ -146,7 +162,7 @@ def _parameters(method: Method, config: CFCAMConfig) -> dict[str, Any]:
     return {"config": changed} if changed else {}
 
 
-def _named(method: str | CFCAMConfig | tuple[str, CFCAMConfig]) -> tuple[str, CFCAMConfig]:
+def _name_and_config(method: str | CFCAMConfig | tuple[str, CFCAMConfig]) -> tuple[str, CFCAMConfig]:
     if isinstance(method, CFCAMConfig):
         return "cfcam", method
     if isinstance(method, tuple):
@@ -155,24 +171,27 @@ def _named(method: str | CFCAMConfig | tuple[str, CFCAMConfig]) -> tuple[str, CF
 
 
 def columns_of(metrics: Sequence[Metric]) -> list[Column]:
-    """The columns that metrics fill, in order."""
+    """The columns that metrics fill, in order.
+
+    Example:
+        >>> [column.name for column in columns_of([METRICS["drop"]])]
+        ['average_drop', 'increase']
+    """
     return [column for metric in metrics for column in metric.columns]
 
 
-def _listed(what: str, names: Sequence[str]) -> list[str]:
-    """The names, none of them twice. Raises ConfigError."""
+def _listed(kind: str, names: Sequence[str]) -> list[str]:
+    """The names as a list.
+
+    Raises:
+        ConfigError: a text instead of a list, no name, or a name twice.
+    """
     if isinstance(names, str):
-        raise ConfigError(f"{what}s must be a list of names, got the text {names!r}")
-    found = list(names)
-    for name in found:
-        if found.count(name) > 1:
-            raise ConfigError(f"{what} {name!r} is named twice")
-    if not found:
-        raise ConfigError(f"no {what} is given")
-    return found
-
-
-def _unknown(what: str, name: str, choices: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, choices, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
-    return f"unknown {what} {name!r}{hint}; choose one of: {', '.join(choices)}"
+        raise ConfigError(f"{kind}s must be a list of names, got the text {names!r}")
+    listed = list(names)
+    for name in listed:
+        if listed.count(name) > 1:
+            raise ConfigError(f"{kind} {name!r} is named twice")
+    if not listed:
+        raise ConfigError(f"no {kind} is given")
+    return listed

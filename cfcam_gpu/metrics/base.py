@@ -8,16 +8,13 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
+from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from cfcam_gpu.metrics.options import MetricOptions
-
-
-def _never() -> None:
-    """The `check` that never ends anything."""
 
 
 class MapMaker(Protocol):
@@ -70,7 +67,7 @@ class Case:
     model: Callable[[Tensor], Tensor]
     maps: MapMaker | None = None
     masks: Tensor | None = None
-    check: Callable[[], None] = _never
+    check: Check = never_ends
 
     @property
     def map_maker(self) -> MapMaker:

@@ -7,12 +7,13 @@ iterations small also for large holes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from cfcam_gpu._utils.checks import Check, never_ends
 
 #: Weight of a diagonal neighbour. A direct neighbour weighs twice as much, 1/6 (Rong et al. 2022), which
 #: `neighbour_sum` has in its kernel; the weights of all eight add up to 1.
@@ -42,7 +43,7 @@ class _Level(NamedTuple):
     inverse: Tensor
 
 
-def impute(images: Tensor, missing: Tensor, check: Callable[[], None] = lambda: None) -> Tensor:
+def impute(images: Tensor, missing: Tensor, check: Check = never_ends) -> Tensor:
     """The images with their missing pixels filled, without noise.
 
     Args:
@@ -131,7 +132,7 @@ def _cycle(levels: list[_Level], right: Tensor) -> Tensor:
     return x.addcmul_(level.inverse, _residual(level, x, right))
 
 
-def _conjugate_gradients(levels: list[_Level], right: Tensor, check: Callable[[], None]) -> Tensor:
+def _conjugate_gradients(levels: list[_Level], right: Tensor, check: Check) -> Tensor:
     """Solution (N,C,h,w) of the system, preconditioned by `_cycle`; a channel that has converged stays."""
     x, residual = torch.zeros_like(right), right.clone()
     direction, product = torch.zeros_like(right), torch.ones_like(right[..., :1, :1])

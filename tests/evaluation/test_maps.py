@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from cfcam_gpu.evaluation.maps import BatchMaps, normaliser
@@ -20,7 +21,7 @@ def test_more_maps_of_a_batch_agree_with_its_own():
         cam = CFCAM(loaded.model, "conv:relu", engine="auto", method=method)
         features = cam.features(normalise(images), targets)
         own = cam.explain(features).heatmap
-        maps = BatchMaps(cam, features, normalise, at_once=2)
+        maps = BatchMaps(cam, features, normalise, batch_size=2)
         assert maps.gradients is not None
         torch.testing.assert_close(maps.of_gradients(maps.gradients), own, rtol=0, atol=0)
         torch.testing.assert_close(maps.of_images(images, targets), own, rtol=1e-4, atol=1e-5)
@@ -37,3 +38,20 @@ def test_normalising_floats_is_normalising_bytes():
     views = torch.randint(0, 256, (2, 8, 8, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     images = views.permute(0, 3, 1, 2).float() / 255
     torch.testing.assert_close(normaliser(preprocess)(images), preprocess.normalise(views), rtol=0, atol=0)
+
+
+def test_every_further_map_can_be_ended():
+    """Also by methods that run no model themselves, whose maps take their time on large batches."""
+
+    def check() -> None:
+        raise KeyboardInterrupt
+
+    model, images = make_loaded().model, torch.rand(2, 3, 32, 32)
+    cam = CFCAM(model, "conv:relu", method="gradcam")
+    maps = BatchMaps(cam, cam.features(images), lambda x: x, 2, check)
+    with pytest.raises(KeyboardInterrupt):
+        maps.of_gradients(maps.features.gradients[:, 0])
+    with pytest.raises(KeyboardInterrupt):
+        maps.of_images(images, torch.tensor([0, 1]))
+    with pytest.raises(KeyboardInterrupt):
+        maps.of_model(model)

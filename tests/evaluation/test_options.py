@@ -35,6 +35,11 @@ from tests.helpers.small_evaluation import evaluate_small
         ),
         ({"masks": "nowhere"}, InputError, "the folder of masks 'nowhere' does not exist"),
         ({"masks": "."}, InputError, "has none for any of the inputs; the mask of 'p0.png' would be p0.png"),
+        (
+            {"methods": {"mine": ("gradcam-fine", CFCAMConfig(filter="none"))}},
+            ConfigError,
+            "'gradcam-fine' reads only fine_share, got filter",
+        ),
         ({"level": 1.0}, ConfigError, "a level between 0 and 1"),
         ({"overlays": "png"}, ConfigError, "an evaluation takes no overlays"),
         ({"method": "gradcam"}, ConfigError, "an evaluation takes no method; give methods"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -162,6 +163,24 @@ def test_maps_of_two_resolutions_are_stored_at_the_larger(pictures, tmp_path):
         evaluate_small(pictures, tmp_path / "out", methods=again, finer_layer="stem")
     with pytest.raises(ConfigError, match="looks at one layer"):
         evaluate_small(pictures, tmp_path / "other", finer_layer="stem")
+
+
+def test_another_share_of_the_finer_layer_is_another_evaluation(pictures, tmp_path):
+    """Also of a method other than CF-CAM: the old numbers are not those of the new share."""
+
+    def evaluated(out: Path, share: float) -> list[Any]:
+        methods = {"fine": ("gradcam-fine", CFCAMConfig(fine_share=share)), "gradcam": "gradcam"}
+        evaluate_small(pictures, out, methods=methods, finer_layer="stem", metrics=["drop"])
+        rows = stored_rows(out, "average_drop")
+        return [row["average_drop"] for row in rows if row["method"] == "fine"]
+
+    before = evaluated(tmp_path / "out", 0.1)
+    assert evaluated(tmp_path / "out", 0.1) == before
+    with pytest.raises(
+        StoreError, match=r"another run: methods\.fine\.config\.fine_share was 0\.1, now 0\.9"
+    ):
+        evaluated(tmp_path / "out", 0.9)
+    assert evaluated(tmp_path / "other", 0.9) != before
 
 
 def test_another_evaluation_in_the_folder_is_refused_by_its_differences(pictures, tmp_path):
