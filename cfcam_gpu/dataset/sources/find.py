@@ -28,12 +28,13 @@ def find_samples(inputs: Sequence[str], exclude: Path | None = None) -> list[Sam
     An image found in a folder is named by its path below that folder, any other by its file name, both without
     extension. Names that clash keep the extension ("cat.png"), and get numbers if they still clash ("cat-2").
 
-    The id of an image is its path below the folder if that folder is the only input, else its path as
-    source. Ids that come from several shards, manifests or data sets begin with the path of theirs.
+    The id of an image is its path below the folder if that folder is the only input, else its path as it was
+    given. Where samples of several shards, manifests or data sets have the same id, the path of theirs
+    stands before it.
 
     Args:
         inputs: files, folders or glob patterns.
-        exclude: the output folder, which is not searched.
+        exclude: the output folder, whose files are no inputs (see `expand_input`).
 
     Raises:
         InputError: an input does not exist, cannot be read or is empty; a shard is compressed; a manifest has
@@ -98,7 +99,7 @@ class _Unnamed:
     full: str
 
 
-#: The relative path of a saved data set, which no file has: so it is told apart without reading the disk again.
+#: The relative path of a saved data set. No file has it, so a data set is recognised without the disk.
 _WHOLE_FOLDER = PurePath()
 
 
