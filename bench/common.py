@@ -1,4 +1,4 @@
-"""What every benchmark shares: options, the model, interleaved timing, a record of the machine, the results file."""
+"""Shared by the benchmarks: options, the model, interleaved timing, a record of the machine, the results file."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ GROUPS = 5
 #: Characters of a printed table's line.
 WIDTH = 118
 
-#: A case of a benchmark: does the work once; what it returns is not looked at.
+#: A case of a benchmark: does the work once. Its return value is not used.
 Case = Callable[[], Any]
 
 
 @dataclass(frozen=True)
 class Setup:
-    """The model that is explained and where; each field is an option of the commands that take one.
+    """The model that is explained, and how it runs. Each field is an option of the benchmarks that use a model.
 
     Attributes:
         model: name in torchvision, with random weights.
         layer: the target layer.
-        side: height and width of the images, which are random.
+        side: height and width of the random images.
         device: cpu or cuda.
         precision: of the model: float32, bfloat16, float16, or autocast (float32 weights under
             bfloat16 autocast).
-        channels_last: NHWC layout of the model and the images.
+        channels_last: whether the model and the images are in the NHWC memory format.
     """
 
     model: str = "resnet50"
@@ -68,21 +68,20 @@ class Setup:
 
     @property
     def about(self) -> str:
-        """What is measured, in words."""
-        layout = ", channels last" if self.channels_last else ""
-        return (
-            f"{self.model}, random weights, {self.layer}, {self.side}x{self.side}, {self.precision}{layout}"
-        )
+        """The model and how it runs, in words."""
+        memory_format = ", channels last" if self.channels_last else ""
+        size = f"{self.side}x{self.side}"
+        return f"{self.model}, random weights, {self.layer}, {size}, {self.precision}{memory_format}"
 
 
 OptionsT = TypeVar("OptionsT")
 
 
 def parse(kind: type[OptionsT], about: str | None, arguments: Sequence[str] | None = None) -> OptionsT:
-    """Options from the command line: `--name` for each field of the dataclass, its default where not given.
+    """Options from the command line: `--name` for each field of the dataclass, with the field's default.
 
     Raises:
-        SystemExit: unknown option, or a device that is not here.
+        SystemExit: an option is unknown, or there is no such device or precision.
     """
     parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
@@ -93,12 +92,14 @@ def parse(kind: type[OptionsT], about: str | None, arguments: Sequence[str] | No
             parser.add_argument(flag, type=type(default[0]), nargs="+", default=default)
         else:
             parser.add_argument(flag, type=type(default), default=default)
-    given = vars(parser.parse_args(arguments))
-    if given.get("device", "cpu").startswith("cuda") and not torch.cuda.is_available():
+    values = vars(parser.parse_args(arguments))
+    if values.get("device", "cpu").startswith("cuda") and not torch.cuda.is_available():
         parser.error("--device cuda needs an NVIDIA GPU that PyTorch can use, and there is none here")
-    if given.get("precision", "float32") not in (*PRECISIONS, "autocast"):
+    if values.get("precision", "float32") not in (*PRECISIONS, "autocast"):
         parser.error(f"--precision must be one of: {', '.join(PRECISIONS)}, autocast")
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    return kind(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    )
 
 
 def command(
@@ -109,10 +110,10 @@ def command(
     about: str | None,
     arguments: Sequence[str] | None = None,
 ) -> None:
-    """One benchmark from the command line: run, print its tables, store the result and print it as one line of JSON.
+    """Runs one benchmark from the command line: prints its tables, stores the result, prints it as a line of JSON.
 
     Raises:
-        SystemExit: the benchmark could not run, or its result has `failed`, a list of sentences.
+        SystemExit: the benchmark cannot run, or its result has a non-empty list `failed` of sentences.
     """
     options = parse(kind, about, arguments)
     try:
@@ -126,7 +127,7 @@ def command(
 
 
 def make_model(setup: Setup) -> nn.Module:
-    """The model in eval mode on its device, in its precision and layout."""
+    """The model in eval mode on its device, in its precision and memory format."""
     torch.manual_seed(SEED)
     model = get_model(setup.model).eval().to(setup.device)
     example = make_images(dataclasses.replace(setup, precision="float32"), 1)
@@ -135,19 +136,20 @@ def make_model(setup: Setup) -> nn.Module:
 
 
 def make_images(setup: Setup, batch: int) -> Tensor:
-    """(batch,3,side,side) normal random numbers, the same in every run, as the model takes them."""
+    """Normal random numbers (batch, 3, side, side), in the model's precision and memory format; always the same."""
     generator = torch.Generator().manual_seed(SEED)
     images = torch.randn(batch, 3, setup.side, setup.side, generator=generator)
-    layout = torch.channels_last if setup.channels_last else torch.contiguous_format
-    return images.to(setup.device, DTYPES.get(setup.precision, torch.float32), memory_format=layout)
+    memory_format = torch.channels_last if setup.channels_last else torch.contiguous_format
+    return images.to(setup.device, DTYPES.get(setup.precision, torch.float32), memory_format=memory_format)
 
 
 def make_features(
     batch: int, channels: int, side: int, targets: int = 1, device: str = "cpu"
 ) -> tuple[Tensor, Tensor]:
-    """Activations (B,C,side,side) and gradients (B,targets,C,side,side) with `GROUPS` groups of channels an image.
+    """Activations (B, C, side, side) and gradients (B, targets, C, side, side).
 
-    As on real layers some channels are far from all others and some are dead.
+    The channels of an image form `GROUPS` groups of similar ones. As in real layers, some channels are far from
+    all others, and some are zero.
     """
     generator = torch.Generator().manual_seed(SEED)
     maps = 4 * torch.rand(batch, GROUPS, side, side, generator=generator)
@@ -161,7 +163,7 @@ def make_features(
 
 
 def arithmetic(setup: Setup) -> contextlib.AbstractContextManager[Any]:
-    """What the model runs under: bfloat16 autocast where asked for."""
+    """The context in which the model runs: bfloat16 autocast for the precision `autocast`, else none."""
     if setup.precision == "autocast":
         return torch.autocast(torch.device(setup.device).type, torch.bfloat16)
     return contextlib.nullcontext()
@@ -170,10 +172,14 @@ def arithmetic(setup: Setup) -> contextlib.AbstractContextManager[Any]:
 def interleaved(
     cases: Mapping[str, Case], repeats: int, warmup: int = 1, limit_s: float = float("inf"), least: int = 3
 ) -> dict[str, list[float]]:
-    """Seconds of each case, `repeats` times, one case after the other in turn so that drift meets all alike.
+    """Seconds of each case, measured `repeats` times.
 
-    The device is synchronised before the clock is read. After `limit_s` seconds no turn begins,
-    once there are `least`.
+    The cases take turns, so that a machine that gets slower slows all of them alike. The device is synchronised
+    before the clock is read.
+
+    Args:
+        warmup: turns before the first one that counts.
+        limit_s: after this many seconds no further turn starts, once there are `least` turns.
     """
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     begun = time.perf_counter()
@@ -191,13 +197,13 @@ def interleaved(
 
 
 def synchronize() -> None:
-    """Wait for the GPU, where there is one."""
+    """Waits for the GPU, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def summary(seconds: Sequence[float], images: int) -> dict[str, float]:
-    """Milliseconds an image: median, and the spread from minimum to maximum."""
+    """Milliseconds per image: median, minimum and maximum."""
     per_image = [1000 * s / images for s in seconds]
     return {
         "ms_per_image": round(statistics.median(per_image), 4),
@@ -207,12 +213,12 @@ def summary(seconds: Sequence[float], images: int) -> dict[str, float]:
 
 
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
-    """Median of the ratios within the same turn."""
+    """Median over the turns of the ratio within a turn."""
     return round(statistics.median(n / d for n, d in zip(numerator, denominator, strict=True)), 3)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table for people: the first column is a name, the others are numbers."""
+    """Prints a table: the first column is a name, the others are numbers."""
     table = Table()
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left")
@@ -224,7 +230,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def readable(value: object) -> str:
-    """Three digits or so of a number; a dash for None."""
+    """About three digits of a number; a dash for None."""
     if isinstance(value, float) and value != 0:
         return (
             f"{value:.{max(0, 2 - int(math.log10(abs(value))))}f}" if abs(value) >= 1e-3 else f"{value:.1e}"
@@ -233,7 +239,7 @@ def readable(value: object) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Machine, versions and commit of a result; `load` is the number of processes that waited for a core."""
+    """Machine, versions and commit of a result; `load` is the system's load average over the last minute."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "commit": _commit(),
@@ -249,7 +255,7 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Short commit, with `+` when tracked files other than results differ from it."""
+    """Short commit; followed by `+` if tracked files, other than results, differ from it."""
     root = RESULTS.parent.parent
     try:
         commit = subprocess.run(
@@ -275,7 +281,7 @@ def _cpu_name() -> str:
 
 
 def installed(package: str) -> str | None:
-    """Version of an installed distribution."""
+    """Version of a distribution; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -283,7 +289,7 @@ def installed(package: str) -> str | None:
 
 
 def save(name: str, result: Mapping[str, Any]) -> None:
-    """Write bench/results/NAME.json and print the same as the last line."""
+    """Writes bench/results/NAME.json, and prints the same as one line."""
     RESULTS.mkdir(exist_ok=True)
     record = {"benchmark": name, **result, "environment": environment()}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")

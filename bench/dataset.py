@@ -1,11 +1,12 @@
-"""How fast does a whole dataset go through, beside the model's forward passes alone? Does memory grow with it?
+"""How fast is a dataset run, compared with the model's forward passes alone? Does its memory grow?
 
     python -m bench.dataset [--images 2000] [--small 500] [--models efficientnet-lite0 torchvision:resnet50@none]
 
-Generates JPEGs of 500×375 pixels, one in 50 damaged, in a temporary folder. Per model one process explains
-them, with and without overlays; in the same process, before and after each of these, the model's forward
-passes alone are timed on batches that are ready. Peak memory is that of processes which explain few and all
-of the images. Prints a table, then one line of JSON, which it also stores in bench/results/.
+Generates JPEGs of 500×375 pixels in a temporary folder; one in 50 is damaged. For each model one process
+explains them, without and with overlays. Before and after each run the same process times the model's forward
+passes alone, on a batch that is in memory. Peak memory is measured in two further processes, one that
+explains few images and one that explains all. Prints a table, then one line of JSON, which it also stores in
+bench/results/.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ BATCH = 16
 
 
 def generate(folder: Path, count: int) -> None:
-    """`count` JPEGs that compress as photos do; every 50th is cut in half, so that it cannot be decoded."""
+    """`count` JPEGs that compress as photos do; every 50th is cut off, so that it cannot be decoded."""
     rng = np.random.default_rng(0)
     for i in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
@@ -50,7 +51,7 @@ def generate(folder: Path, count: int) -> None:
 
 
 def forward_rate(model: torch.nn.Module, size: tuple[int, int], seconds: float) -> float:
-    """Images/s of forward passes alone, without gradients, on a batch that is ready."""
+    """Images/s of forward passes alone, without gradients, on a batch that is in memory."""
     images, done = torch.randn(BATCH, 3, *size), 0
     with torch.inference_mode():
         model(images)
@@ -62,32 +63,32 @@ def forward_rate(model: torch.nn.Module, size: tuple[int, int], seconds: float) 
 
 
 def measure(spec: str, folder: Path, out: Path, workers: int | None, seconds: float) -> dict[str, Any]:
-    """Rates of one model, in this process."""
+    """Images/s of one model in this process, by the kind of overlays."""
     loaded = load_model(spec)
     settings: dict[str, Any] = {"device": "cpu", "batch_size": BATCH, "max_errors": "5%"}
     if workers is not None:
         settings["workers"] = workers
-    found: dict[str, Any] = {}
+    rates: dict[str, Any] = {}
     forward = [forward_rate(loaded.model, loaded.preprocess.size, seconds)]
     for overlays in ("none", "png"):
         start = time.perf_counter()
         summary = explain_dataset([str(folder)], out / overlays, loaded, overlays=overlays, **settings)
         total = time.perf_counter() - start
         forward.append(forward_rate(loaded.model, loaded.preprocess.size, seconds))
-        beside = statistics.mean(forward[-2:])
-        found[overlays] = {
+        forward_only = statistics.mean(forward[-2:])
+        rates[overlays] = {
             "images_per_s": round(summary.now / summary.seconds, 2),
             "with_setup": round(summary.now / total, 2),
-            "forward_only": round(beside, 2),
-            "of_forward": round(summary.now / summary.seconds / beside, 3),
+            "forward_only": round(forward_only, 2),
+            "of_forward": round(summary.now / summary.seconds / forward_only, 3),
             "ok": summary.tally.ok,
             "failed": summary.tally.skipped,
         }
-    return found
+    return rates
 
 
 def peak_memory(spec: str, folder: Path, count: int, out: Path) -> int:
-    """Peak resident memory in MiB of `cfcam explain` over the first `count` images, without its workers'."""
+    """Peak resident memory in MiB of `cfcam explain` over the first `count` images, without its workers."""
     manifest = out / f"{count}.csv"
     files = sorted(folder.iterdir())[:count]
     manifest.write_text("\n".join(["path", *map(str, files)]))
@@ -130,6 +131,7 @@ def main() -> None:
 
 
 def report(options: argparse.Namespace, folder: Path, out: Path) -> None:
+    """Measures every model, prints the table and stores the result."""
     table = Table("model", "overlays", "images/s", "forward only", "share", "failed")
     rates: dict[str, Any] = {}
     for spec in options.models:

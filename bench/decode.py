@@ -1,12 +1,12 @@
-"""Which decoder reads images fastest, end to end, and do their pixels agree?
+"""Which decoder is fastest from the file to the model's view, and do the decoders' pixels agree?
 
     python -m bench.decode [--images 8] [--repeats 7]
 
-Generated photo-like images of three sizes as JPEG and PNG, read from files that the system has in
-memory, to the model's view: 224×224 RGB uint8, resized by the same code for every decoder. One
-thread, timed by its own CPU time. The decoders' pixels are compared with Pillow's, plain and in the
-cases where decoders part: EXIF orientation, transparency, 16-bit grayscale, CMYK. torchcodec takes
-part where it is installed. Prints a table, then one line of JSON, which it also stores in bench/results/.
+Decodes generated, photo-like images of three sizes, as JPEG and PNG, from files that the system keeps in memory,
+to the model's view: 224×224 RGB uint8, resized by the same code for every decoder. One thread; its CPU time is
+measured. The pixels are compared with Pillow's, for plain images and where decoders differ: EXIF orientation,
+transparency, 16-bit grayscale, CMYK. torchcodec is measured if it is installed. Prints a table, then one line of
+JSON, which it also stores in bench/results/.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ def decode_opencv(path: Path) -> Image.Image:
 
 
 def decoders() -> dict[str, Decoder]:
-    """Name -> from a file to an RGB image; the first is the project's own, Pillow with its checks."""
-    found: dict[str, Decoder] = {"pillow": load_image, "opencv": decode_opencv}
+    """Name -> function from a file to an RGB image; the first one is this package's: Pillow, with checks."""
+    by_name: dict[str, Decoder] = {"pillow": load_image, "opencv": decode_opencv}
     try:
         from torchcodec.decoders import decode_image  # type: ignore[import-not-found,unused-ignore]
     except (ImportError, OSError, RuntimeError) as error:
-        print(f"torchcodec takes no part: {(str(error).splitlines() or ['not installed'])[0]}")
-        return found
+        print(f"torchcodec is left out: {(str(error).splitlines() or ['not installed'])[0]}")
+        return by_name
 
     def decode_torchcodec(path: Path) -> Image.Image:
         return Image.fromarray(decode_image(path).permute(1, 2, 0).contiguous().numpy())
 
-    return {**found, "torchcodec": decode_torchcodec}
+    return {**by_name, "torchcodec": decode_torchcodec}
 
 
 def photo(size: tuple[int, int], seed: int) -> Image.Image:
@@ -90,7 +90,7 @@ def awkward(folder: Path) -> dict[str, Path]:
 
 
 def difference(decode: Decoder, path: Path) -> int | str:
-    """Largest difference from Pillow's pixels, or why there is none to tell."""
+    """Largest difference from Pillow's pixels; or why there is none: the decoder fails, or the size differs."""
     expected = np.asarray(load_image(path)).astype(int)
     try:
         got = np.asarray(decode(path)).astype(int)
@@ -105,7 +105,7 @@ def view_all(decode: Decoder, paths: list[Path]) -> None:
 
 
 def cpu_seconds(cases: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Like `interleaved`, but this process's own time: everything is one thread and files lie in memory."""
+    """Like `interleaved`, but of this process's CPU time: one thread does everything, and the files are in memory."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(-1, repeats):
         for name, case in cases.items():
@@ -116,15 +116,15 @@ def cpu_seconds(cases: dict[str, Callable[[], object]], repeats: int) -> dict[st
     return seconds
 
 
-def measure(contest: dict[str, Decoder], paths: list[Path], repeats: int) -> dict[str, Any]:
+def measure(decoders: dict[str, Decoder], paths: list[Path], repeats: int) -> dict[str, Any]:
     seconds = cpu_seconds(
-        {name: partial(view_all, decode, paths) for name, decode in contest.items()}, repeats
+        {name: partial(view_all, decode, paths) for name, decode in decoders.items()}, repeats
     )
     per_image = {name: summary(s, len(paths))["ms_per_image"] for name, s in seconds.items()}
     return {
         "images_per_cpu_second": {name: round(1000 / ms, 1) for name, ms in per_image.items()},
         "speed_over_pillow": {name: ratio(seconds["pillow"], s) for name, s in seconds.items()},
-        "difference": {name: difference(decode, paths[0]) for name, decode in contest.items()},
+        "difference": {name: difference(decode, paths[0]) for name, decode in decoders.items()},
     }
 
 
@@ -135,12 +135,12 @@ def main() -> None:
     options = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    contest = decoders()
+    competing = decoders()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         kinds = {
-            kind: {name: difference(decode, path) for name, decode in contest.items()}
+            kind: {name: difference(decode, path) for name, decode in competing.items()}
             for kind, path in awkward(folder).items()
         }
         for suffix, settings in SETTINGS.items():
@@ -149,8 +149,10 @@ def main() -> None:
                 for seed, path in enumerate(paths):
                     photo(size, seed).save(path, **settings)
                 file = f"{size[0]}x{size[1]} {suffix}"
-                rows.append({"file": file, **measure(contest, paths, options.repeats)})
-    table = Table("file", *(f"{name}, images/CPU s" for name in contest), *(f"{n} / pillow" for n in contest))
+                rows.append({"file": file, **measure(competing, paths, options.repeats)})
+    table = Table(
+        "file", *(f"{name}, images/CPU s" for name in competing), *(f"{n} / pillow" for n in competing)
+    )
     for row in rows:
         speeds = [f"{value:.0f}" for value in row["images_per_cpu_second"].values()]
         table.add_row(row["file"], *speeds, *(f"{value:.2f}" for value in row["speed_over_pillow"].values()))
@@ -158,7 +160,7 @@ def main() -> None:
     for kind, differences in kinds.items():
         print(f"{kind}: largest difference from Pillow's pixels {differences}")
     view = "224x224 RGB uint8, one thread"
-    versions = {name: version(PACKAGES[name]) for name in contest}
+    versions = {name: version(PACKAGES[name]) for name in competing}
     save("decode", {"view": view, "rows": rows, "kinds": kinds, "decoders": versions})
 
 

@@ -2,10 +2,10 @@
 
     python -m bench.discrimination
 
-- correlation: the maps of the likeliest and of the least likely class, mean over the demo's photos;
-- share: photos of two confidently recognised objects side by side, both orders; the part of the
-  map's sum that lies on the asked-for object's half (0.5 is chance), blank maps left out;
-- blank: the part of those maps that are blank.
+- correlation: between the maps of the likeliest and of the least likely class; mean over the demo's photos;
+- share: for two confidently recognised photos side by side, in both orders: the fraction of the map's sum that
+  lies on the half of the class asked for (0.5 is chance), without blank maps;
+- blank: the fraction of those maps that are blank.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from cfcam_gpu.models import LoadedModel, load_model
 
 @dataclass(frozen=True)
 class Options:
-    """A photo takes part in composites when its class is at least this likely."""
+    """`confident`: a photo is used in composites if its predicted class is at least this likely."""
 
     confident: float = 0.4
 
 
 def composites(loaded: LoadedModel, photos: list[Image.Image], classes: list[int]) -> tuple[Tensor, Tensor]:
-    """Every ordered pair side by side (P,3,H,2W), and the classes (P,2) of the left and the right half."""
+    """Every ordered pair side by side (P, 3, H, 2W), and the classes (P, 2) of the left and the right half."""
     h, w = loaded.preprocess.size
     halves = [loaded.preprocess(ImageOps.fit(photo, (w, h))) for photo in photos]
     pairs = list(itertools.permutations(range(len(photos)), 2))
@@ -46,7 +46,7 @@ def composites(loaded: LoadedModel, photos: list[Image.Image], classes: list[int
 def measure(
     loaded: LoadedModel, photos: list[Image.Image], preset: str, confident: float
 ) -> dict[str, float | int | None]:
-    """The three figures of one preset."""
+    """The figures of one preset."""
     cam = CFCAM(loaded.model, config=CFCAMConfig.preset(preset))
     batch = torch.stack([loaded.preprocess(photo) for photo in photos])
     logits = loaded.model(batch).detach()
@@ -73,7 +73,7 @@ def run(options: Options) -> dict[str, Any]:
     """The benchmark's result.
 
     Raises:
-        SystemExit: the engine does not agree with the reference; nothing is measured.
+        SystemExit: the engine differs from the reference; nothing is measured.
     """
     loaded = load_model(MODEL)
     photos = [open_image(sample.uri) for sample in find_photos()[0]]
@@ -91,7 +91,7 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """One row for each preset."""
+    """Prints one row for each preset."""
     print_table(
         "class discrimination",
         ("preset", "correlation", "share on the asked-for half", "blank"),

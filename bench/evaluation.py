@@ -1,13 +1,13 @@
-"""Is CF-CAM better than Grad-CAM and the others? Real photos and composites that no parameter was tuned on.
+"""Is CF-CAM better than Grad-CAM and other methods? On real photos and composites that no parameter was tuned on.
 
     python -m bench.evaluation   (make evaluate)
 
-- photos: of the half `UNSEEN` of `bench/photos.py`, with boxes; faithfulness, localisation, sanity;
-- composites: two cut-out objects of that half on one ground; localisation, class sensitivity, stability;
-- earlier: the composites at a layer before the last, where gradients differ from place to place.
+- photos: the half `UNSEEN` of `bench/photos.py`, with boxes; faithfulness, localisation, sanity;
+- composites: two cut-out objects of that half on one background; localisation, class sensitivity, stability;
+- earlier: the composites at an earlier layer, where gradients differ from place to place.
 
-Only questions that the model can answer are asked: the class is among its five likeliest. Everything is
-computed by `cfcam_gpu.evaluation.evaluate`, whose pages stay in `--out` where one is given.
+A class of an image is used only if it is among the model's five likeliest. `cfcam_gpu.evaluation.evaluate`
+computes everything; its pages stay in the folder `--out`, if one is given.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ from cfcam_gpu.evaluation.run import evaluate
 from cfcam_gpu.metrics.options import MetricOptions
 from cfcam_gpu.models import LoadedModel, load_model
 
-#: A question is asked when its class is among this many likeliest.
+#: A question (an image and a class) is used if the class is among this many likeliest.
 LIKELIEST = 5
 
-#: Score-CAM would take 1,280 forward passes a map here, more time than all else together. The gradient is
-#: constant over the last layer's maps, where HiResCAM and XGrad-CAM are Grad-CAM, Smooth Grad-CAM++ nearly Grad-CAM++.
+#: Without Score-CAM, whose 1,280 forward passes per map would take longer than everything else. At the last layer
+#: the gradient is constant over each map: there HiResCAM and XGrad-CAM equal Grad-CAM, and Smooth Grad-CAM++ is
+#: nearly Grad-CAM++.
 METHODS = (
     "gradcam", "gradcam++", "layercam", "ablationcam", "eigencam", "random", "cfcam", "cfcam:upstream",
     "cfcam-fine", "gradcam-fine",
 )  # fmt: skip
-#: Those that are fast enough to make a map again for every draw of noise.
+#: The methods that are fast enough to make a new map for every draw of noise.
 FAST = tuple(name for name in METHODS if name != "ablationcam")
 EARLIER = (
     "gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "random", "cfcam", "cfcam:upstream",
@@ -55,7 +56,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Part:
-    """One table: which images, which layer (None: the last), methods and metrics."""
+    """One table: its images, layer (None: the last), methods and metrics."""
 
     images: str
     layer: str | None
@@ -65,7 +66,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Questions:
-    """A manifest, how many questions there were, and how many of them the model can answer: its rows."""
+    """Questions that the model can answer.
+
+    Attributes:
+        manifest: path of a manifest with one row for each of them.
+        made: number of questions before those that the model cannot answer were left out.
+        recognised: number of rows of the manifest.
+    """
 
     manifest: str
     made: int
@@ -86,7 +93,7 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Options:
-    """Composites made, before the unrecognised ones are left out; steps of deletion and insertion; where pages stay."""
+    """Number of composites, with the unrecognised ones; steps of deletion and insertion; folder of the pages."""
 
     composites: int = 60
     steps: int = 11
@@ -94,7 +101,7 @@ class Options:
 
 
 def write_photos(folder: Path, half: str) -> list[Row]:
-    """The photos of a half as PNG files, with masks of their boxes; the rows of their manifest."""
+    """Writes the photos of a half as PNG files, with masks of their boxes. Returns the rows of their manifest."""
     rows = []
     for name, photo in PHOTOS.items():
         if photo.half != half:
@@ -114,7 +121,7 @@ def write_photos(folder: Path, half: str) -> list[Row]:
 
 
 def write_composites(folder: Path, half: str, count: int) -> list[Row]:
-    """Composites of a half with a mask for each of their two objects; two rows of their manifest for each."""
+    """Writes composites of a half, with a mask of each object. Returns the rows of their manifest, two for each."""
     rows = []
     for number, composite in enumerate(compose(half, count)):
         Image.fromarray(composite.image).save(folder / f"{number:03}.png")
@@ -133,7 +140,7 @@ def write_composites(folder: Path, half: str, count: int) -> list[Row]:
 
 
 def recognised(loaded: LoadedModel, folder: Path, rows: list[Row]) -> list[Row]:
-    """The rows whose class is among the model's likeliest."""
+    """The rows whose class is among the model's `LIKELIEST` classes."""
     images = [loaded.preprocess(Image.open(folder / row["path"]).convert("RGB")) for row in rows]
     targets = torch.tensor([row["target"] for row in rows])
     with torch.inference_mode():
@@ -143,7 +150,7 @@ def recognised(loaded: LoadedModel, folder: Path, rows: list[Row]) -> list[Row]:
 
 
 def write_manifest(path: Path, rows: list[Row]) -> str:
-    """A CSV manifest; its path."""
+    """Writes a CSV manifest. Returns its path."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, ("path", "sample_id", "target", "mask"))
         writer.writeheader()
@@ -152,10 +159,11 @@ def write_manifest(path: Path, rows: list[Row]) -> str:
 
 
 @contextmanager
-def _folder(given: str) -> Iterator[Path]:
-    if given:
-        Path(given).mkdir(parents=True, exist_ok=True)
-        yield Path(given)
+def _folder(out: str) -> Iterator[Path]:
+    """The folder `out`; a temporary one if it is empty text."""
+    if out:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        yield Path(out)
         return
     with tempfile.TemporaryDirectory() as temporary:
         yield Path(temporary)
@@ -163,23 +171,24 @@ def _folder(given: str) -> Iterator[Path]:
 
 def prepare(loaded: LoadedModel, folder: Path, half: str, composites: int) -> dict[str, Questions]:
     """Writes the photos and composites of a half with their manifests."""
-    found = {}
+    questions = {}
     for name in ("photos", "composites"):
         images = folder / name
         images.mkdir(exist_ok=True)
         rows = write_photos(images, half) if name == "photos" else write_composites(images, half, composites)
-        asked = recognised(loaded, images, rows)
-        found[name] = Questions(write_manifest(images / "manifest.csv", asked), len(rows), len(asked))
-    return found
+        answerable = recognised(loaded, images, rows)
+        manifest = write_manifest(images / "manifest.csv", answerable)
+        questions[name] = Questions(manifest, len(rows), len(answerable))
+    return questions
 
 
 def measure(
     loaded: LoadedModel, folder: Path, name: str, part: Part, questions: dict[str, Questions], steps: int
 ) -> dict[str, Any]:
-    """What `evaluate` finds for one part; its page stays in the folder."""
-    start, asked = time.perf_counter(), questions[part.images]
+    """The summary of `evaluate` for one part; its page stays in the folder."""
+    start, of_part = time.perf_counter(), questions[part.images]
     out = evaluate(
-        [asked.manifest],
+        [of_part.manifest],
         folder / f"evaluation-{name}",
         loaded,
         methods=part.methods,
@@ -191,8 +200,8 @@ def measure(
         overwrite=True,
     )
     return {
-        "questions": asked.made,
-        "recognised": asked.recognised,
+        "questions": of_part.made,
+        "recognised": of_part.recognised,
         "layer": out.run.layer,
         "seconds": round(time.perf_counter() - start, 1),
         "found": _kept(out.found),
@@ -200,7 +209,7 @@ def measure(
 
 
 def run(options: Options) -> dict[str, Any]:
-    """The benchmark's result: for each part what `evaluate` found, and how many questions there were."""
+    """The benchmark's result: for each part the summary of `evaluate`, and the numbers of questions."""
     loaded = load_model(MODEL)
     with _folder(options.out) as folder:
         questions = prepare(loaded, folder, UNSEEN, options.composites)
@@ -211,23 +220,26 @@ def run(options: Options) -> dict[str, Any]:
     return {"model": loaded.spec, "steps": options.steps, "parts": parts}
 
 
-def _kept(found: dict[str, Any] | None) -> dict[str, Any]:
-    """The summary without curves, rounded: they are on the page."""
-    assert found is not None
-    kept = {name: found[name] for name in ("images", "methods", "paired", "baseline", "cost")}
+def _kept(summary: dict[str, Any] | None) -> dict[str, Any]:
+    """The summary, rounded, without the curves, which are on the page."""
+    assert summary is not None
+    kept = {name: summary[name] for name in ("images", "methods", "paired", "baseline", "cost")}
     return json.loads(json.dumps(kept), parse_float=lambda text: round(float(text), 4))
 
 
 def show(result: dict[str, Any]) -> None:
-    """One table for each part: methods × the means of its columns."""
+    """Prints one table for each part: methods × the means of its columns."""
     for name, part in result["parts"].items():
         methods = part["found"]["methods"]
         columns = list(next(iter(methods.values())))
-        asked = f"{part['recognised']} of {part['questions']} questions"
+        counts = f"{part['recognised']} of {part['questions']} questions"
         print_table(
-            f"{name}, layer {part['layer']}, {asked}, {part['seconds']} s",
+            f"{name}, layer {part['layer']}, {counts}, {part['seconds']} s",
             ("method", *columns),
-            [(label, *(_shown(found.get(column)) for column in columns)) for label, found in methods.items()],
+            [
+                (label, *(_shown(figures.get(column)) for column in columns))
+                for label, figures in methods.items()
+            ],
         )
 
 

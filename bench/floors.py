@@ -1,6 +1,6 @@
-"""What each stage of an explanation must at least do: operations and bytes, counted by formula.
+"""The fewest operations and bytes that each stage of an explanation needs, by formula.
 
-bench/README.md derives them. All counts are for one image and one target.
+bench/README.md derives the formulas. All counts are for one image and one target.
 """
 
 from __future__ import annotations
@@ -23,24 +23,28 @@ from cfcam_gpu.config import DOMINANT
 
 @dataclass(frozen=True)
 class Count:
-    """Floating-point operations and bytes of a stage; `model`: the operations are in the model's precision."""
+    """Floating-point operations and bytes of a stage.
+
+    Attributes:
+        model: whether the operations are in the model's precision; else in float32.
+    """
 
     flops: float
     bytes: float
     model: bool = False
 
     def floor_ms(self, peaks: Mapping[str, Any]) -> float:
-        """Milliseconds at the machine's peaks, whichever of the two takes longer."""
+        """Milliseconds at the machine's peaks: those of the operations or of the bytes, whichever are more."""
         gflops: float = peaks["model_gflops" if self.model else "float32_gflops"]
         return 1e-6 * max(self.flops / gflops, self.bytes / float(peaks["copy_gbytes"]))
 
 
 def model_counts(model: nn.Module, layer: TargetLayer, image: Tensor, batch: int) -> dict[str, Count]:
-    """The forward pass up to the layer, and what follows with its backward.
+    """Counts of the forward pass up to the layer, and of the head with its backward pass.
 
-    Operations: of the convolutions and matrix products, counted by PyTorch from their shapes.
-    Bytes: each parameter once a batch (twice for the head, which also goes back), the image, and
-    the layer's output once in each direction.
+    Operations: those of convolutions and matrix products, which PyTorch counts from their shapes.
+    Bytes: each parameter once per batch (the head's twice, since its backward pass reads them again), the image,
+    and the layer's output once in each direction.
     """
     reached: list[int] = []
     before: set[nn.Parameter] = set()
@@ -75,13 +79,15 @@ def model_counts(model: nn.Module, layer: TargetLayer, image: Tensor, batch: int
 
 
 def stage_counts(
-    shape: torch.Size, size: Sequence[int], clusters: Clusters, config: CFCAMConfig, stored: bool
+    shape: torch.Size, size: Sequence[int], clusters: Clusters, config: CFCAMConfig, *, distances_stored: bool
 ) -> dict[str, Count]:
-    """The stages after the model, for activations (B,C,h,w) and heatmaps of a size (H,W).
+    """Counts of the stages after the model.
 
     Args:
-        clusters: what was found, for the number of clustered channels and of clusters.
-        stored: the engine stores the distances; else it computes them again for the neighbours.
+        shape: (B, C, h, w) of the activations.
+        size: (H, W) of the heatmaps.
+        clusters: the clustering, for the numbers of clustered channels and of clusters.
+        distances_stored: whether the engine stores the distances; else it computes them again for the neighbours.
     """
     _, c, h, w = shape
     d, out = h * w, size[0] * size[1]
@@ -89,9 +95,11 @@ def stage_counts(
     k = float(clusters.n_clusters.double().mean())
     pairs, adjacency = n * (n - 1) / 2, n * n / 8
     window = math.pi * config.radius(h, w) ** 2
-    distances = Count(3 * d * pairs, 4 * (n * d + pairs * stored))
+    distances = Count(3 * d * pairs, 4 * (n * d + pairs * distances_stored))
     neighbours = (
-        Count(pairs, 4 * pairs + adjacency) if stored else Count(3 * d * pairs, 4 * n * d + adjacency)
+        Count(pairs, 4 * pairs + adjacency)
+        if distances_stored
+        else Count(3 * d * pairs, 4 * n * d + adjacency)
     )
     return {
         "finite values": Count(2 * c * d, 4 * 2 * c * d),

@@ -101,7 +101,7 @@ def stub_good(limit_s: float, save: Save) -> Mapping[str, Any]:
     return {"value": 1.0, "limit_s": limit_s}
 
 
-def stub_nan(limit_s: float, save: Save) -> Mapping[str, Any]:
+def stub_nan(limit_s: float, _save: Save) -> Mapping[str, Any]:
     return {"value": math.nan, "values": [math.inf, 1.0], "limit_s": limit_s}
 
 

@@ -124,7 +124,7 @@ def engines(device: str) -> dict[str, tuple[bool, str]]:
     return {name: engine.available(device) for name, engine in ENGINES.items() if name != "reference"}
 
 
-def device_tests(limit_s: float, save: Save) -> Mapping[str, Any]:
+def device_tests(limit_s: float, _save: Save) -> Mapping[str, Any]:
     """The tests of the engines and the kernels, on the GPU."""
     files = [str(path) for name in TESTS if (path := ROOT / "tests" / name).is_file()]
     # Compiling kernels keeps one core busy, and several processes share the GPU well.
@@ -155,7 +155,7 @@ def model_features(setup: Setup, batch: int) -> tuple[Tensor, Tensor]:
     return captured.activations, captured.gradients
 
 
-def equivalence(limit_s: float, save: Save) -> Mapping[str, Any]:
+def equivalence(_limit_s: float, save: Save) -> Mapping[str, Any]:
     """Every engine that can run, against the reference, on a model's features and on generated ones."""
     bilateral = _exact_reference()
     return {"reference_bilateral": bilateral, **compare_engines(Setup(device="cuda"), save)}
@@ -189,7 +189,7 @@ def compare_engines(setup: Setup, save: Save) -> dict[str, Any]:
     return found
 
 
-def no_waits(limit_s: float, save: Save) -> Mapping[str, Any]:
+def no_waits(_limit_s: float, _save: Save) -> Mapping[str, Any]:
     """Neither `explain_activations` nor `CFCAM` reads anything back: PyTorch makes an error of each wait."""
     setup = Setup(device="cuda")
     activations, gradients = make_features(4, 256, 7, targets=2, device=setup.device)
@@ -221,7 +221,7 @@ def no_waits(limit_s: float, save: Save) -> Mapping[str, Any]:
     return found
 
 
-def memory(limit_s: float, save: Save) -> Mapping[str, Any]:
+def memory(_limit_s: float, _save: Save) -> Mapping[str, Any]:
     """What explaining a large batch takes beyond the forward pass, and growth over many small batches."""
     setup, batch, calls = Setup(device="cuda"), 256, 200
     model, images = make_model(setup), make_images(setup, batch)
@@ -337,7 +337,7 @@ def dataset(limit_s: float, save: Save) -> Mapping[str, Any]:
     return {**found, **_goal("of forward only", rate / forward, DATASET_GOAL)}
 
 
-def cuml_loop(limit_s: float, save: Save) -> Mapping[str, Any]:
+def cuml_loop(limit_s: float, _save: Save) -> Mapping[str, Any]:
     """`explain_activations` beside the engine that calls cuML image by image, on a model's features."""
     setup, batch = Setup(device="cuda"), 16
     ok, reason = ENGINES["cuml"].available("cuda")
@@ -374,7 +374,7 @@ def _in_stages(engine: str) -> dict[str, Any]:
     )
 
 
-def cuda_graph(limit_s: float, save: Save) -> Mapping[str, Any]:
+def cuda_graph(_limit_s: float, _save: Save) -> Mapping[str, Any]:
     """`explain_activations` captured in a CUDA graph gives on new features what it gives without."""
     setup = Setup(device="cuda")
     found: dict[str, Any] = {"failed": []}

@@ -1,4 +1,4 @@
-"""The peaks of the machine a benchmark runs on, measured: operations and bytes a second."""
+"""The measured peaks of the machine that a benchmark runs on: operations and bytes per second."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 from bench.common import synchronize
 from cfcam_gpu._utils.precision import full_float32
 
-#: Side of the matrices that are multiplied, by device type, and bytes of the copy, which no cache holds.
+#: Side of the matrices that are multiplied, by device type; and bytes of the copy, more than any cache holds.
 MATRIX = {"cpu": 2048, "cuda": 8192}
 COPY_BYTES = 256 * 2**20
 
 
 def peaks(device: str, model_dtype: torch.dtype) -> dict[str, Any]:
-    """Gflop/s of float32 products by number of threads, with all of them, and in the model's precision; GB/s of a copy.
+    """Gflop/s of matrix products in float32, by number of threads, and in the model's precision; GB/s of a copy.
 
-    A multiply-add counts as two operations; a copied byte as one read and one written.
+    A multiply-add counts as two operations. A copied byte counts as one byte read and one byte written.
     """
     most = torch.get_num_threads()
     by_threads = {}
@@ -36,7 +36,7 @@ def peaks(device: str, model_dtype: torch.dtype) -> dict[str, Any]:
 
 
 def gflops(device: str, dtype: torch.dtype) -> float:
-    """Of a square matrix product; in float32 without TF32."""
+    """Gflop/s of a square matrix product; float32 without TF32."""
     side = MATRIX[torch.device(device).type]
     a = torch.randn(side, side, device=device).to(dtype)
     with full_float32(a.device):
@@ -44,14 +44,14 @@ def gflops(device: str, dtype: torch.dtype) -> float:
 
 
 def gbytes(device: str) -> float:
-    """Read and written by a large copy."""
+    """GB/s, read and written, of a large copy."""
     source = torch.ones(COPY_BYTES // 4, device=device)
     target = torch.empty_like(source)
     return round(2e-9 * COPY_BYTES / fastest(lambda: target.copy_(source)), 2)
 
 
 def fastest(work: Callable[[], object], repeats: int = 5) -> float:
-    """Seconds of the fastest of some calls, after one that is not counted."""
+    """Seconds of the fastest of several calls, after one call that does not count."""
     seconds = []
     for _ in range(repeats + 1):
         synchronize()
@@ -64,7 +64,7 @@ def fastest(work: Callable[[], object], repeats: int = 5) -> float:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """So many threads inside PyTorch."""
+    """PyTorch uses this many threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,10 +1,10 @@
-"""How much memory does an explanation take, and does it grow over a thousand batches?
+"""How much memory does an explanation need, and does it grow over a thousand batches?
 
     python -m bench.memory [--batches 1 16 64] [--calls 1000] [--device cuda]
 
-Peak: each figure from a process of its own, explained beside forward only. Growth: a small model and
-`explain_activations` called again and again; memory and live tensors after a tenth of the calls and
-after all of them. It exits with an error when they grow.
+Peak: of a forward pass and of an explanation, each in a process of its own. Growth: a small model is explained,
+and `explain_activations` called, again and again; memory and live tensors are compared after a tenth of the calls
+and after all of them. The command fails if they grow.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bench.common import Setup, arithmetic, command, make_features, make_images,
 from bench.equivalence import check_engine, compare, required
 from cfcam_gpu import CFCAM, CFCAMConfig, explain_activations
 
-#: Growth that counts as none: below one of these, since the allocator keeps pages back and gives them back.
+#: Growth below one of these counts as none, since the allocator keeps some freed pages.
 GROWTH_SHARE = 0.01
 GROWTH_MB = 8.0
 
@@ -35,7 +35,7 @@ MB = 2**20
 
 @dataclass(frozen=True)
 class Options(Setup):
-    """Batches whose peak is measured; calls, model, image side and batch of the growth."""
+    """Batch sizes whose peak is measured; calls, model, image side and batch size of the growth."""
 
     batches: tuple[int, ...] = (1, 16, 64)
     calls: int = 1000
@@ -45,10 +45,10 @@ class Options(Setup):
 
 
 def run(options: Options) -> dict[str, Any]:
-    """The benchmark's result, `failed` where memory grows.
+    """The benchmark's result; `failed` says where memory grows.
 
     Raises:
-        SystemExit: the engine does not agree with the reference; nothing is measured.
+        SystemExit: the engine differs from the reference; nothing is measured.
     """
     small = replace(options, model=options.small_model, side=options.small_side)
     model, images = make_model(small), make_images(small, options.small_batch)
@@ -79,7 +79,7 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def growth(work: Callable[[], object], calls: int) -> dict[str, Any]:
-    """Memory and live tensors after a tenth of the calls and after all."""
+    """Memory and live tensors after a tenth of the calls, and after all; `none`: whether they do not grow."""
     early = max(1, calls // 10)
     for _ in range(early):
         work()
@@ -97,7 +97,7 @@ def growth(work: Callable[[], object], calls: int) -> dict[str, Any]:
 
 
 def usage() -> dict[str, float]:
-    """Resident memory, PyTorch's on the GPU, and tensors that are alive."""
+    """Resident memory in MB, PyTorch's memory on the GPU in MB, and the number of live tensors."""
     gc.collect()
     return {
         "rss_mb": round(resident("VmRSS") / MB, 1),
@@ -117,16 +117,16 @@ def resident(field: str) -> int:
 
 
 def peaks(options: Options, batch: int) -> dict[str, float]:
-    """MB at most of a forward pass and of an explanation, each in a fresh process, and what explaining adds."""
-    found = {}
+    """Peak MB of a forward pass and of an explanation, each in a new process; and the difference."""
+    peak = {}
     for name in ("forward only", "explained"):
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            found[name] = pool.submit(peak_mb, name, options, batch).result()
-    return {**found, "added": round(found["explained"] - found["forward only"], 1)}
+            peak[name] = pool.submit(peak_mb, name, options, batch).result()
+    return {**peak, "added": round(peak["explained"] - peak["forward only"], 1)}
 
 
 def peak_mb(name: str, setup: Setup, batch: int) -> float:
-    """MB at most while this process does it: resident, libraries included; on a GPU PyTorch's memory there."""
+    """Peak MB of this process: resident, with the libraries; for a GPU, of PyTorch's memory there."""
     model, images = make_model(setup), make_images(setup, batch)
     cam = CFCAM(model, setup.layer)
     with arithmetic(setup):
@@ -141,7 +141,7 @@ def peak_mb(name: str, setup: Setup, batch: int) -> float:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Peak by batch, then growth."""
+    """Prints the peak by batch size, then the growth."""
     print_table(
         f"peak, MB: {result['model']}, {result['device']}",
         ("batch", "forward only", "explained", "added"),

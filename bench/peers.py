@@ -1,8 +1,8 @@
-"""Grad-CAM of other libraries, each used as its documentation tells for a batch of images.
+"""Grad-CAM of other libraries, each used on a batch of images as its documentation says.
 
-Grad-CAM does less than CF-CAM (no clustering, no filter); it is what people run today. Before a peer
-is timed its maps are compared with plain Grad-CAM of the same layer and classes, so that all do the
-same work; one that is not installed, fails or computes something else is named with the reason.
+Grad-CAM does less than CF-CAM (no clustering, no filter), and it is what people run today. Before a library is
+timed, its maps are compared with plain Grad-CAM of the same layer and classes, so that all do the same work. A
+library that is not installed, fails or computes something else is reported with the reason.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bench.common import installed
 from cfcam_gpu.capture import capture
 from cfcam_gpu.capture.layers import find_layer
 
-#: Largest difference from plain Grad-CAM, both scaled to [0,1]: float32 sums and another library's bilinear resize.
+#: Largest difference from plain Grad-CAM, both scaled to [0, 1]: float32 sums, and other bilinear resizing.
 TOLERANCE = 1e-3
 
 #: (images (B,3,H,W), classes (B,)) -> heatmaps (B,H,W), an array or a tensor on any device.
@@ -30,7 +30,12 @@ Explain = Callable[[Tensor, Tensor], Any]
 
 @dataclass(frozen=True)
 class Peer:
-    """Another library: the name of its distribution, of its module, and how it explains a layer's batch."""
+    """Another library.
+
+    Attributes:
+        package: name of its distribution; module: name of its module.
+        make: (model, name of the layer) -> the function that explains a batch.
+    """
 
     package: str
     module: str
@@ -38,13 +43,13 @@ class Peer:
 
 
 def _pytorch_grad_cam(model: nn.Module, layer: str) -> Explain:
-    """README: a `with` block; without targets the highest score of each image is explained.
+    """From its README: a `with` block; without targets the highest score of each image is explained.
 
-    Leaving the block drops the graph of the whole batch, which the object keeps.
+    The object keeps the graph of the whole batch until the block ends.
     """
     from pytorch_grad_cam import GradCAM
 
-    def explain(images: Tensor, classes: Tensor) -> Any:
+    def explain(images: Tensor, _classes: Tensor) -> Any:
         with GradCAM(model=model, target_layers=[model.get_submodule(layer)]) as cam:
             return cam(input_tensor=images, targets=None)
 
@@ -52,13 +57,13 @@ def _pytorch_grad_cam(model: nn.Module, layer: str) -> Explain:
 
 
 def _torch_cam(model: nn.Module, layer: str) -> Explain:
-    """README: a `with` block, a forward pass, then the extractor with the classes as a list.
+    """From its README: a `with` block, a forward pass, then the extractor with the classes as a list.
 
-    Its maps come at the layer's resolution.
+    Its maps have the layer's resolution, so they are upsampled here.
     """
     from torchcam.methods import GradCAM
 
-    def explain(images: Tensor, classes: Tensor) -> Tensor:
+    def explain(images: Tensor, _classes: Tensor) -> Tensor:
         with GradCAM(model, layer) as extractor:
             scores = model(images)
             (maps,) = extractor(scores.argmax(1).tolist(), scores)
@@ -68,7 +73,7 @@ def _torch_cam(model: nn.Module, layer: str) -> Explain:
 
 
 def _captum(model: nn.Module, layer: str) -> Explain:
-    """API page: attribute to given classes, then `LayerAttribution.interpolate`; it predicts nothing by itself."""
+    """From its API page: `attribute` with given classes (it predicts none), then `LayerAttribution.interpolate`."""
     from captum.attr import LayerAttribution, LayerGradCam
 
     grad_cam = LayerGradCam(model, model.get_submodule(layer))
@@ -88,36 +93,38 @@ PEERS: dict[str, Peer] = {
 
 
 def checked_peers(model: nn.Module, layer: str, images: Tensor) -> tuple[dict[str, Explain], dict[str, Any]]:
-    """The peers that compute plain Grad-CAM here, each on its own copy of the model, and what was found of all.
+    """The libraries that compute plain Grad-CAM here, each on a copy of the model; and a report on all of them.
 
-    Found: the version and the largest difference; or `not_timed`, the reason.
+    Returns:
+        name -> function that explains a batch; name -> `version`, and the largest `difference` from plain Grad-CAM
+        or the reason why it is `not_timed`.
     """
     plain, classes = plain_grad_cam(model, layer, images)
     usable: dict[str, Explain] = {}
-    found: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     for name, peer in PEERS.items():
-        found[name] = {"version": installed(peer.package)}
+        report[name] = {"version": installed(peer.package)}
         try:
             importlib.import_module(peer.module)
         except ImportError as error:
-            found[name]["not_timed"] = f"not installed ({error}); pip install 'cfcam-gpu[peers]'"
+            report[name]["not_timed"] = f"not installed ({error}); pip install 'cfcam-gpu[peers]'"
             continue
         try:
             explain = peer.make(copy.deepcopy(model), layer)
             maps = torch.as_tensor(explain(images, classes)).detach().to(plain)
-        except Exception as error:  # whatever another library raises is a finding, not the end of the run
-            found[name]["not_timed"] = f"fails: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        except Exception as error:  # whatever another library raises must not end the benchmark
+            report[name]["not_timed"] = f"fails: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
             continue
-        found[name]["difference"] = difference = round(float((scaled(maps) - scaled(plain)).abs().max()), 7)
+        report[name]["difference"] = difference = round(float((scaled(maps) - scaled(plain)).abs().max()), 7)
         if difference <= TOLERANCE:
             usable[name] = explain
         else:
-            found[name]["not_timed"] = f"its maps differ from plain Grad-CAM's by {difference:.1e}"
-    return usable, found
+            report[name]["not_timed"] = f"its maps differ from plain Grad-CAM's by {difference:.1e}"
+    return usable, report
 
 
 def plain_grad_cam(model: nn.Module, layer: str, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Grad-CAM (Selvaraju et al., 2017) of the predicted classes: maps (B,H,W), not scaled, and classes (B,)."""
+    """Grad-CAM (Selvaraju et al., 2017) of the predicted classes: unscaled maps (B, H, W), and the classes (B,)."""
     captured = capture(model, find_layer(model, layer), images)
     weights = captured.gradients[:, 0].mean((2, 3), keepdim=True)
     grid = (weights * captured.activations.float()).sum(1, keepdim=True).relu()
@@ -127,6 +134,6 @@ def plain_grad_cam(model: nn.Module, layer: str, images: Tensor) -> tuple[Tensor
 
 
 def scaled(maps: Tensor) -> Tensor:
-    """Maps (B,H,W) shifted and divided so that each spans [0,1]; constant ones are zero."""
+    """Maps (B, H, W), each scaled to [0, 1]; a constant map becomes zero."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     return (maps - low) / torch.where(high > low, high - low, 1)

@@ -1,7 +1,7 @@
-"""Real photos with their classes and boxes, cut-out objects, and pictures composed of two of these.
+"""Real photos with their classes and boxes, objects cut out of them, and composites of two such objects.
 
-The photos ship inside installed packages (extras `demo` and `evaluate`), so nothing is downloaded.
-They are split into halves by object: what is tuned looks at `SEARCH` only, what is reported at `UNSEEN`.
+The photos are part of installed packages (extras `demo` and `evaluate`), so nothing is downloaded. They are split
+into two halves without a common class: parameters are tuned on `SEARCH` only, results are reported on `UNSEEN`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Photo:
     """A photo inside a package.
 
     Attributes:
-        package, path: where it lies.
-        target: its ImageNet class.
+        package, path: the package, and the file's path in it.
+        target: index of its ImageNet class.
         half: `SEARCH` or `UNSEEN`.
-        boxes: (left, top, right, bottom) of every object of the class, as shares of the photo's width
-            and height, drawn by hand; none where the class is not one thing that can be boxed.
-        cut: whether the first box's object is cut out for composites.
+        boxes: (left, top, right, bottom) of every object of the class, as fractions of the photo's width and
+            height, drawn by hand; empty if the class is not an object that a box can enclose.
+        cut: whether the object in the first box is cut out for composites.
     """
 
     package: str
@@ -92,7 +92,7 @@ PHOTOS: dict[str, Photo] = {
     "tripod": Photo("skimage", "data/camera.png", 872, UNSEEN, ((0.44, 0.35, 0.8, 1.0),)),
 }
 
-#: What composites lie on: package, path. Nothing of ImageNet's classes stands out in them.
+#: Backgrounds of composites: package, path. None of them shows an object of ImageNet's classes.
 GROUNDS = (
     ("skimage", "data/grass.png"),
     ("skimage", "data/gravel.png"),
@@ -102,13 +102,13 @@ GROUNDS = (
     ("skimage", "data/ihc.png"),
 )
 
-#: Sides in pixels: of a composite, of the picture an object is cut out of, and (least, most) of a pasted object.
+#: Sides in pixels: of a composite, of the photo that an object is cut out of, and (least, most) of a pasted object.
 SIDE, CUT_SIDE, PASTED = 224, 320, (112, 150)
 
 
 @dataclass(frozen=True)
 class Composite:
-    """Two objects on a ground: image (SIDE,SIDE,3) uint8, and for each its name and mask (SIDE,SIDE) bool."""
+    """Two objects on a background: image (SIDE, SIDE, 3) uint8, and each object's name and mask (SIDE, SIDE) bool."""
 
     image: NDArray[np.uint8]
     names: tuple[str, str]
@@ -116,7 +116,7 @@ class Composite:
 
 
 def cut_out(photo: Photo) -> Image.Image:
-    """The object in the photo's first box, RGBA, cropped to it, by GrabCut (Rother et al. 2004) from that box."""
+    """The object in the photo's first box, RGBA, cropped to the object; by GrabCut (Rother et al. 2004)."""
     image = photo.open()
     scale = CUT_SIDE / max(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
@@ -152,7 +152,7 @@ def compose(half: str, count: int, seed: int = 0) -> list[Composite]:
     order = [pairs[i] for i in rng.permutation(len(pairs))]
     grounds = [_ground(*ground) for ground in GROUNDS]
     return [
-        _composite(order[i % len(order)], cuts, grounds[i % len(grounds)], bool(i % 2), rng)
+        _composite(order[i % len(order)], cuts, grounds[i % len(grounds)], rng, upright=bool(i % 2))
         for i in range(count)
     ]
 
@@ -167,19 +167,21 @@ def _composite(
     names: tuple[str, str],
     cuts: dict[str, Image.Image],
     ground: Image.Image,
-    upright: bool,
     rng: np.random.Generator,
+    *,
+    upright: bool,
 ) -> Composite:
+    """`upright`: one object above the other, else side by side."""
     image = ground.copy()
     masks = []
     for place, name in enumerate(names):
         side = int(rng.integers(*PASTED, endpoint=True))
         cut = cuts[name].copy()
-        cut = cut.resize(_fitted(cut.size, side, SIDE // 2 - 4, upright), Image.Resampling.LANCZOS)
+        cut = cut.resize(_fitted(cut.size, side, SIDE // 2 - 4, axis=int(upright)), Image.Resampling.LANCZOS)
         if rng.random() < 0.5:
             cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        along = place * SIDE // 2 + int(rng.integers(0, SIDE // 2 - cut.size[upright], endpoint=True))
-        across = int(rng.integers(0, SIDE - cut.size[not upright], endpoint=True))
+        along = place * SIDE // 2 + int(rng.integers(0, SIDE // 2 - cut.size[int(upright)], endpoint=True))
+        across = int(rng.integers(0, SIDE - cut.size[1 - int(upright)], endpoint=True))
         corner = (across, along) if upright else (along, across)
         image.paste(cut, corner, cut)
         mask = Image.new("L", (SIDE, SIDE))
@@ -188,7 +190,7 @@ def _composite(
     return Composite(np.asarray(image), names, (masks[0], masks[1]))
 
 
-def _fitted(size: Sequence[int], side: int, room: int, upright: bool) -> tuple[int, int]:
-    """The size scaled to `side` pixels on its longer side, and to `room` along the axis that is shared."""
-    scale = min(side / max(size), room / size[upright])
+def _fitted(size: Sequence[int], side: int, room: int, *, axis: int) -> tuple[int, int]:
+    """The size, scaled so that its longer side has at most `side` pixels, and its `axis` at most `room`."""
+    scale = min(side / max(size), room / size[axis])
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

@@ -1,9 +1,9 @@
-"""What do reduced precision, layout and BatchNorm folding change on a real model?
+"""How do reduced precision, the memory format and BatchNorm folding change the heatmaps and the speed of a real model?
 
     python -m bench.precision [--repeats 7] [--device cuda]
 
-The packaged EfficientNet-Lite0 explains the demo's photos. Every variant explains the classes that
-float32 predicts, so that a difference is the precision's and not another class's.
+The packaged EfficientNet-Lite0 explains the demo's photos. Every variant explains the classes that float32
+predicts, so that differences come from the precision and not from another class.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Options:
-    """No turn begins after `limit_s` seconds, once there are three."""
+    """Options of this benchmark; after `limit_s` seconds no further turn starts, once there are three."""
 
     device: str = "cpu"
     repeats: int = 7
@@ -59,7 +59,7 @@ def run(options: Options) -> dict[str, Any]:
     """The benchmark's result.
 
     Raises:
-        SystemExit: the engine does not agree with the reference; nothing is timed.
+        SystemExit: the engine differs from the reference; nothing is timed.
     """
     loaded = load_model(MODEL)
     photos = [open_image(sample.uri) for sample in find_photos()[0]]
@@ -68,7 +68,7 @@ def run(options: Options) -> dict[str, Any]:
     equivalence = check_engine(model, None, images, CFCAMConfig(), "auto")
     plain = CFCAM(model)(images)
     cases = {name: variant(model, images, plain, **how) for name, how in VARIANTS.items()}
-    seen = {name: differences(case(), plain) for name, case in cases.items()}
+    changes = {name: differences(case(), plain) for name, case in cases.items()}
     seconds = interleaved(cases, options.repeats, warmup=0, limit_s=options.limit_s)
     return {
         "model": f"{MODEL}, {len(photos)} photos in one batch",
@@ -76,18 +76,18 @@ def run(options: Options) -> dict[str, Any]:
         "equivalence": equivalence,
         "repeats": len(seconds["float32"]),
         "tolerance": {"mean": MEAN_TOLERANCE, "correlation": CORRELATION},
-        "variants": {name: {**summary(seconds[name], len(photos)), **seen[name]} for name in cases},
+        "variants": {name: {**summary(seconds[name], len(photos)), **changes[name]} for name in cases},
     }
 
 
 def variant(
-    model: torch.nn.Module, images: Tensor, plain: Explanation, autocast: bool = False, **how: Any
+    model: torch.nn.Module, images: Tensor, plain: Explanation, *, autocast: bool = False, **how: Any
 ) -> Case:
-    """Explains the images with a model prepared in one way."""
+    """A case that explains the images with the model prepared as `how` says."""
     ready = prepared(model, images[:1], **how)
-    layout = torch.channels_last if how.get("channels_last") else torch.contiguous_format
-    given = images.to(next(ready.parameters()).dtype, memory_format=layout)
-    explain = functools.partial(CFCAM(ready, on_invalid="flag"), given, plain.targets)
+    memory_format = torch.channels_last if how.get("channels_last") else torch.contiguous_format
+    converted = images.to(next(ready.parameters()).dtype, memory_format=memory_format)
+    explain = functools.partial(CFCAM(ready, on_invalid="flag"), converted, plain.targets)
 
     def case() -> Explanation:
         with torch.autocast(images.device.type, torch.bfloat16) if autocast else contextlib.nullcontext():
@@ -97,7 +97,7 @@ def variant(
 
 
 def differences(result: Explanation, plain: Explanation) -> dict[str, Any]:
-    """`closeness`, and the share of images whose likeliest class is the same; or what is wrong with the images."""
+    """`closeness`, and the fraction of images whose likeliest class is the same; or the problems of the images."""
     problems = [problem for problem in result.problems if problem]
     if problems:
         return {"problems": problems}
@@ -108,7 +108,7 @@ def differences(result: Explanation, plain: Explanation) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """One table."""
+    """Prints one table."""
     columns = ("mean", "largest", "correlation", "other_labels", "top1", "within")
     times = ("ms_per_image", "ms_min", "ms_max")
     print_table(

@@ -1,8 +1,8 @@
-"""The published method's own steps, one image at a time: the cost CF-CAM had before this project.
+"""The steps of the published code, one image at a time: the cost of CF-CAM before this project.
 
-Follows what the published code does (repository jerryp-hfut/CF-CAM): the whole model is
-differentiated with gradients kept for every parameter, the channel distances come from a C×C×(h·w)
-broadcast in NumPy, DBSCAN is scikit-learn's, and the weights pass through a softmax.
+As in the published code (repository jerryp-hfut/CF-CAM), the backward pass goes through the whole model and
+leaves a gradient in every parameter, the distances between channels are a C×C×(h·w) broadcast in NumPy, DBSCAN
+is scikit-learn's, and the weights pass through a softmax.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 
 def published_steps(model: nn.Module, layer: nn.Module, image: Tensor) -> np.ndarray:
-    """Heatmap (H,W) in [0,1] of the predicted class of image (1,3,H,W); the clustering is on the CPU.
+    """Heatmap (H, W) in [0, 1] of the predicted class of an image (1, 3, H, W).
 
-    Parameters keep the gradients of the call, as there.
+    The clustering runs on the CPU. As in the published code, the parameters keep their gradients.
     """
-    kept: dict[str, Tensor] = {}
+    captured: dict[str, Tensor] = {}
 
     def keep_gradients(_module: nn.Module, _inputs: Any, outputs: Any) -> None:
-        kept["gradients"] = outputs[0]
+        captured["gradients"] = outputs[0]
 
     handles = [
-        layer.register_forward_hook(lambda _module, _inputs, output: kept.update(activations=output)),
+        layer.register_forward_hook(lambda _module, _inputs, output: captured.update(activations=output)),
         layer.register_full_backward_hook(keep_gradients),
     ]
     model.zero_grad()
@@ -35,7 +35,7 @@ def published_steps(model: nn.Module, layer: nn.Module, image: Tensor) -> np.nda
     logits[0, int(logits.argmax())].backward()
     for handle in handles:
         handle.remove()
-    activations, gradients = (kept[name].detach()[0].cpu() for name in ("activations", "gradients"))
+    activations, gradients = (captured[name].detach()[0].cpu() for name in ("activations", "gradients"))
 
     labels = _labels(activations.flatten(1).numpy())
     weights = torch.zeros(len(activations))

@@ -1,9 +1,9 @@
 # ruff: noqa: RUF001 (the dash of tables)
-"""The README's tables, from the results that are committed.
+"""Computes the README's tables from the committed results.
 
     python -m bench.readme [--check]
 
-Each table stands between `<!-- NAME -->` and `<!-- end -->`; numbers in the text around them are not touched.
+A table is between `<!-- NAME -->` and `<!-- end -->`; numbers in the text around the tables are not changed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bench.pages import rewrite, table
 
 PAGE = Path(__file__).parents[1] / "README.md"
 
-#: Case of `throughput` -> heading of its row; then the ones beside the prepared explanation.
+#: Case of `throughput` -> heading of its row: compared with the explanation, then with the prepared explanation.
 CASES = {
     "forward only": "forward only",
     "forward only, compiled": "forward only, `torch.compile`",
@@ -34,7 +34,7 @@ PREPARED = {
 }
 MODELS = {"torchvision:resnet50@none": "ResNet-50", "efficientnet-lite0": "EfficientNet-Lite0"}
 
-#: Columns of an evaluation's tables, by part: name -> heading.
+#: Part of the evaluation -> columns of its table: name -> heading.
 COLUMNS = {
     "composites": {
         "pointing": "pointing ↑",
@@ -69,13 +69,13 @@ MARKS = {"better": " ▲", "worse": " ▼", "differs": "", None: ""}
 
 def tables(results: dict[str, Any]) -> dict[str, str]:
     """Name -> Markdown of every table."""
-    found = {
+    texts = {
         "throughput": _throughput(results["throughput"]["batches"]),
         "dataset": _dataset(results["dataset"]["rates"]),
         "discrimination": _discrimination(results["discrimination"]["presets"]),
     }
     parts = results["evaluation"]["parts"]
-    return found | {
+    return texts | {
         name: _evaluation(parts[name]["found"], columns, speed=name == "composites")
         for name, columns in COLUMNS.items()
     }
@@ -131,28 +131,28 @@ def _discrimination(presets: dict[str, Any]) -> str:
     return table([f"EfficientNet-Lite0, {about['photos']} real photos", *shown.values()], rows)
 
 
-def _evaluation(found: dict[str, Any], columns: dict[str, str], speed: bool = True) -> str:
+def _evaluation(summary: dict[str, Any], columns: dict[str, str], *, speed: bool = True) -> str:
     rows = [
-        [f"`{method}`", *(_cell(found, method, column) for column in columns)]
-        + ([_speed(found, method)] if speed else [])
-        for method in found["methods"]
+        [f"`{method}`", *(_cell(summary, method, column) for column in columns)]
+        + ([_speed(summary, method)] if speed else [])
+        for method in summary["methods"]
     ]
     return table(["method", *columns.values(), *(["images/s"] if speed else [])], rows)
 
 
-def _cell(found: dict[str, Any], method: str, column: str) -> str:
-    """Mean and mark; how many images it is of, where other methods have more."""
-    entry = found["methods"][method].get(column, {})
+def _cell(summary: dict[str, Any], method: str, column: str) -> str:
+    """Mean and mark; followed by the number of images if other methods have more."""
+    entry = summary["methods"][method].get(column, {})
     if entry.get("mean") is None:
         return "–"
-    verdict = found["paired"].get(method, {}).get(column, {}).get("verdict")
-    most = max(other.get(column, {}).get("n", 0) for other in found["methods"].values())
+    verdict = summary["paired"].get(method, {}).get(column, {}).get("verdict")
+    most = max(other.get(column, {}).get("n", 0) for other in summary["methods"].values())
     few = "" if entry["n"] == most else f" ({entry['n']})"
     return f"{entry['mean']:.2f}{few}{MARKS[verdict]}"
 
 
-def _speed(found: dict[str, Any], method: str) -> str:
-    return f"{found['cost'][method]:.0f}"
+def _speed(summary: dict[str, Any], method: str) -> str:
+    return f"{summary['cost'][method]:.0f}"
 
 
 def read_results(

@@ -1,8 +1,8 @@
-"""Recomputes the tables of scale.md from bench/results/: ten million images on 8, 64 and 512 GPUs.
+"""Computes the tables of scale.md from bench/results/: ten million images on 8, 64 and 512 GPUs.
 
     python -m bench.scale [--check]
 
-Every figure is a measured one of a results file, named with its key, or an assumption that says so.
+Every input is a measured figure, named with its results file and key, or is marked as an assumption.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ IMAGES, GPUS = 10_000_000, (8, 64, 512)
 #: Images/s of one GPU. Assumptions, not measurements.
 ASSUMED = (100, 500, 2000)
 
-#: Name -> file, path of keys, unit, what it is.
+#: Name -> results file, path of keys in it, unit, meaning.
 INPUTS: dict[str, tuple[str, str, str, str]] = {
     "jpeg": ("store", "pictures.jpeg_bytes", "bytes", "an image, 500x375 JPEG"),
     "view": ("store", "pictures.view.cpu_ms", "ms of a core", "reading and decoding it to the model's view"),
@@ -60,17 +60,22 @@ Inputs = Mapping[str, float]
 
 
 def read_results(folder: Path = RESULTS) -> Results:
-    """The results files that the page draws on, by name. Raises SystemExit."""
-    found = {}
+    """The results files that the page uses, by name.
+
+    Raises:
+        SystemExit: one is missing.
+    """
+    results = {}
     for name in dict.fromkeys([*(file for file, *_ in INPUTS.values()), "dataset"]):
         path = folder / f"{name}.json"
         if not path.exists():
             raise SystemExit(f"{path} is missing; run: python -m bench.{name}")
-        found[name] = json.loads(path.read_text())
-    return found
+        results[name] = json.loads(path.read_text())
+    return results
 
 
 def inputs_of(results: Results) -> Inputs:
+    """The measured figures by name."""
     return {name: _find(results[file], key) for name, (file, key, _, _) in INPUTS.items()}
 
 
@@ -82,49 +87,49 @@ def _find(result: Any, key: str) -> float:
 
 def tables(results: Results) -> dict[str, str]:
     """The page's tables by name, as Markdown."""
-    known = inputs_of(results)
+    inputs = inputs_of(results)
     return {
-        "inputs": _inputs(known),
-        "storage": _storage(known),
-        "rates": _rates(known),
-        "parts": _parts(known),
-        "writers": _writers(known),
-        "start": _start(known),
+        "inputs": _inputs(inputs),
+        "storage": _storage(inputs),
+        "rates": _rates(inputs),
+        "parts": _parts(inputs),
+        "writers": _writers(inputs),
+        "start": _start(inputs),
         "here": _here(results["dataset"]),
     }
 
 
-def _inputs(known: Inputs) -> str:
+def _inputs(inputs: Inputs) -> str:
     return table(
         ("measured", "figure", "file", "key"),
         (
-            (about, f"{known[name]:,g} {unit}", f"`results/{file}.json`", f"`{key}`")
+            (about, f"{inputs[name]:,g} {unit}", f"`results/{file}.json`", f"`{key}`")
             for name, (file, key, unit, about) in INPUTS.items()
         ),
     )
 
 
-def _storage(known: Inputs) -> str:
+def _storage(inputs: Inputs) -> str:
     kinds = {
         "images to read": "jpeg", "plan": "plan_bytes", "rows, parts of 256": "row_256",
         "overlays, JPEG": "overlay", "overlays, PNG": "png", "overlays, WebP": "webp",
     }  # fmt: skip
     return table(
         ("what", "bytes an image", "ten million images"),
-        ((what, f"{known[name]:,.0f}", _bytes(IMAGES * known[name])) for what, name in kinds.items()),
+        ((what, f"{inputs[name]:,.0f}", _bytes(IMAGES * inputs[name])) for what, name in kinds.items()),
     )
 
 
-def _rates(known: Inputs) -> str:
+def _rates(inputs: Inputs) -> str:
     lines = []
     for gpus in GPUS:
         for rate in ASSUMED:
             total = gpus * rate
             lines.append((
                 gpus, f"{rate:,}", f"{total:,}", _time(IMAGES / total),
-                _bytes(total * known["jpeg"]) + "/s", _bytes(total * known["row_256"]) + "/s",
-                _cores(rate * known["view"]), _cores(rate * (known["view"] + known["jpeg_ms"])),
-                _bytes(total * known["overlay"]) + "/s",
+                _bytes(total * inputs["jpeg"]) + "/s", _bytes(total * inputs["row_256"]) + "/s",
+                _cores(rate * inputs["view"]), _cores(rate * (inputs["view"] + inputs["jpeg_ms"])),
+                _bytes(total * inputs["overlay"]) + "/s",
             ))  # fmt: skip
     head = (
         "GPUs", "*images/s a GPU*", "images/s", "time", "reading", "rows", "cores a GPU, no overlays",
@@ -133,50 +138,52 @@ def _rates(known: Inputs) -> str:
     return table(head, lines)
 
 
-def _parts(known: Inputs) -> str:
+def _parts(inputs: Inputs) -> str:
     lines = []
     for size in PART_SIZES:
         count = math.ceil(IMAGES / size)
-        scan = count * known[f"scan_{size}"] / 1000
+        scan = count * inputs[f"scan_{size}"] / 1000
         lines.append((
-            f"{size:,}", f"{count:,}", _bytes(size * known[f"row_{size}"]), _time(scan),
-            *(_time(size / rate) for rate in ASSUMED), f"{1000 * size / known[f'commit_{size}']:,.0f}",
+            f"{size:,}", f"{count:,}", _bytes(size * inputs[f"row_{size}"]), _time(scan),
+            *(_time(size / rate) for rate in ASSUMED), f"{1000 * size / inputs[f'commit_{size}']:,.0f}",
         ))  # fmt: skip
     times = (f"one at *{rate:,} images/s*" for rate in ASSUMED)
     return table(("part size", "parts", "file", "resuming", *times, "images/s one writer stores"), lines)
 
 
-def _writers(known: Inputs) -> str:
+def _writers(inputs: Inputs) -> str:
     lines = []
     for gpus in GPUS:
         for rate in ASSUMED:
-            need = [gpus * rate * _driver(known, size) / 1000 / size for size in PART_SIZES]
+            need = [gpus * rate * _driver(inputs, size) / 1000 / size for size in PART_SIZES]
             lines.append((gpus, f"{rate:,}", *(f"{math.ceil(one):,}" for one in need)))
     return table(("GPUs", "*images/s a GPU*", *(f"parts of {size:,}" for size in PART_SIZES)), lines)
 
 
-def _driver(known: Inputs, size: int) -> float:
-    """Milliseconds that a Ray driver needs for a part: taking its rows, and storing them."""
-    return known[f"send_{size}"] + known[f"commit_{size}"]
+def _driver(inputs: Inputs, size: int) -> float:
+    """Milliseconds that a Ray driver needs for a part: receiving its rows, and storing them."""
+    return inputs[f"send_{size}"] + inputs[f"commit_{size}"]
 
 
-def _start(known: Inputs) -> str:
+def _start(inputs: Inputs) -> str:
     names = {
         "finding the samples in folders": "list",
         "storing the plan": "plan",
         "comparing with the stored plan, on resuming": "read_plan",
     }
-    lines = [(what, f"{known[name]:g} µs", _time(IMAGES * known[name] / 1e6)) for what, name in names.items()]
+    lines = [
+        (what, f"{inputs[name]:g} µs", _time(IMAGES * inputs[name] / 1e6)) for what, name in names.items()
+    ]
     memory = (
         "memory while it lists",
-        f"{known['list_bytes']:,.0f} bytes",
-        _bytes(IMAGES * known["list_bytes"]),
+        f"{inputs['list_bytes']:,.0f} bytes",
+        _bytes(IMAGES * inputs["list_bytes"]),
     )
     return table(("once, in each process", "a sample", "ten million"), [*lines, memory])
 
 
 def _here(dataset: Mapping[str, Any]) -> str:
-    """Ten million on the machine that measured, at the rates of results/dataset.json."""
+    """Time for ten million images on the machine that measured, at the rates of results/dataset.json."""
     lines = [
         (
             model,

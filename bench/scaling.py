@@ -2,8 +2,8 @@
 
     python -m bench.scaling [--channels 256 4096] [--engine torch] [--device cuda]
 
-`explain_activations` on generated features, one quantity varied at a time; and a whole model
-explained for 1 to 16 classes an image, which share the forward pass and the clustering.
+Times `explain_activations` on generated features, varying one quantity at a time; and explanations of a whole
+model for 1 to 16 classes per image, which share the forward pass and the clustering.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from cfcam_gpu import CFCAM, CFCAMConfig, explain_activations
 
 @dataclass(frozen=True)
 class Options(Setup):
-    """The values of each sweep; `batch` images where the batch is not the quantity varied."""
+    """The values of each sweep; `batch` is the batch size of the sweeps that vary something else."""
 
     channels: tuple[int, ...] = (256, 512, 1024, 2048, 4096)
     sides: tuple[int, ...] = (7, 14, 28, 56)
@@ -48,7 +48,7 @@ class Options(Setup):
 
 @dataclass(frozen=True)
 class Point:
-    """Features to explain."""
+    """The shape of the features to explain."""
 
     batch: int
     channels: int
@@ -67,7 +67,7 @@ class Point:
 
 
 def sweeps(options: Options) -> dict[str, dict[int, Point]]:
-    """The points of each sweep by the value varied; what stands still has the size of ResNet-50's last layers."""
+    """The points of each sweep, by the varied value; the other quantities are those of ResNet-50's last layers."""
     return {
         "channels": {c: Point(options.batch, c, 7) for c in options.channels},
         "side": {s: Point(options.batch, 256, s) for s in options.sides},
@@ -79,14 +79,14 @@ def run(options: Options) -> dict[str, Any]:
     """The benchmark's result.
 
     Raises:
-        SystemExit: the engine does not agree with the reference; nothing is timed.
+        SystemExit: the engine differs from the reference; nothing is timed.
     """
     equivalence = {}
     for name, points in sweeps(options).items():
         point = points[min(points)]
         features = make_features(min(2, point.batch), point.channels, point.side, device=options.device)
-        seen = compare(*features, (options.side, options.side), CFCAMConfig(), options.engine)
-        equivalence[name] = required(seen)
+        comparison = compare(*features, (options.side, options.side), CFCAMConfig(), options.engine)
+        equivalence[name] = required(comparison)
     result: dict[str, Any] = {"device": options.device, "equivalence": equivalence, "sweeps": {}}
     for name, points in sweeps(options).items():
         cases = {str(value): point.case(options) for value, point in points.items()}
@@ -97,20 +97,25 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def rows(seconds: Mapping[str, Sequence[float]], images: Mapping[str, int]) -> dict[str, Any]:
-    """By value: the time an image, and the exponent with which a call's time grew since the value before."""
-    found: dict[str, Any] = {}
+    """By value: the time per image, and the exponent with which a call's time grew from the value before.
+
+    Example:
+        >>> rows({"2": [1.0], "4": [4.0]}, {"2": 1, "4": 1})["4"]["growth"]
+        2.0
+    """
+    by_value: dict[str, Any] = {}
     before: str | None = None
     for value, times in seconds.items():
-        found[value] = summary(times, images[value]) | {"growth": None}
+        by_value[value] = summary(times, images[value]) | {"growth": None}
         if before is not None:
             grown = min(times) / min(seconds[before])
-            found[value]["growth"] = round(math.log(grown) / math.log(int(value) / int(before)), 2)
+            by_value[value]["growth"] = round(math.log(grown) / math.log(int(value) / int(before)), 2)
         before = value
-    return found
+    return by_value
 
 
 def by_targets(options: Options) -> dict[str, Any]:
-    """A model's batch explained for K classes an image, beside its forward pass alone."""
+    """The time of explaining a model's batch for K classes per image, and of its forward pass alone."""
     model, images = make_model(options), make_images(options, options.batch)
     cam = CFCAM(model, options.layer, engine=options.engine)
 
@@ -137,17 +142,17 @@ def by_targets(options: Options) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """A table for each sweep."""
-    for name, found in result["sweeps"].items():
+    """Prints a table for each sweep."""
+    for name, by_value in result["sweeps"].items():
         columns = (name, "ms/image", "min", "max", "grows with power")
         print_table(
             f"cost against {name}, {result['device']}",
             columns,
-            [(v, *row.values()) for v, row in found.items()],
+            [(v, *row.values()) for v, row in by_value.items()],
         )
     targets = result["targets"]
     print_table(
-        f"{targets['model']}, batch {targets['batch']}: cost against targets an image",
+        f"{targets['model']}, batch {targets['batch']}: cost against targets per image",
         ("targets", "ms/image", "min", "max"),
         [(name, *row.values()) for name, row in targets["cases"].items()],
     )

@@ -2,8 +2,8 @@
 
     python -m bench.search
 
-Photos and composites of the half `SEARCH` of `bench/photos.py`; the figures that are reported, by
-`bench.evaluation`, are of the other half. Nothing here is a claim: it shows what was tried.
+Uses photos and composites of the half `SEARCH` of `bench/photos.py`; `bench.evaluation` reports figures of the
+other half. The result is no claim; it shows what was tried.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cfcam_gpu.models import load_model
 
 Method = str | CFCAMConfig | tuple[str, CFCAMConfig]
 
-#: Candidates for the layer that is explained by default, the last one.
+#: Candidates for the layer that is explained by default: the last one.
 LAST: dict[str, Method] = {
     "gradcam": "gradcam",
     "layercam": "layercam",
@@ -38,7 +38,7 @@ def _spatial(**changes: Any) -> CFCAMConfig:
     return CFCAMConfig.preset("spatial", **changes)
 
 
-#: Candidates for a layer before it.
+#: Candidates for an earlier layer.
 EARLIER: dict[str, Method] = {
     "gradcam": "gradcam",
     "hirescam": "hirescam",
@@ -67,14 +67,14 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Options:
-    """Composites made, before the unrecognised ones are left out; steps of deletion and insertion."""
+    """Number of composites, including those that are not recognised; steps of deletion and insertion."""
 
     composites: int = 80
     steps: int = 6
 
 
 def run(options: Options) -> dict[str, Any]:
-    """The benchmark's result, as `bench.evaluation`'s."""
+    """The benchmark's result, in the form of `bench.evaluation`."""
     loaded = load_model(MODEL)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -1,10 +1,10 @@
-"""Where does the time of an explanation go, and how far is each stage from what the machine allows?
+"""How long does each stage of an explanation take, and how much is the least the machine needs for it?
 
     python -m bench.stages [--batch 16] [--engine torch] [--device cuda]
 
-One batch is explained stage by stage, with the clock read in between. Each stage stands beside its
-floor: the larger of its operations over the machine's peak and of its bytes over its bandwidth, both
-peaks measured in the same run. The counts are derived in bench/README.md.
+One batch is explained stage by stage, with the clock read in between. Each stage is compared with its floor:
+operations ÷ the machine's peak or bytes ÷ its bandwidth, whichever is larger; both peaks are measured in the
+same run. bench/README.md derives the counts.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK, NOISE
 from cfcam_gpu.engines import resolve_engine
 from cfcam_gpu.models.prepare import DTYPES
 
-#: What a scan of the channels does, in order.
+#: The stages of a scan of the channels, in order.
 SCAN_STAGES = ("distances", "percentile", "neighbours", "search")
 
 
 @dataclass(frozen=True)
 class Options(Setup):
-    """The batch, and the engine whose stages are timed."""
+    """Options of this benchmark; `engine` is the one whose stages are timed."""
 
     batch: int = 16
     engine: str = "auto"
@@ -68,7 +68,7 @@ class Options(Setup):
 
 @dataclass
 class Clock:
-    """Seconds by stage: `mark` gives the time since the last mark to a stage."""
+    """Seconds by stage; `mark` adds the time since the last mark to a stage."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     last: float = 0.0
@@ -88,13 +88,13 @@ class Clock:
 
 
 def numba_scan(clock: Clock) -> Scan:
-    """The compiled scan, image by image in the engine's threads; a stage's time is the threads' mean."""
-    from cfcam_gpu.engines import numba_scan as compiled
+    """The scan of the numba engine, image by image in its threads; the time of a stage is the mean over the threads."""
+    from cfcam_gpu.engines import numba_scan as engine
 
     def scan(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[Tensor, Tensor, Tensor]:
         x, counts = features.contiguous().numpy(), valid.sum(1).tolist()
         labels = np.full(x.shape[:2], NOISE)
-        found, eps = np.zeros(len(x), np.int64), np.full(len(x), EPS_FLOOR)
+        n_clusters, eps = np.zeros(len(x), np.int64), np.full(len(x), EPS_FLOOR)
         threads = max(1, min(torch.get_num_threads(), len(x)))
 
         def work(first: int) -> list[tuple[str, float]]:
@@ -108,14 +108,14 @@ def numba_scan(clock: Clock) -> Scan:
                     continue
                 squared = pairs[: n * (n - 1) // 2]
                 reads = [time.perf_counter()]
-                compiled._squared_distances(x[b, :n], squared)
+                engine._squared_distances(x[b, :n], squared)
                 reads.append(time.perf_counter())
-                eps[b] = max(compiled._percentile(squared, n, config.eps_percentile, kept), EPS_FLOOR)
+                eps[b] = max(engine._percentile(squared, n, config.eps_percentile, kept), EPS_FLOOR)
                 reads.append(time.perf_counter())
                 radius = eps[b] * (1 + EPS_SLACK)
-                compiled._neighbour_bits(squared, n, np.float32(radius * radius), rows)
+                engine._neighbour_bits(squared, n, np.float32(radius * radius), rows)
                 reads.append(time.perf_counter())
-                found[b] = compiled._search(rows, n, config.min_samples(n), labels[b])
+                n_clusters[b] = engine._search(rows, n, config.min_samples(n), labels[b])
                 reads.append(time.perf_counter())
                 times += list(zip(SCAN_STAGES, np.diff(reads).tolist(), strict=True))
             return times
@@ -124,34 +124,34 @@ def numba_scan(clock: Clock) -> Scan:
             for times in pool.map(work, range(threads)):
                 for stage, seconds in times:
                     clock.add(stage, seconds / threads)
-        return torch.from_numpy(labels), torch.from_numpy(found), torch.from_numpy(eps)
+        return torch.from_numpy(labels), torch.from_numpy(n_clusters), torch.from_numpy(eps)
 
     return scan
 
 
 def torch_scan(clock: Clock) -> Scan:
-    """The scan in PyTorch, in the engine's chunks; neighbours and search are one stage there."""
+    """The scan of the torch engine, in its chunks; there neighbours and search are one stage."""
 
     def scan(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[Tensor, Tensor, Tensor]:
         step = max(1, CHUNK_BYTES[features.device.type] // (16 * features.shape[1] ** 2))
-        parts = []
-        for part, rows in zip(features.split(step), valid.split(step), strict=True):
+        chunks = []
+        for chunk, rows in zip(features.split(step), valid.split(step), strict=True):
             counts = rows.sum(1)
-            distances = pairwise_distances(part, rows)
+            distances = pairwise_distances(chunk, rows)
             clock.mark("distances")
             eps = distance_percentile(distances, counts, config.eps_percentile)
             clock.mark("percentile")
-            labels, found = dbscan(distances, eps, min_samples(counts, config))
+            labels, n_clusters = dbscan(distances, eps, min_samples(counts, config))
             clock.mark("neighbours and search")
-            parts.append((labels, found, eps))
-        labels, found, eps = (torch.cat(column) for column in zip(*parts, strict=True))
-        return labels, found, eps
+            chunks.append((labels, n_clusters, eps))
+        labels, n_clusters, eps = (torch.cat(column) for column in zip(*chunks, strict=True))
+        return labels, n_clusters, eps
 
     return scan
 
 
 def triton_scan(clock: Clock) -> Scan:
-    """The scan in the Triton kernels, which take distances and percentile in one and store neither."""
+    """The scan of the triton engine; one kernel computes distances and percentile, and the distances are not stored."""
     from cfcam_gpu.kernels import components, distances, neighbours
 
     def scan(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,47 +160,51 @@ def triton_scan(clock: Clock) -> Scan:
         clock.mark("distances and percentile")
         words, degrees = neighbours.neighbours(features, counts, eps, EPS_SLACK)
         clock.mark("neighbours")
-        labels, found = components.dbscan(words, degrees, min_samples(counts, config))
+        labels, n_clusters = components.dbscan(words, degrees, min_samples(counts, config))
         clock.mark("search")
-        return labels, found, eps
+        return labels, n_clusters, eps
 
     return scan
 
 
 def triton_weights(gradients: Tensor, clusters: Clusters, config: CFCAMConfig) -> Tensor:
-    """The weights as the Triton engine takes them."""
+    """The channel weights (B, K, C), as the triton engine computes them."""
     from cfcam_gpu.engines.triton_engine import pool_triton
 
     return channel_weights(gradients, clusters, config, pool_triton)
 
 
 def triton_map(activations: Tensor, weights: Tensor) -> Tensor:
-    """The grid as the Triton engine takes it."""
+    """The saliency map (B, K, h, w), as the triton engine computes it."""
     from cfcam_gpu.kernels.weighted_sum import weighted_sum
 
     return weighted_sum(activations, weights)
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The functions of an engine that are timed one by one."""
+class EngineStages:
+    """The functions of an engine that are timed one by one.
+
+    Attributes:
+        distances_stored: whether the engine stores the distances between channels.
+    """
 
     scan: Callable[[Clock], Scan]
     weights: Callable[[Tensor, Clusters, CFCAMConfig], Tensor] = channel_weights
     map: Callable[[Tensor, Tensor], Tensor] = activation_map
-    stored: bool = True
+    distances_stored: bool = True
 
 
-PARTS = {
-    "numba": Parts(numba_scan),
-    "torch": Parts(torch_scan),
-    "triton": Parts(triton_scan, triton_weights, triton_map, stored=False),
+ENGINE_STAGES = {
+    "numba": EngineStages(numba_scan),
+    "torch": EngineStages(torch_scan),
+    "triton": EngineStages(triton_scan, triton_weights, triton_map, distances_stored=False),
 }
 
 
 @dataclass(frozen=True)
-class Staged:
-    """Seconds by stage, the clusters found, and the shape (B,C,h,w) of the activations."""
+class StagedRun:
+    """Seconds by stage, the clusters, and the shape (B, C, h, w) of the activations."""
 
     seconds: dict[str, float]
     clusters: Clusters
@@ -208,14 +212,16 @@ class Staged:
 
 
 def finite(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
-    """As in `explain_activations`: copies with zeros for images that have NaN or Inf."""
+    """Copies, as `explain_activations` makes them: zeros for images that have NaN or Inf."""
     bad = ~(activations.isfinite().flatten(1).all(1) & gradients.isfinite().flatten(1).all(1))
     bad = bad[:, None, None, None]
     return activations.masked_fill(bad, 0).contiguous(), gradients.masked_fill(bad[:, None], 0).contiguous()
 
 
-def explain_in_stages(model: nn.Module, layer: TargetLayer, images: Tensor, parts: Parts) -> Staged:
-    """The steps of `CFCAM` and `explain_activations` with the clock read between them."""
+def explain_in_stages(
+    model: nn.Module, layer: TargetLayer, images: Tensor, stages: EngineStages
+) -> StagedRun:
+    """The steps of `CFCAM` and `explain_activations`, with the clock read between them."""
     clock, config = Clock(), CFCAMConfig()
     clock.start()
     at_layer = layer.module.register_forward_hook(lambda *_: clock.mark("forward to the layer"))
@@ -227,52 +233,60 @@ def explain_in_stages(model: nn.Module, layer: TargetLayer, images: Tensor, part
     with full_float32(images.device):
         activations, gradients = finite(captured.activations.float(), captured.gradients)
         clock.mark("finite values")
-        scan = parts.scan(clock)
+        scan = stages.scan(clock)
 
         def timed(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[Tensor, Tensor, Tensor]:
             clock.mark("dominance")
-            found = scan(features, valid, config)
+            result = scan(features, valid, config)
             clock.start()
-            return found
+            return result
 
         clusters = cluster_channels(activations, config, timed)
         clock.mark("dominance")
-        weights = parts.weights(gradients, clusters, config)
+        weights = stages.weights(gradients, clusters, config)
         clock.mark("means, filter, weights")
-        grid = parts.map(activations, weights)
+        grid = stages.map(activations, weights)
         clock.mark("map")
         upsample_and_normalise(grid, (images.shape[2], images.shape[3]))
         clock.mark("upsampling")
-    return Staged(clock.seconds, clusters, activations.shape)
+    return StagedRun(clock.seconds, clusters, activations.shape)
 
 
 def run(options: Options) -> dict[str, Any]:
     """The benchmark's result.
 
     Raises:
-        SystemExit: the engine does not agree with the reference, or the stages with the engine; nothing is timed.
+        SystemExit: the engine differs from the reference, or the stages from the engine; nothing is timed.
     """
     model, images = make_model(options), make_images(options, options.batch)
     layer = find_layer(model, options.layer)
     engine = resolve_engine(options.engine, images.device)
-    if engine not in PARTS:
-        raise SystemExit(f"the stages of engine {engine!r} are not timed; choose one of: {', '.join(PARTS)}")
-    cam, parts = CFCAM(model, options.layer, engine=engine), PARTS[engine]
+    if engine not in ENGINE_STAGES:
+        raise SystemExit(
+            f"the stages of engine {engine!r} are not timed; choose one of: {', '.join(ENGINE_STAGES)}"
+        )
+    cam, stages = CFCAM(model, options.layer, engine=engine), ENGINE_STAGES[engine]
     with arithmetic(options):
         equivalence = check_engine(model, options.layer, images[:2], CFCAMConfig(), engine)
-        whole, staged = cam(images), explain_in_stages(model, layer, images, parts)
+        whole, staged = cam(images), explain_in_stages(model, layer, images, stages)
         assert whole.labels is not None
         if not torch.equal(whole.labels, staged.clusters.labels):
             raise SystemExit(
                 "equivalence check failed, nothing is timed: the stages' labels are not the engine's"
             )
         counts = model_counts(model, layer, images[:1], options.batch)
-        counts |= stage_counts(staged.shape, images.shape[2:], staged.clusters, CFCAMConfig(), parts.stored)
-        found: list[dict[str, float]] = []
+        counts |= stage_counts(
+            staged.shape,
+            images.shape[2:],
+            staged.clusters,
+            CFCAMConfig(),
+            distances_stored=stages.distances_stored,
+        )
+        turns: list[dict[str, float]] = []
         seconds = interleaved(
             {
                 "explained": lambda: cam(images),
-                "in stages": lambda: found.append(explain_in_stages(model, layer, images, parts).seconds),
+                "in stages": lambda: turns.append(explain_in_stages(model, layer, images, stages).seconds),
             },
             options.repeats,
         )
@@ -285,20 +299,20 @@ def run(options: Options) -> dict[str, Any]:
         "equivalence": equivalence,
         "machine": machine,
         "stages": {
-            name: beside_floor(
-                [turn[name] for turn in found[-options.repeats :]], counts[name], machine, options
+            name: compared_with_floor(
+                [turn[name] for turn in turns[-options.repeats :]], counts[name], machine, options
             )
-            for name in found[-1]
+            for name in turns[-1]
         },
         "explained": summary(seconds["explained"], options.batch),
         "in_stages": summary(seconds["in stages"], options.batch),
     }
 
 
-def beside_floor(
+def compared_with_floor(
     seconds: Sequence[float], count: Count, machine: Mapping[str, Any], options: Options
 ) -> dict[str, float | None]:
-    """A stage's time an image, its operations and bytes, its floor, and how many times longer it takes."""
+    """A stage's time per image, its operations and bytes, its floor, and time ÷ floor."""
     times, floor = summary(seconds, options.batch), count.floor_ms(machine)
     return {
         **times,
@@ -310,7 +324,7 @@ def beside_floor(
 
 
 def show(result: dict[str, Any]) -> None:
-    """The stages, and the peaks behind the floors."""
+    """Prints the stages, and the peaks that the floors come from."""
     columns = ("stage", "ms/image", "min", "max", "Mflop", "MB", "floor, ms", "÷ floor")
     print_table(
         f"{result['model']}, batch {result['batch']}, engine {result['engine']}, {result['device']}",
@@ -318,7 +332,8 @@ def show(result: dict[str, Any]) -> None:
         [(name, *row.values()) for name, row in result["stages"].items()],
     )
     print(
-        f"in stages {result['in_stages']['ms_per_image']} ms an image, in one {result['explained']['ms_per_image']}"
+        f"in stages {result['in_stages']['ms_per_image']} ms per image, in one call "
+        f"{result['explained']['ms_per_image']}"
     )
     print(f"peaks measured: {result['machine']}")
 

@@ -1,11 +1,11 @@
-"""What do rows, pictures, commits and a resumed run cost? The inputs of the arithmetic in scale.md.
+"""What do rows, overlays, storing a part and resuming a run cost? The inputs of the arithmetic in scale.md.
 
     python -m bench.store [--parts 1000]
 
-Rows of a 7×7 map with random values, which do not compress, and ids and paths as a dataset has them; pictures
-of 500×375 pixels that compress as photos do. Bytes are of the files. `cpu_ms` is the process's own time, `ms`
-the median by the clock, which the disk is part of. Prints a table, then one line of JSON, which it also
-stores in bench/results/.
+The rows have a 7×7 map of random values, which do not compress, and realistic ids and paths; the images have
+500×375 pixels and compress as photos do. Bytes are file sizes. `cpu_ms` is the process's own CPU time; `ms` is the
+median time by the clock, which includes waiting for the disk. Prints a table, then one line of JSON, which it
+also stores in bench/results/.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.images.encode import IMAGE_FORMATS
 from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS
 
-GRID = (7, 7)
+MAP_SHAPE = (7, 7)
 PART_SIZES = (256, 1024, 4096)
 ROWS_PER_SIZE = 40_960
 PICTURES_TIMED = 60
@@ -42,9 +42,9 @@ FILES, PLANNED = 20_000, 200_000
 
 
 def make_rows(count: int, first: int = 0) -> list[Row]:
-    """Rows as a run over ImageNet's folders has them."""
+    """Rows like those of a run over the folders of ImageNet."""
     rng = np.random.default_rng(first)
-    maps, numbers = rng.random((count, *GRID), np.float32), rng.random((count, 4), np.float32).tolist()
+    maps, numbers = rng.random((count, *MAP_SHAPE), np.float32), rng.random((count, 4), np.float32).tolist()
     return [_row(first + i, grid, values) for i, (grid, values) in enumerate(zip(maps, numbers, strict=True))]
 
 
@@ -60,27 +60,27 @@ def _row(i: int, grid: np.ndarray, values: list[float]) -> Row:
 
 
 def timed(work: Callable[..., object], arguments: Iterable[tuple[Any, ...]]) -> dict[str, float]:
-    """Milliseconds of a call, without making its arguments: `ms` by the clock, median; `cpu_ms` of a core, mean."""
+    """Milliseconds of a call, without making its arguments: `ms` by the clock, median; `cpu_ms` of CPU time, mean."""
     clock, cpu = [], []
-    for given in arguments:
+    for call in arguments:
         start, start_cpu = time.perf_counter(), time.process_time()
-        work(*given)
+        work(*call)
         clock.append(1000 * (time.perf_counter() - start))
         cpu.append(1000 * (time.process_time() - start_cpu))
     return {"ms": round(statistics.median(clock), 3), "cpu_ms": round(statistics.mean(cpu), 3)}
 
 
 def parts(out: Path, size: int) -> dict[str, Any]:
-    """Committing parts of a size, sending one between processes, and reading the rows that a resumed run reads."""
+    """Cost of storing parts of a size, of sending one between processes, and of reading what a resumed run reads."""
     numbers, store = range(ROWS_PER_SIZE // size), Store(out)
-    found: dict[str, Any] = {
-        "commit": timed(store.write_part, ((i, make_rows(size, i * size), GRID) for i in numbers)),
+    costs: dict[str, Any] = {
+        "commit": timed(store.write_part, ((i, make_rows(size, i * size), MAP_SHAPE) for i in numbers)),
         "send": timed(_sent, ((make_rows(size, i * size),) for i in numbers)),
         "scan": timed(store.read_rows, ((i, ["status", "blank"]) for i in numbers)),
     }
     total = sum(store.part_file(i).stat().st_size for i in numbers)
     shutil.rmtree(out)
-    return {"bytes_per_row": round(total / ROWS_PER_SIZE, 1), **found}
+    return {"bytes_per_row": round(total / ROWS_PER_SIZE, 1), **costs}
 
 
 def _sent(rows: list[Row]) -> object:
@@ -88,9 +88,9 @@ def _sent(rows: list[Row]) -> object:
 
 
 def resume(out: Path, count: int, size: int = 256) -> dict[str, Any]:
-    """What a resumed run reads of `count` finished parts: their names, then status and blank of every row."""
+    """Cost of what a resumed run reads of `count` finished parts: their names, and two columns of every row."""
     store = Store(out)
-    store.write_part(0, make_rows(size), GRID)
+    store.write_part(0, make_rows(size), MAP_SHAPE)
     for i in range(1, count):
         shutil.copyfile(store.part_file(0), store.part_file(i))
     cpu, start = time.process_time(), time.perf_counter()
@@ -101,26 +101,26 @@ def resume(out: Path, count: int, size: int = 256) -> dict[str, Any]:
 
 
 def plan(out: Path) -> dict[str, Any]:
-    """Listing a folder, and writing and reading a plan: microseconds and peak bytes of memory of a sample."""
+    """Per sample: microseconds of listing a folder, and of writing and reading a plan; and peak bytes of memory."""
     folder = out / "listed"
     for i in range(FILES):
         path = folder / f"n{i // 1300:08}/{i}.JPEG"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     cpu = time.process_time()
-    found = len(find_samples([str(folder)]))
-    listing = (time.process_time() - cpu) / found
+    count = len(find_samples([str(folder)]))
+    listing = (time.process_time() - cpu) / count
     tracemalloc.start()
-    held = find_samples([str(folder)])
-    memory = tracemalloc.get_traced_memory()[1] / len(held)
+    samples = find_samples([str(folder)])
+    memory = tracemalloc.get_traced_memory()[1] / len(samples)
     tracemalloc.stop()
     rows = make_rows(PLANNED)
     samples = [Sample(row["sample_id"], row["uri"], name=row["sample_id"][:-5]) for row in rows]
     store, cpu = Store(out), time.process_time()
     written = store.write_plan(samples, 256)
     writing, cpu = (time.process_time() - cpu) / PLANNED, time.process_time()
-    known = {row["sample_id"]: row["uri"] for row in written.columns("sample_id", "uri")}
-    reading = (time.process_time() - cpu) / len(known)
+    uris = {row["sample_id"]: row["uri"] for row in written.columns("sample_id", "uri")}
+    reading = (time.process_time() - cpu) / len(uris)
     return {
         "list_us": round(1e6 * listing, 2),
         "list_bytes": round(memory),
@@ -131,15 +131,15 @@ def plan(out: Path) -> dict[str, Any]:
 
 
 def pictures(folder: Path) -> dict[str, Any]:
-    """Bytes and milliseconds of a picture by its kind, from the file to the written overlay; of the view as well."""
+    """Bytes and milliseconds of an overlay by its kind, from reading the image to the written file; and of the view."""
     source = folder / "photos"
     source.mkdir()
     generate(source, PICTURES_TIMED)
     whole = [path for path in sorted(source.iterdir()) if path.stat().st_size > 2000]
-    grid = np.asarray(
-        Image.fromarray(np.eye(3, dtype=np.float32)).resize(GRID, Image.Resampling.BICUBIC)
+    saliency_map = np.asarray(
+        Image.fromarray(np.eye(3, dtype=np.float32)).resize(MAP_SHAPE, Image.Resampling.BICUBIC)
     ).clip(0)
-    found: dict[str, Any] = {
+    costs: dict[str, Any] = {
         "size": list(SIZE),
         "jpeg_bytes": round(statistics.mean(path.stat().st_size for path in whole)),
         "view": timed(read_view, ((str(path), PUBLISHED_PREPROCESS) for path in whole)),
@@ -147,14 +147,16 @@ def pictures(folder: Path) -> dict[str, Any]:
     for kind, (extension, _) in IMAGE_FORMATS.items():
         place = (folder / kind, folder / "temporary", OverlayStyle(kind, "inferno", 0.4))
         names = ((str(path), f"{path.stem}{extension}") for path in whole)
-        took = timed(_write, ((uri, grid, name, *place) for uri, name in names))
+        took = timed(_write, ((uri, saliency_map, name, *place) for uri, name in names))
         size = statistics.mean(path.stat().st_size for path in place[0].iterdir())
-        found[kind] = {**took, "bytes": round(size)}
-    return found
+        costs[kind] = {**took, "bytes": round(size)}
+    return costs
 
 
-def _write(uri: str, grid: np.ndarray, name: str, out: Path, temporary: Path, style: OverlayStyle) -> None:
-    write_overlay(uri, PUBLISHED_PREPROCESS, grid, out, name, temporary, style)
+def _write(
+    uri: str, saliency_map: np.ndarray, name: str, out: Path, temporary: Path, style: OverlayStyle
+) -> None:
+    write_overlay(uri, PUBLISHED_PREPROCESS, saliency_map, out, name, temporary, style)
 
 
 def main() -> None:
@@ -165,7 +167,7 @@ def main() -> None:
         out = Path(temporary)
         sizes = {str(size): parts(out / str(size), size) for size in PART_SIZES}
         result = {
-            "grid": list(GRID),
+            "grid": list(MAP_SHAPE),
             "part_sizes": sizes,
             "resume": resume(out / "resume", options.parts),
             "plan": plan(out / "plan"),
@@ -174,10 +176,10 @@ def main() -> None:
     lines = [
         (
             size,
-            found["bytes_per_row"],
-            *(found[name][unit] for name in ("commit", "send", "scan") for unit in found[name]),
+            costs["bytes_per_row"],
+            *(costs[name][unit] for name in ("commit", "send", "scan") for unit in costs[name]),
         )
-        for size, found in sizes.items()
+        for size, costs in sizes.items()
     ]
     names = [f"{name} {unit}" for name in ("commit", "send", "scan") for unit in ("ms", "CPU ms")]
     print_table("parts", ("samples", "bytes/row", *names), lines)

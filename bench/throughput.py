@@ -1,10 +1,10 @@
-"""What does an explanation cost beside a forward pass, the published method's steps and other libraries' Grad-CAM?
+"""What does an explanation cost, compared with a forward pass, the published code and other libraries' Grad-CAM?
 
     python -m bench.throughput [--batches 1 16 64] [--repeats 7] [--device cuda] [--precision bfloat16]
 
-A model with random weights; all cases run in turn in one process. First the engine is compared with
-the reference, the published steps with the `upstream` preset, each peer with plain Grad-CAM and the
-compiled model with the eager one: a difference in ours stops the benchmark, one in theirs is named.
+The model has random weights; all cases take turns in one process. First the engine is compared with the
+reference, the published steps with the `upstream` preset, each other library with plain Grad-CAM, and the
+compiled model with the eager one. A difference in our code stops the benchmark; one in theirs is reported.
 bench/README.md says how to read the result.
 """
 
@@ -40,10 +40,10 @@ from cfcam_gpu import CFCAM, CFCAMConfig
 from cfcam_gpu.engines import ENGINES, resolve_engine
 from cfcam_gpu.models.prepare import prepared
 
-#: Engines timed by name beside `auto`, by device type.
+#: Engines that are timed by name, besides `auto`; by device type.
 TIMED = {"cpu": ("numba", "torch"), "cuda": ("triton", "torch")}
 
-#: Faster copies of the model; the fastest that keeps the heatmaps is timed as `prepared`.
+#: Faster copies of the model; the fastest whose heatmaps stay the same is timed as `prepared`.
 PREPARED: dict[str, dict[str, Any]] = {
     f"{precision}, folded, channels last": {
         "precision": precision,
@@ -53,10 +53,10 @@ PREPARED: dict[str, dict[str, Any]] = {
     for precision in ("float32", "bfloat16")
 }
 
-#: Larger batches are not warmed up, which would take a minute: the median of three turns leaves the first out.
+#: Larger batches are not warmed up, which would take a minute; the median of three turns ignores a slow first one.
 WARMED_UP = 16
 
-#: Images that the prepared models are compared on.
+#: Number of images on which the prepared models are compared.
 PREPARED_BATCH = 8
 
 #: How the forward pass is compiled, by device type.
@@ -68,7 +68,8 @@ COMPILED: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
-#: Root mean square difference of the compiled model's logits, of their spread: another order of summation.
+#: Root mean square difference of the compiled model's logits, relative to their standard deviation: sums in
+#: another order.
 COMPILED_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.01, "autocast": 0.05}
 
 
@@ -85,18 +86,24 @@ class Options(Setup):
 
 @dataclass(frozen=True)
 class Entry:
-    """Something to time: what it does with images, what these must be, and whether it takes only one at a time."""
+    """Something to time.
+
+    Attributes:
+        work: takes images.
+        setup: what the images must be.
+        single: whether it takes only one image at a time.
+    """
 
     work: Callable[[Tensor], Any]
     setup: Setup
     single: bool = False
 
     def count(self, batch: int) -> int:
-        """Images of one call."""
+        """Number of images of one call."""
         return 1 if self.single else batch
 
     def case(self, batch: int) -> Case:
-        """One call on so many images, which are made now."""
+        """One call on images that are made now."""
         images = make_images(self.setup, self.count(batch))
 
         def call() -> Any:
@@ -110,7 +117,8 @@ def run(options: Options) -> dict[str, Any]:
     """The benchmark's result.
 
     Raises:
-        SystemExit: the engine or the published steps do not compute what they should; nothing is timed.
+        SystemExit: the engine differs from the reference, or the published steps from the `upstream` preset; nothing
+            is timed.
     """
     float32 = dataclasses.replace(options, precision="float32")
     model, plain = make_model(options), make_model(float32)
@@ -140,40 +148,40 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def forward(model: Callable[[Tensor], Any], images: Tensor) -> Any:
-    """A forward pass as one runs it for predictions."""
+    """A forward pass, as it is run for predictions."""
     with torch.inference_mode():
         return model(images)
 
 
 def explained_entries(model: nn.Module, options: Setup) -> tuple[dict[str, Entry], dict[str, str]]:
-    """The engine `auto` takes, then the other batched ones by name; and which can run here, with the reason."""
+    """The engine that `auto` chooses, then the other batched engines; and why each of them can run here or cannot."""
     device = torch.device(options.device)
     cams = {"explained": CFCAM(model, options.layer)}
-    found = {}
+    reasons = {}
     for name in TIMED[device.type]:
-        ok, found[name] = ENGINES[name].available(device.type)
+        ok, reasons[name] = ENGINES[name].available(device.type)
         if ok and name != resolve_engine("auto", device):
             cams[f"explained, engine {name}"] = CFCAM(model, options.layer, engine=name)
-    return {name: Entry(cam, options) for name, cam in cams.items()}, found
+    return {name: Entry(cam, options) for name, cam in cams.items()}, reasons
 
 
 def other_entries(plain: nn.Module, setup: Setup) -> tuple[dict[str, Entry], dict[str, Any]]:
-    """The published steps and the other libraries, on the float32 model; and what was found of the libraries."""
+    """The published steps and the other libraries, on the float32 model; and the report on the libraries."""
     steps = functools.partial(published_steps, plain, plain.get_submodule(setup.layer))
     entries = {"published steps": Entry(steps, setup, single=True)}
-    usable, found = checked_peers(plain, setup.layer, make_images(setup, 2))
+    usable, report = checked_peers(plain, setup.layer, make_images(setup, 2))
     for name, explain in usable.items():
         entries[name] = Entry(functools.partial(of_class_zero, explain), setup)
-    return entries, found
+    return entries, report
 
 
 def of_class_zero(explain: Explain, images: Tensor) -> object:
-    """Captum predicts nothing by itself and must be told a class; which one does not change the work."""
+    """Explains class 0: Captum needs a class, and which one it is does not change the work."""
     return explain(images, torch.zeros(len(images), dtype=torch.int64, device=images.device))
 
 
 def check_published(model: nn.Module, layer: str, image: Tensor) -> float:
-    """Largest difference of the published steps' heatmap from the `upstream` preset's, for one image.
+    """Largest difference between the heatmaps of the published steps and of the `upstream` preset, for one image.
 
     Raises:
         SystemExit: it is above the tolerance.
@@ -187,10 +195,10 @@ def check_published(model: nn.Module, layer: str, image: Tensor) -> float:
 
 
 def prepared_entries(plain: nn.Module, setup: Setup) -> tuple[dict[str, Entry], dict[str, Any]]:
-    """Forward and explained with the fastest of `PREPARED` whose heatmaps stay within the tolerance, and all found."""
+    """Forward pass and explanation with the fastest of `PREPARED` within the tolerance; and a report on all of them."""
     images = make_images(setup, PREPARED_BATCH)
     expected = CFCAM(plain, setup.layer)(images)
-    models, setups, found, cases = {}, {}, {}, {}
+    models, setups, candidates, cases = {}, {}, {}, {}
     for name, how in PREPARED.items():
         models[name] = prepared(plain, images[:1], **how)
         setups[name] = dataclasses.replace(
@@ -200,22 +208,22 @@ def prepared_entries(plain: nn.Module, setup: Setup) -> tuple[dict[str, Entry], 
             functools.partial(CFCAM(models[name], setup.layer), targets=expected.targets), setups[name]
         )
         cases[name] = entry.case(PREPARED_BATCH)
-        found[name] = closeness(cases[name](), expected)
+        candidates[name] = closeness(cases[name](), expected)
     seconds = interleaved(cases, repeats=3, warmup=0)
-    for name in found:
-        found[name] |= summary(seconds[name], PREPARED_BATCH)
-    within = [name for name, seen in found.items() if seen["within"]]
-    fastest = min(within, key=lambda name: found[name]["ms_min"])
+    for name in candidates:
+        candidates[name] |= summary(seconds[name], PREPARED_BATCH)
+    within = [name for name, figures in candidates.items() if figures["within"]]
+    fastest = min(within, key=lambda name: candidates[name]["ms_min"])
     entries = {
         "forward only, prepared": Entry(functools.partial(forward, models[fastest]), setups[fastest]),
         "explained, prepared": Entry(CFCAM(models[fastest], setup.layer), setups[fastest]),
     }
     tolerance = {"mean": MEAN_TOLERANCE, "correlation": CORRELATION}
-    return entries, {"chosen": fastest, "tolerance": tolerance, "candidates": found}
+    return entries, {"chosen": fastest, "tolerance": tolerance, "candidates": candidates}
 
 
 def compiled_entries(model: nn.Module, options: Options) -> dict[str, Entry]:
-    """The forward pass compiled for one shape at a time; on a copy, which nothing else touches."""
+    """The forward pass, compiled for one shape at a time; on a copy of the model that nothing else uses."""
     entries = {}
     for name, how in COMPILED[torch.device(options.device).type].items():
         compiled = torch.compile(copy.deepcopy(model), dynamic=False, **how)
@@ -224,12 +232,12 @@ def compiled_entries(model: nn.Module, options: Options) -> dict[str, Entry]:
 
 
 def first_call(entry: Entry, eager: Entry, batch: int) -> dict[str, Any]:
-    """Seconds of the call that compiles, and the difference from the eager logits; or why it is not timed."""
+    """Seconds of the first call, which compiles, and the difference from the eager logits; or why it is not timed."""
     case, expected = entry.case(batch), eager.case(batch)()
     start = time.perf_counter()
     try:
         logits = case()
-    except Exception as error:  # no C++ compiler, say: a finding, not the end of the run
+    except Exception as error:  # such as a missing C++ compiler, which must not end the benchmark
         return {"not_timed": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
     seconds = round(time.perf_counter() - start, 1)
     difference = float((logits - expected).float().square().mean().sqrt() / expected.float().std())
@@ -239,7 +247,7 @@ def first_call(entry: Entry, eager: Entry, batch: int) -> dict[str, Any]:
 
 
 def measure(entries: Mapping[str, Entry], batch: int, options: Options) -> dict[str, Any]:
-    """Times an image, and every case's time over that of `explained` and of `explained, prepared` in the same turn."""
+    """Milliseconds per image, and the ratio of each case's time to that of `explained` and of `explained, prepared`."""
     cases = {name: entry.case(batch) for name, entry in entries.items()}
     warmup = 1 if batch <= WARMED_UP or options.device != "cpu" else 0
     seconds = interleaved(cases, options.repeats, warmup, options.limit_s)
@@ -254,25 +262,25 @@ def measure(entries: Mapping[str, Entry], batch: int, options: Options) -> dict[
 
 
 def show(result: dict[str, Any]) -> None:
-    """A table for each batch size, and what was left out."""
-    for batch, seen in result["batches"].items():
+    """Prints a table for each batch size, and what was not timed."""
+    for batch, figures in result["batches"].items():
         print_table(
-            f"{result['model']}, batch {batch}, {result['device']}, medians of {seen['repeats']}",
+            f"{result['model']}, batch {batch}, {result['device']}, medians of {figures['repeats']}",
             ("case", "ms/image", "min", "max", "÷ explained", "÷ prepared"),
             [
-                (name, *row.values(), seen["over_explained"][name], seen["over_prepared"][name])
-                for name, row in seen["cases"].items()
+                (name, *row.values(), figures["over_explained"][name], figures["over_prepared"][name])
+                for name, row in figures["cases"].items()
             ],
         )
     print(f"prepared: {result['prepared']['chosen']}")
     left_out = result.get("peers", {}) | {
-        f"{name}, batch {batch}": found
-        for batch, seen in result["compiled"].items()
-        for name, found in seen.items()
+        f"{name}, batch {batch}": report
+        for batch, figures in result["compiled"].items()
+        for name, report in figures.items()
     }
-    for name, found in left_out.items():
-        if "not_timed" in found:
-            print(f"not timed: {name}: {found['not_timed']}")
+    for name, report in left_out.items():
+        if "not_timed" in report:
+            print(f"not timed: {name}: {report['not_timed']}")
 
 
 if __name__ == "__main__":

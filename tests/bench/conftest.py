@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from bench import (
+    common,
+    discrimination,
+    precision,
+)
+from bench.machine import threads
+from cfcam_gpu.cli.demo import find_photos
 from cfcam_gpu.engines import ENGINES, resolve_engine
+from tests.helpers.small_benches import Tiny
 
 
 @pytest.fixture
@@ -24,3 +34,14 @@ def wrong_engine(monkeypatch: pytest.MonkeyPatch) -> None:
         return dataclasses.replace(maps, heatmap=maps.heatmap * 0.999)
 
     monkeypatch.setattr(module, "run", run)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """The tiny model instead of torchvision's, two photos instead of eight, results outside the repository."""
+    monkeypatch.setattr(common, "get_model", lambda _name: Tiny())
+    monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
+    for module in (precision, discrimination):
+        monkeypatch.setattr(module, "find_photos", lambda: (find_photos()[0][:2], []))
+    with threads(1):
+        yield

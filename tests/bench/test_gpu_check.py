@@ -82,15 +82,15 @@ def test_nothing_runs_after_a_required_part_that_failed(results):
 
 
 def test_results_are_written_after_every_part(results, monkeypatch):
-    seen = []
+    stored_parts: list[list[str]] = []
 
-    def run_part(part: gpu_check.Part, limit_s: float) -> dict[str, Any]:
-        seen.append(list(gpu_check.read(results).get("parts", {})))
+    def run_part(_part: gpu_check.Part, limit_s: float) -> dict[str, Any]:
+        stored_parts.append(list(gpu_check.read(results).get("parts", {})))
         return {"state": "done", "seconds": limit_s, "failed": []}
 
     monkeypatch.setattr(gpu_check, "run_part", run_part)
     gpu_check.run({name: gpu_check.STUBS[name] for name in ("machine", "good", "last")}, results, 60)
-    assert seen == [[], ["machine"], ["machine", "good"]]
+    assert stored_parts == [[], ["machine"], ["machine", "good"]]
 
 
 def test_the_limits_are_those_of_the_parts_and_of_the_time_that_is_left(results, monkeypatch):
@@ -145,10 +145,11 @@ def test_an_unknown_part_is_named(capsys):
 def three_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two that run here and one that does not."""
     engines = {"numba": (True, "here"), "torch": (True, "here"), "cuml": (False, "needs an NVIDIA GPU")}
-    monkeypatch.setattr(gpu_parts, "engines", lambda device: engines)
+    monkeypatch.setattr(gpu_parts, "engines", lambda _device: engines)
 
 
-def test_every_engine_is_compared_or_named_with_the_reason(three_engines):
+@pytest.mark.usefixtures("three_engines")
+def test_every_engine_is_compared_or_named_with_the_reason():
     saved: list[Any] = []
     found = gpu_parts.compare_engines(common.Setup(side=16), saved.append)
     assert found["failed"] == []
@@ -159,8 +160,9 @@ def test_every_engine_is_compared_or_named_with_the_reason(three_engines):
     assert len(saved) == 2 * len(cases)
 
 
-def test_an_engine_that_differs_fails_the_gpu_check_by_name(three_engines, wrong_engine):
-    failed = gpu_parts.compare_engines(common.Setup(side=16), lambda found: None)["failed"]
+@pytest.mark.usefixtures("three_engines", "wrong_engine")
+def test_an_engine_that_differs_fails_the_gpu_check_by_name():
+    failed = gpu_parts.compare_engines(common.Setup(side=16), lambda _found: None)["failed"]
     wrong = resolve_engine("auto", torch.device("cpu"))
     assert len(failed) == len(PRESETS) + 3
     assert all(sentence.startswith(f"{wrong}, ") for sentence in failed)
@@ -177,6 +179,13 @@ def test_the_loop_that_stands_in_for_an_old_opencv_is_its_filter(shape):
             grid.astype(np.float32), 2 * radius + 1, 0.3, 2.0, borderType=cv2.BORDER_REFLECT_101
         )
     np.testing.assert_allclose(gpu_parts.exact_bilateral(grid, config), expected, atol=2e-6)
+
+
+def test_the_readme_names_every_part_in_its_order():
+    page = (ROOT / "bench" / "README.md").read_text(encoding="utf-8")
+    section = page.partition("## GPU check")[2].partition("## Evaluation")[0]
+    names = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("|")]
+    assert names[2:] == list(gpu_check.PARTS)
 
 
 def test_the_tests_that_run_on_the_gpu_are_there():
@@ -208,4 +217,4 @@ def test_the_gpu_check_runs_the_tests_that_use_the_gpu(item, demo, wanted):
         callspec=SimpleNamespace(params={key: item[key] for key in item if key == "run"}),
         fixturenames=item.get("fixtures", []),
     )
-    assert device_tests.wanted(given, demo) == wanted
+    assert device_tests.wanted(given, demo_installed=demo) == wanted
