@@ -22,7 +22,7 @@ from torch import Tensor
 from bench.common import command, print_table
 from bench.equivalence import check_engine, correlation
 from cfcam_gpu import CFCAM, PRESETS, CFCAMConfig
-from cfcam_gpu.cli.demo import MODEL, find_photos
+from cfcam_gpu.cli.demo_photos import MODEL, find_photos
 from cfcam_gpu.dataset.sources.open_image import open_image
 from cfcam_gpu.models import LoadedModel, load_model
 

@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw
 
 from bench.common import command, print_table
 from bench.photos import PHOTOS, UNSEEN, compose
-from cfcam_gpu.cli.demo import MODEL
+from cfcam_gpu.cli.demo_photos import MODEL
 from cfcam_gpu.evaluation.run import evaluate
 from cfcam_gpu.metrics.options import MetricOptions
 from cfcam_gpu.models import LoadedModel, load_model

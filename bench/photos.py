@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from cfcam_gpu.cli.demo import package_folder
+from cfcam_gpu.cli.demo_photos import package_folder
 from cfcam_gpu.errors import InputError
 from cfcam_gpu.images.decode import load_image
 

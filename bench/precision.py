@@ -19,7 +19,7 @@ from torch import Tensor
 from bench.common import Case, command, interleaved, print_table, summary
 from bench.equivalence import CORRELATION, MEAN_TOLERANCE, check_engine, closeness
 from cfcam_gpu import CFCAM, CFCAMConfig, Explanation
-from cfcam_gpu.cli.demo import MODEL, find_photos
+from cfcam_gpu.cli.demo_photos import MODEL, find_photos
 from cfcam_gpu.dataset.sources.open_image import open_image
 from cfcam_gpu.models import load_model
 from cfcam_gpu.models.prepare import prepared

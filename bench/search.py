@@ -17,7 +17,7 @@ from bench.common import command
 from bench.evaluation import Part, measure, prepare, show
 from bench.photos import SEARCH
 from cfcam_gpu import CFCAMConfig
-from cfcam_gpu.cli.demo import MODEL
+from cfcam_gpu.cli.demo_photos import MODEL
 from cfcam_gpu.models import load_model
 
 Method = str | CFCAMConfig | tuple[str, CFCAMConfig]

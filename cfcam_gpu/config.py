@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from cfcam_gpu._utils.messages import unknown
+from cfcam_gpu._utils.option import METHOD, number_or_none, option
 from cfcam_gpu.errors import ConfigError
 
 #: Names of the filters of gradient maps; `cfcam_gpu.cfcam.filtering` has the functions.
@@ -62,15 +64,30 @@ class CFCAMConfig:
         10
     """
 
-    dominant_percentile: float | None = 75.0
-    eps_percentile: float = 25.0
-    min_samples_fraction: float = 0.05
-    filter: str = "bilateral"
-    sigma_space: float = 5.0
-    sigma_range: float = 0.1
-    diameter: int | None = None
-    weighting: str = "mean"
-    fine_share: float = 0.4
+    dominant_percentile: float | None = field(
+        default=75.0,
+        metadata=option(
+            "Channels from this percentile are dominant; or none.", METHOD, "P", parse=number_or_none
+        ),
+    )
+    eps_percentile: float = field(
+        default=25.0, metadata=option("Percentile of the distances that is eps.", METHOD, "P")
+    )
+    min_samples_fraction: float = field(
+        default=0.05, metadata=option("DBSCAN's min_samples, as a share of the channels.", METHOD, "F")
+    )
+    filter: str = field(default="bilateral", metadata=option(f"One of {', '.join(FILTERS)}.", METHOD, "NAME"))
+    sigma_space: float = field(
+        default=5.0, metadata=option("Filter's width, in cells of the map.", METHOD, "S")
+    )
+    sigma_range: float = field(default=0.1, metadata=option("Filter's range, in gradients.", METHOD, "S"))
+    diameter: int | None = field(default=None, metadata=option("Filter's window in cells, odd.", METHOD, "D"))
+    weighting: str = field(
+        default="mean", metadata=option(f"One of {', '.join(WEIGHTINGS)}.", METHOD, "NAME")
+    )
+    fine_share: float = field(
+        default=0.4, metadata=option("Share of the finer layer in cfcam-fine's map, 0..1.", METHOD, "S")
+    )
 
     def __post_init__(self) -> None:
         if self.dominant_percentile is not None:
@@ -100,9 +117,9 @@ class CFCAMConfig:
             'softmax'
         """
         _check_choice("preset", name, tuple(PRESETS))
-        known = {field.name for field in dataclasses.fields(cls)}
+        names = sorted(parameter.name for parameter in dataclasses.fields(cls))
         for key in overrides:
-            _check_choice("parameter", key, tuple(sorted(known)))
+            _check_choice("parameter", key, tuple(names))
         return cls(**{**PRESETS[name], **overrides})
 
     def radius(self, h: int, w: int) -> int:
@@ -153,4 +170,4 @@ def _check_range(name: str, value: object, low: float, high: float, also: str = 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ConfigError(f"unknown {name} {value!r}; choose one of: {', '.join(choices)}")
+        raise ConfigError(unknown(name, value, choices))

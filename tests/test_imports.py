@@ -17,8 +17,8 @@ PACKAGE = Path(cfcam_gpu.__file__).parent
 #: The parts of the package; each imports only from itself and from those before it.
 ORDER = (
     "errors",
-    "config",
     "_utils",
+    "config",
     "images",
     "cfcam",
     "explanation",

@@ -9,7 +9,7 @@ from cfcam_gpu._utils.messages import first_line
 from cfcam_gpu.errors import MissingPackageError
 
 #: What installs a package that an extra brings.
-_INSTALL = "pip install 'cfcam-gpu[{extra}]'"
+INSTALL = "pip install 'cfcam-gpu[{extra}]'"
 
 
 def require(module: str, extra: str, package: str | None = None) -> ModuleType:
@@ -31,7 +31,7 @@ def require(module: str, extra: str, package: str | None = None) -> ModuleType:
         cfcam_gpu.errors.MissingPackageError: no_such_module is not installed; run: pip install 'cfcam-gpu[demo]'
     """
     name = package or module.partition(".")[0]
-    install = _INSTALL.format(extra=extra)
+    install = INSTALL.format(extra=extra)
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,27 +1,18 @@
-"""The command `cfcam`: argument parsing and printing only. One module per group of commands."""
+"""The command `cfcam`: one file a command; `app` loads the one that is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from cfcam_gpu.cli.interrupt import end_at_once
 
-from cfcam_gpu.cli.app import Command, app, main
-from cfcam_gpu.cli.evaluate import evaluate_command
-from cfcam_gpu.cli.explain import explain_command
-from cfcam_gpu.cli.inspect import doctor, layers
-from cfcam_gpu.cli.results import demo, export_results, report
+__all__ = ["main"]
 
-__all__ = ["app", "main"]
 
-#: In the order of the help.
-COMMANDS: dict[str, Callable[..., None]] = {
-    "explain": explain_command,
-    "evaluate": evaluate_command,
-    "layers": layers,
-    "demo": demo,
-    "report": report,
-    "export": export_results,
-    "doctor": doctor,
-}
+def main() -> None:
+    """Entry point of the command `cfcam`: runs it and exits, by SystemExit with its status."""
+    end_at_once()  # importing the rest takes a while
+    try:
+        from cfcam_gpu.cli.app import app
 
-for _name, _command in COMMANDS.items():
-    app.command(_name, cls=Command)(_command)
+        app.main(prog_name="cfcam")
+    finally:
+        end_at_once()  # so does the end of the process

@@ -1,24 +1,27 @@
-"""The command `cfcam`: its group, and how foreseeable failures end."""
+"""The group of commands: loads the one that is asked for, and turns foreseeable failures into exit statuses."""
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import signal
-from typing import Annotated, Any
+import sys
+from typing import Any, NoReturn
 
-import typer
-from typer.core import TyperCommand, TyperGroup
+import click
 
 import cfcam_gpu
+from cfcam_gpu._utils.messages import did_you_mean
+from cfcam_gpu.cli.help import Row, error_panel, help_page
+from cfcam_gpu.cli.options import Command
 from cfcam_gpu.cli.printing import say
-from cfcam_gpu.dataset.execution.observer import Tally
-from cfcam_gpu.errors import CFCAMError, ConfigError, TooManyErrors
+from cfcam_gpu.cli.status import status_of
+from cfcam_gpu.errors import CFCAMError
 
-FAILED, USAGE, SKIPPED, TOO_MANY_ERRORS = 1, 2, 3, 4
+#: In the order of the help. Each is in the module of its name, which is imported when the command is used.
+COMMANDS = ("explain", "evaluate", "layers", "demo", "report", "export", "doctor")
 
-
-#: What follows the help of a command; typer itself would run the lines together.
-EXAMPLES = {
-    "cfcam": """
+EXAMPLES = """
  Examples:
    cfcam demo
    cfcam explain photos --out maps
@@ -31,103 +34,68 @@ EXAMPLES = {
  Exit status: 0 all well, 1 failed, 2 wrong usage, 3 done but some inputs were
  skipped (each is named, with the reason, on stderr), 4 stopped because too many
  were, 130 and 143 interrupted. The same command goes on where a run ended.
-""",
-    "explain": """
- Examples:
-   cfcam explain cat.jpg dog.jpg --out maps
-   cfcam explain photos "more/*.png" --out maps --overlays jpeg
-   cfcam explain train.csv --out maps --overlays none --workers 8
-   cfcam explain photos --out maps --model torchvision:resnet50@DEFAULT
-   cfcam explain xrays --out maps --model torchvision:resnet50 \\
-       --num-classes 2 --weights best_model.pth --layer layer4.2
-""",
-    "evaluate": """
- Examples:
-   cfcam evaluate photos --out measured
-   cfcam evaluate photos --out measured --methods cfcam,cfcam:upstream,gradcam
-   cfcam evaluate photos --out measured --masks masks --metrics localisation
-   cfcam evaluate list.csv --out measured --metrics all --methods all
-""",
-    "layers": """
- Examples:
-   cfcam layers efficientnet-lite0
-   cfcam layers torchvision:resnet50 --size 320x320
-""",
-    "export": """
- Examples:
-   cfcam export maps --to npz maps.npz --size 56
-   cfcam export maps --to png heatmaps --cmap jet
-""",
-}
+"""
 
 
-class Command(TyperCommand):
-    """A command whose help ends with examples, where there are some."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        super().format_help(ctx, formatter)
-        if self.name in EXAMPLES:
-            typer.echo(EXAMPLES[self.name].strip("\n"))
-
-
-class _Commands(TyperGroup):
+class _Commands(click.Group):
     """Commands whose foreseeable failures end in one line on stderr and an exit status."""
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        super().format_help(ctx, formatter)
-        typer.echo(EXAMPLES["cfcam"].strip("\n"))
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
 
-    def invoke(self, ctx: Any) -> Any:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        loaded: Command = getattr(importlib.import_module(f"cfcam_gpu.cli.{cmd_name}"), cmd_name)
+        return loaded
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], COMMANDS)
+            ctx.fail(f"No such command '{args[0]}'{did_you_mean(close)}")
+        return super().resolve_command(ctx, args)
+
+    def get_help(self, ctx: click.Context) -> str:
+        commands = [Row(name, "", _first_paragraph(self.get_command(ctx, name))) for name in COMMANDS]
+        options = [
+            Row("--version", "", "Print the version."),
+            Row("--help, -h", "", "Show this message and exit."),
+        ]
+        panels = {"Options": options, "Commands": commands}
+        return help_page(f"{ctx.command_path} COMMAND ...", self.help or "", panels, EXAMPLES)
+
+    def main(self, *args: Any, **settings: Any) -> NoReturn:
+        """Runs a command and ends the process with its exit status."""
+        try:
+            status = super().main(*args, **{**settings, "standalone_mode": False})
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.ctx.get_help() if error.ctx else "")
+            status = error.exit_code
+        except click.UsageError as error:
+            if error.ctx is not None:
+                click.echo(error.ctx.get_usage(), err=True)
+                click.echo(f"Try '{error.ctx.command_path} --help' for help.", err=True)
+            click.echo(error_panel(error.format_message()), err=True)
+            status = error.exit_code
+        sys.exit(status)
+
+    def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except CFCAMError as error:
             say(f"error: {error}")
-            raise typer.Exit(_status(error)) from error
+            raise click.exceptions.Exit(status_of(error)) from error
         except KeyboardInterrupt as error:
             say("interrupted; what is finished is kept, the same command goes on from there")
-            raise typer.Exit(128 + getattr(error, "number", signal.SIGINT)) from error
+            raise click.exceptions.Exit(128 + getattr(error, "number", signal.SIGINT)) from error
 
 
-def _status(error: CFCAMError) -> int:
-    for kind, status in ((ConfigError, USAGE), (TooManyErrors, TOO_MANY_ERRORS)):
-        if isinstance(error, kind):
-            return status
-    return FAILED
+def _first_paragraph(command: Command | None) -> str:
+    about = command.help if command else None
+    return " ".join((about or "").strip().partition("\n\n")[0].split())
 
 
-app = typer.Typer(
-    cls=_Commands,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def main() -> None:
-    """Entry point of the command `cfcam`."""
-    app(prog_name="cfcam")
-
-
-def _print_version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"cfcam {cfcam_gpu.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def top(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
+@click.group(cls=_Commands, name="cfcam", context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(cfcam_gpu.__version__, message="cfcam %(version)s")
+def app() -> None:
     """CF-CAM heatmaps: which parts of an image speak for a class."""
-
-
-def finish(tally: Tally, done: str = "explained") -> None:
-    """Ends a command with an error where no sample could be done, with a status of its own where some could not."""
-    if tally.skipped and not tally.ok:
-        raise CFCAMError(f"none of the inputs could be {done}; the reasons stand above")
-    if tally.skipped:
-        raise typer.Exit(SKIPPED)

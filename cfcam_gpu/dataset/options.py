@@ -5,90 +5,170 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cfcam_gpu.config import CFCAMConfig
+from cfcam_gpu._utils.messages import unknown
+from cfcam_gpu._utils.option import METHOD, OUTPUT, RUN, option
+from cfcam_gpu.config import PRESETS, CFCAMConfig
+from cfcam_gpu.engines import ENGINES
 from cfcam_gpu.errors import ConfigError
-from cfcam_gpu.images.colormaps import check_style
-from cfcam_gpu.methods import Method, find_method
+from cfcam_gpu.images.colormaps import COLORMAPS, check_style
+from cfcam_gpu.methods import METHODS, Method, find_method
+from cfcam_gpu.models import PRECISIONS
 
+#: Samples of a part unless the options say otherwise.
 PART_SIZE = 256
 
-#: Kinds of overlay pictures, and none.
+#: File formats of the overlays; `none`: no overlays are written.
 OVERLAYS = ("none", "png", "jpeg", "webp")
 
-#: Ways to spread a run over processes and machines, besides shares.
+#: Formats that `export` writes.
+EXPORT_FORMATS = ("npz", "zarr", "fiftyone", "png")
+
+#: Ways to spread a run over a cluster.
 DISTRIBUTED = ("ray",)
 
-#: A share of the samples that may fail never stops a run before this many have.
+#: A percentage `max_errors` always tolerates at least this many failures.
 FEWEST_ERRORS = 20
 
-#: Variables that say a process's number and how many there are: torchrun's, Slurm's.
+#: Environment variables with this process's rank and the world size: torchrun's, Slurm's.
 _LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
 
 
 def default_workers() -> int:
-    """One process fewer than there are cores, from 1 to 8."""
+    """One process fewer than there are cores, from 1 to 8.
+
+    Example:
+        >>> 1 <= default_workers() <= 8
+        True
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(max(1, cores - 1), 8)
 
 
-@dataclass(frozen=True)
+def _target(text: str) -> str | None:
+    return None if text == "predicted" else text
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Settings of `explain_dataset`.
+    """Settings of `explain_dataset`, and the options of `cfcam explain`.
 
     Attributes:
+        target: the class to explain where a sample does not name one, an index or a name; None: the
+            predicted class.
+        layer: target layer; None: chosen automatically.
+        finer_layer: the earlier layer of a method that reads two layers, such as cfcam-fine; None: chosen
+            automatically.
         method: a key of `cfcam_gpu.methods.METHODS`.
         config: parameters of CF-CAM.
-        layer: target layer; None: chosen automatically.
-        finer_layer: the earlier layer of a method that looks at two, such as cfcam-fine; None: likewise.
-        target: class explained where a sample asks for none, an index or a name; None: the predicted one.
         engine: `auto` or a key of `cfcam_gpu.engines.ENGINES`.
         device: auto, cpu, cuda or cuda:N.
-        precision, channels_last, fold_batchnorm: see `cfcam_gpu.models.prepare.prepared`.
         batch_size: images per forward pass.
-        workers: processes that decode images and write pictures; 0: none, all in this process.
+        precision, channels_last, fold_batchnorm: see `cfcam_gpu.models.prepared`.
+        cmap, alpha: colour map of the overlays and how much of them is colour, from 0 to 1.
+        overlays: file format of the overlays, one of `OVERLAYS`.
+        workers: number of processes that decode images and write pictures; 0: this process does it.
         sample_timeout: seconds that a worker may spend on one image.
-        part_size: samples of a part; None: the stored run's, else 256.
-        rank, world_size: this process takes the parts k with k % world_size == rank.
-        distributed: `ray`: actors of a Ray cluster explain the parts (see `distributed`); None: this process.
-        actors: how many; None: one per GPU of the cluster, without GPUs one per two of its CPUs.
-            `device`, `batch_size` and `workers` are those of each.
-        overlays: kind of the pictures, one of `OVERLAYS`; cmap, alpha: their colours (see `overlay`).
-        max_errors: failed samples that do not stop the run: a number, or a share of the samples such
-            as "1%", which never stops it before `FEWEST_ERRORS`.
-        retry_failed: redo the samples of finished parts that failed.
-        overwrite: begin anew; removes the earlier run in the output folder.
+        max_errors: the run stops when more samples fail: a number, or a percentage of the samples such as
+            "1%", which always tolerates at least `FEWEST_ERRORS`.
+        retry_failed: explain the failed samples of finished parts again.
+        overwrite: remove the earlier run in the output folder and start anew.
+        part_size: samples per part; None: as in the stored run, else `PART_SIZE`.
+        rank, world_size: this process explains the parts k with k % world_size == rank.
+        distributed: `ray`: actors of a Ray cluster explain the parts; None: this process does.
+        actors: number of these actors; None: one per GPU of the cluster, without GPUs one per two CPUs.
+            `device`, `batch_size` and `workers` are those of each actor.
 
     Raises:
         ConfigError: a value out of range.
+
+    Example:
+        >>> RunOptions(method="gradcam", batch_size=4).overlays
+        'png'
+        >>> RunOptions(batch_size=0)
+        Traceback (most recent call last):
+        cfcam_gpu.errors.ConfigError: batch size must be at least 1, got 0
     """
 
-    method: str = "cfcam"
-    config: CFCAMConfig = field(default_factory=CFCAMConfig)
-    layer: str | None = None
-    finer_layer: str | None = None
-    target: str | int | None = None
-    engine: str = "auto"
-    device: str = "auto"
-    precision: str = "float32"
-    channels_last: bool = False
-    fold_batchnorm: bool = False
-    batch_size: int = 16
-    workers: int = field(default_factory=default_workers)
-    sample_timeout: float = 60.0
-    part_size: int | None = None
-    rank: int = 0
-    world_size: int = 1
-    distributed: str | None = None
-    actors: int | None = None
-    overlays: str = "png"
-    cmap: str = "inferno"
-    alpha: float = 0.4
-    max_errors: str | int = "1%"
-    retry_failed: bool = False
-    overwrite: bool = False
+    target: str | int | None = field(
+        default=None,
+        metadata=option(
+            "Class to explain: predicted, an index or a name.",
+            METHOD,
+            "CLASS",
+            text="predicted",
+            parse=_target,
+        ),
+    )
+    layer: str | None = field(
+        default=None, metadata=option("Target layer; automatic unless given.", METHOD, "NAME")
+    )
+    finer_layer: str | None = field(
+        default=None,
+        metadata=option("Earlier layer of cfcam-fine; automatic unless given.", METHOD, "NAME"),
+    )
+    method: str = field(
+        default="cfcam",
+        metadata=option(f"One of {', '.join(METHODS)}, or cfcam:PRESET.", METHOD, "NAME"),
+    )
+    config: CFCAMConfig = field(
+        default_factory=CFCAMConfig,
+        metadata=option(
+            f"One of {', '.join(PRESETS)}.",
+            METHOD,
+            "NAME",
+            name="preset",
+            text="default",
+            parse=CFCAMConfig.preset,
+        ),
+    )
+    engine: str = field(default="auto", metadata=option(f"auto, {', '.join(ENGINES)}.", RUN, "NAME"))
+    device: str = field(default="auto", metadata=option("auto, cpu, cuda or cuda:N.", RUN, "NAME"))
+    batch_size: int = field(default=16, metadata=option("Images per forward pass.", RUN, "N"))
+    precision: str = field(
+        default="float32", metadata=option(f"Of the model: {', '.join(PRECISIONS)}.", RUN, "NAME")
+    )
+    channels_last: bool = field(default=False, metadata=option("NHWC layout of the model.", RUN))
+    fold_batchnorm: bool = field(default=False, metadata=option("Fold BatchNorm into the convolutions.", RUN))
+    cmap: str = field(default="inferno", metadata=option(f"Colours: {', '.join(COLORMAPS)}.", OUTPUT, "NAME"))
+    alpha: float = field(
+        default=0.4, metadata=option("Share of the heatmap in the overlay, 0..1.", OUTPUT, "A")
+    )
+    overlays: str = field(default="png", metadata=option(f"Pictures: {', '.join(OVERLAYS)}.", OUTPUT, "KIND"))
+    workers: int = field(
+        default_factory=default_workers,
+        metadata=option(f"Processes that decode and write; here {default_workers()}.", RUN, "N"),
+    )
+    sample_timeout: float = field(
+        default=60.0, metadata=option("Seconds a worker may spend on an image.", RUN, "S")
+    )
+    max_errors: str | int = field(
+        default="1%",
+        metadata=option("Stop when more fail: a number or percentage.", RUN, "N|P%", parse=str),
+    )
+    retry_failed: bool = field(default=False, metadata=option("Redo the samples that failed before.", RUN))
+    overwrite: bool = field(
+        default=False, metadata=option("Remove the earlier run in DIR and start anew.", RUN)
+    )
+    part_size: int | None = field(default=None, metadata=option(f"Samples of a part, {PART_SIZE}.", RUN, "N"))
+    rank: int = field(
+        default=0,
+        metadata=option("Rank of this process, from 0.", RUN, "K", unset=True),
+    )
+    world_size: int = field(
+        default=1,
+        metadata=option("Processes that share DIR; torchrun and Slurm say it.", RUN, "N", unset=True),
+    )
+    distributed: str | None = field(
+        default=None,
+        metadata=option(f"Spread the run over a cluster: {', '.join(DISTRIBUTED)}.", RUN, "KIND"),
+    )
+    actors: int | None = field(
+        default=None,
+        metadata=option("Models of a distributed run; one per GPU, or two CPUs.", RUN, "N"),
+    )
 
     def __post_init__(self) -> None:
         method = find_method(self.method)
@@ -110,20 +190,19 @@ class RunOptions:
                 f"got {self.rank}"
             )
         self._check_distributed()
-        if self.overlays not in OVERLAYS:
-            raise ConfigError(f"unknown overlays {self.overlays!r}; choose one of: {', '.join(OVERLAYS)}")
+        _check_choice("engine", self.engine, ("auto", *ENGINES))
+        _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("overlays", self.overlays, OVERLAYS)
         if self.overwrite and self.world_size > 1:
             raise ConfigError(
-                "several runs that share a folder cannot each begin it anew; remove it yourself"
+                "processes that share a folder cannot each overwrite it; remove the folder yourself"
             )
         check_style(self.cmap, self.alpha)
         self.allowed_errors(0)
 
     def _check_distributed(self) -> None:
-        if self.distributed not in (None, *DISTRIBUTED):
-            raise ConfigError(
-                f"unknown way to distribute a run {self.distributed!r}; choose one of: {', '.join(DISTRIBUTED)}"
-            )
+        if self.distributed is not None:
+            _check_choice("way to distribute a run", self.distributed, DISTRIBUTED)
         if self.actors is not None and not self.distributed:
             raise ConfigError("a number of actors is for a distributed run; give --distributed ray as well")
         if self.actors is not None and self.actors < 1:
@@ -131,35 +210,59 @@ class RunOptions:
 
     def _check_finer(self, method: Method) -> None:
         if self.finer_layer is not None and not method.needs_finer:
-            raise ConfigError(f"{method.name} looks at one layer; a finer layer is for method cfcam-fine")
+            raise ConfigError(f"{method.name} reads one layer; a finer layer is for method cfcam-fine")
 
     def allowed_errors(self, samples: int) -> int:
-        """How many of `samples` may fail without stopping the run."""
+        """How many of `samples` may fail without stopping the run.
+
+        Raises:
+            ConfigError: `max_errors` is neither a number nor a percentage.
+
+        Example:
+            >>> RunOptions(max_errors=3).allowed_errors(samples=10_000)
+            3
+            >>> RunOptions(max_errors="1%").allowed_errors(samples=10_000)
+            100
+        """
         text = str(self.max_errors).strip()
-        found = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?) ?%", text, re.ASCII)
-        if found and found[1]:
-            return int(found[1])
-        if not found or float(found[2]) > 100:
-            raise ConfigError(f"max errors must be a number or a share like 50 or 1%, got {text!r}")
-        return max(FEWEST_ERRORS, math.floor(float(found[2]) / 100 * samples))
+        match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?) ?%", text, re.ASCII)
+        if match and match[1]:
+            return int(match[1])
+        if not match or float(match[2]) > 100:
+            raise ConfigError(f"max errors must be a number or a percentage like 50 or 1%, got {text!r}")
+        return max(FEWEST_ERRORS, math.floor(float(match[2]) / 100 * samples))
 
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def share(index: int | None, count: int | None, environment: Mapping[str, str]) -> tuple[int, int]:
-    """(rank, world_size) as given, else as torchrun or Slurm say, else (0, 1).
+def _check_choice(kind: str, name: str, choices: Sequence[str]) -> None:
+    if name not in choices:
+        raise ConfigError(unknown(kind, name, choices))
+
+
+def rank_and_world_size(
+    rank: int | None, world_size: int | None, environment: Mapping[str, str]
+) -> tuple[int, int]:
+    """This process's rank and the world size: the arguments, else torchrun's or Slurm's, else (0, 1).
+
+    Args:
+        environment: the environment variables, `os.environ`.
 
     Raises:
         ConfigError: one is given without the other.
+
+    Example:
+        >>> rank_and_world_size(None, None, {"RANK": "1", "WORLD_SIZE": "4"})
+        (1, 4)
     """
-    if (index is None) != (count is None):
+    if (rank is None) != (world_size is None):
         raise ConfigError("--rank and --world-size belong together; give both or none")
-    if index is not None and count is not None:
-        return index, count
-    for rank, world in _LAUNCHERS:
-        pair = environment.get(rank, ""), environment.get(world, "")
-        if all(text.isdecimal() for text in pair):
-            return int(pair[0]), int(pair[1])
+    if rank is not None and world_size is not None:
+        return rank, world_size
+    for rank_name, size_name in _LAUNCHERS:
+        values = environment.get(rank_name, ""), environment.get(size_name, "")
+        if all(value.isdecimal() for value in values):
+            return int(values[0]), int(values[1])
     return 0, 1

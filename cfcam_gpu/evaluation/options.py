@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cfcam_gpu._utils.messages import unknown
+from cfcam_gpu._utils.option import METHOD, OUTPUT, comma_separated, option
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.errors import ConfigError
@@ -23,8 +24,19 @@ DEFAULT_METRICS = ("drop", "deletion", "insertion", "gradient_noise", "class_sen
 #: Stands for every method, or every metric.
 ALL = "all"
 
+#: Settings of `RunOptions` that an evaluation does not read -> what to give instead.
+UNUSED = {
+    "method": "give methods",
+    "config": "give methods, such as {'mine': CFCAMConfig(...)}",
+    "overlays": "it draws a grid of maps by itself",
+    "cmap": "it draws a grid of maps by itself",
+    "alpha": "it draws a grid of maps by itself",
+    "distributed": "share it with rank and world_size",
+    "actors": "share it with rank and world_size",
+}
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationOptions(RunOptions):
     """Settings of `evaluate`: those of a dataset run, without the method and pictures, and these.
 
@@ -43,14 +55,36 @@ class EvaluationOptions(RunOptions):
     """
 
     overlays: str = "none"
-    methods: Sequence[str] | Mapping[str, str | CFCAMConfig | tuple[str, CFCAMConfig]] = ("cfcam", "gradcam")
-    metrics: Sequence[str] | None = None
-    masks: str | Path | None = None
+    methods: Sequence[str] | Mapping[str, str | CFCAMConfig | tuple[str, CFCAMConfig]] = field(
+        default=("cfcam", "gradcam"),
+        metadata=option(
+            f"all, or of these, or cfcam:PRESET: {', '.join(METHODS)}.",
+            METHOD,
+            "NAME,NAME",
+            text="cfcam,gradcam",
+            parse=comma_separated,
+        ),
+    )
+    metrics: Sequence[str] | None = field(
+        default=None,
+        metadata=option(
+            f"all, or of these: {', '.join(METRICS)}; unless given {', '.join(DEFAULT_METRICS)}.",
+            METHOD,
+            "NAME,NAME",
+            parse=comma_separated,
+        ),
+    )
+    masks: str | Path | None = field(
+        default=None,
+        metadata=option("Folder of the objects' masks, NAME.png for each image.", METHOD, "DIR", parse=Path),
+    )
+    baseline: str = field(
+        default="gradcam", metadata=option("Method the others are compared with.", METHOD, "NAME")
+    )
     measuring: MetricOptions = field(default_factory=MetricOptions)
-    baseline: str = "gradcam"
     resamples: int = 2000
     level: float = 0.95
-    plots: bool = True
+    plots: bool = field(default=True, metadata=option("Draw plots, in DIR/plots and on the page.", OUTPUT))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,14 +100,10 @@ class EvaluationOptions(RunOptions):
         self.measured(masked=True)
 
     def _refuse_unused(self) -> None:
-        unused = {
-            "method": (self.method != "cfcam", "give methods"),
-            "config": (self.config != CFCAMConfig(), "give methods, such as {'mine': CFCAMConfig(...)}"),
-            "overlays": (self.overlays != "none", "it draws a grid of maps by itself"),
-            "distributed": (self.distributed is not None, "share it with rank and world_size"),
-        }
-        for name, (given, instead) in unused.items():
-            if given:
+        """Raises ConfigError for a setting in `UNUSED` that is not at its default."""
+        unused = RunOptions(overlays="none")
+        for name, instead in UNUSED.items():
+            if getattr(self, name) != getattr(unused, name):
                 raise ConfigError(f"an evaluation takes no {name}; {instead}")
 
     def _check_finer(self, method: Method) -> None:

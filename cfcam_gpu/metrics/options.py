@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from cfcam_gpu._utils.option import METHOD, option
 from cfcam_gpu.errors import ConfigError
 
 
@@ -36,14 +37,14 @@ class MetricOptions:
         cfcam_gpu.errors.ConfigError: steps must be an integer of at least 2, got 1
     """
 
-    steps: int = 101
+    steps: int = field(default=101, metadata=option("Points of deletion and insertion curves.", METHOD, "N"))
     noise_levels: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
     input_noise_levels: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
     noise_draws: int = 3
     road_percentiles: tuple[float, ...] = (20.0, 40.0, 60.0, 80.0)
     iou_thresholds: tuple[float, ...] = (0.15, 0.25, 0.5)
     stages: int = 5
-    seed: int = 0
+    seed: int = field(default=0, metadata=option("Seed of all random draws.", METHOD, "N"))
     batch_size: int = 64
 
     def __post_init__(self) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from cfcam_gpu._utils.messages import either
+from cfcam_gpu._utils.option import MODEL, image_size, option, three_numbers
+from cfcam_gpu.models.kinds import FORMS
 
 if TYPE_CHECKING:
     from cfcam_gpu.models.loaded import LoadedModel
@@ -30,13 +34,26 @@ class ModelOptions:
         (64, 64)
     """
 
-    model: str = "efficientnet-lite0"
-    weights: Path | None = None
-    num_classes: int | None = None
-    class_names: Path | None = None
-    size: tuple[int, int] | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    model: str = field(default="efficientnet-lite0", metadata=option(f"{either(FORMS)}.", MODEL, "SPEC"))
+    weights: Path | None = field(
+        default=None, metadata=option("Weights file, .pth or .safetensors.", MODEL, "FILE")
+    )
+    num_classes: int | None = field(default=None, metadata=option("Classes of the model's head.", MODEL, "N"))
+    class_names: Path | None = field(
+        default=None, metadata=option("Text file with one class name per line.", MODEL, "FILE")
+    )
+    size: tuple[int, int] | None = field(
+        default=None,
+        metadata=option("Input size, 224 or 224x320 (height x width).", MODEL, "SIZE", parse=image_size),
+    )
+    mean: tuple[float, float, float] | None = field(
+        default=None,
+        metadata=option("Normalisation: mean of R,G,B in 0..1.", MODEL, "R,G,B", parse=three_numbers),
+    )
+    std: tuple[float, float, float] | None = field(
+        default=None,
+        metadata=option("Normalisation: deviation of R,G,B.", MODEL, "R,G,B", parse=three_numbers),
+    )
 
     def load(self) -> LoadedModel:
         """Loads the model. Raises ModelError, MissingPackageError (see `load_model`)."""

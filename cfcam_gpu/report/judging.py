@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import pyarrow as pa
 
 from cfcam_gpu._utils.class_names import class_key
 
@@ -50,7 +52,8 @@ class Verdicts:
 
     Example:
         >>> verdicts = Verdicts()
-        >>> verdicts.add(Judge(["cat", "dog"]), [("cat", 0, "cat"), ("dog", 0, "cat"), ("wolf", 0, "cat")])
+        >>> columns = {"label": ["cat", "dog", "wolf"], "pred": [0, 0, 0], "pred_name": ["cat"] * 3}
+        >>> verdicts.add(Judge(["cat", "dog"]), pa.table(columns))
         >>> verdicts
         Verdicts(correct=1, wrong=1, unmatched=1)
         >>> verdicts.judged, verdicts.labelled
@@ -69,10 +72,12 @@ class Verdicts:
     def labelled(self) -> int:
         return self.judged + self.unmatched
 
-    def add(self, judge: Judge, rows: Iterable[tuple[str | None, int | None, str | None]]) -> None:
-        """Counts rows (label, index of the predicted class, its name)."""
-        for label, pred, pred_name in rows:
-            verdict = judge(label, pred, pred_name)
-            self.correct += verdict is True
-            self.wrong += verdict is False
-            self.unmatched += verdict is None and label is not None and pred is not None
+    def add(self, judge: Judge, table: pa.Table) -> None:
+        """Counts the rows of a table with the columns label, pred and pred_name."""
+        groups = table.group_by(["label", "pred", "pred_name"]).aggregate([([], "count_all")])
+        for group in groups.to_pylist():
+            label, pred, count = group["label"], group["pred"], group["count_all"]
+            verdict = judge(label, pred, group["pred_name"])
+            self.correct += count * (verdict is True)
+            self.wrong += count * (verdict is False)
+            self.unmatched += count * (verdict is None and label is not None and pred is not None)

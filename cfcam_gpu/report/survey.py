@@ -89,8 +89,7 @@ def survey_run(results: Results) -> Survey:
         kinds.append(_kinds(columns))
         preds.append(np.array([-1 if pred is None else pred for pred in columns["pred"]], np.int32))
         _add_failures(survey, columns)
-        labels = zip(columns["label"], columns["pred"], columns["pred_name"], strict=True)
-        survey.verdicts.add(judge, labels)
+        survey.verdicts.add(judge, table)
         _add_maps(survey, table, columns)
     survey.kinds, survey.preds = np.concatenate(kinds), np.concatenate(preds)
     return survey

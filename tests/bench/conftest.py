@@ -17,7 +17,7 @@ from bench import (
     precision,
 )
 from bench.machine import threads
-from cfcam_gpu.cli.demo import find_photos
+from cfcam_gpu.cli.demo_photos import find_photos
 from cfcam_gpu.engines import ENGINES, resolve_engine
 from tests.helpers.small_benches import Tiny
 

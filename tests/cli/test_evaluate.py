@@ -96,7 +96,7 @@ def test_json_is_one_object_and_a_bad_image_a_status_of_its_own(work):
         (
             ("--metrics", "drop,,road"),
             USAGE,
-            "error: --metrics takes names divided by commas, got 'drop,,road'",
+            "error: --metrics takes names separated by commas, got 'drop,,road'",
         ),
         (("--methods", "cam"), USAGE, "error: unknown method 'cam'"),
         (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cfcam_gpu.dataset.options import RunOptions, share
+from cfcam_gpu.dataset.options import RunOptions, rank_and_world_size
 from cfcam_gpu.errors import ConfigError
 from tests.helpers.smallnet import run
 
@@ -28,12 +28,12 @@ def test_so_many_samples_may_fail(max_errors, total, allowed):
     ],
 )
 def test_rank_and_world_size_are_given_or_come_from_the_launcher(rank, world_size, environment, expected):
-    assert share(rank, world_size, environment) == expected
+    assert rank_and_world_size(rank, world_size, environment) == expected
 
 
 def test_a_rank_without_a_world_size_is_refused():
     with pytest.raises(ConfigError, match="--rank and --world-size belong together"):
-        share(1, None, {})
+        rank_and_world_size(1, None, {})
 
 
 @pytest.mark.parametrize(
@@ -46,11 +46,13 @@ def test_a_rank_without_a_world_size_is_refused():
         ({"part_size": 0}, "part size must be at least 1, got 0"),
         ({"world_size": 0}, "world size must be at least 1, got 0"),
         ({"rank": 2, "world_size": 2}, "rank must be from 0 to 1 for a world size of 2, got 2"),
-        ({"world_size": 2, "overwrite": True}, "several runs that share a folder cannot each begin it anew"),
+        ({"world_size": 2, "overwrite": True}, "processes that share a folder cannot each overwrite it"),
         ({"sample_timeout": float("nan")}, "sample timeout must be a number of seconds above 0, got nan"),
         ({"overlays": "gif"}, "unknown overlays 'gif'; choose one of: none, png, jpeg, webp"),
-        ({"max_errors": "1/2"}, "max errors must be a number or a share like 50 or 1%, got '1/2'"),
-        ({"max_errors": "101%"}, "max errors must be a number or a share like 50 or 1%, got '101%'"),
+        ({"engine": "warp"}, "unknown engine 'warp'; choose one of: auto, "),
+        ({"precision": "int8"}, "unknown precision 'int8'; choose one of: float32, "),
+        ({"max_errors": "1/2"}, "max errors must be a number or a percentage like 50 or 1%, got '1/2'"),
+        ({"max_errors": "101%"}, "max errors must be a number or a percentage like 50 or 1%, got '101%'"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else None,
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 #: Exit statuses of the command.
 OK, FAILED, USAGE, SKIPPED, TOO_MANY_ERRORS, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
@@ -27,10 +27,9 @@ def cfcam(*arguments: str, columns: int = 200) -> Outcome:
 
     An exception that the command itself does not turn into an exit status is raised here.
     """
-    from cfcam_gpu import cli
+    from cfcam_gpu.cli.app import app
 
-    environment = {"COLUMNS": str(columns), "TERMINAL_WIDTH": str(columns)}
-    result = CliRunner(env=environment).invoke(cli.app, list(arguments))
+    result = CliRunner(env={"COLUMNS": str(columns)}).invoke(app, list(arguments), prog_name="cfcam")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert "Traceback" not in result.output

@@ -8,6 +8,7 @@ As a program: reads one JSON request a line, answers with one line each.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
@@ -129,7 +130,15 @@ def _serve() -> None:
     # What every child would import; nothing that starts threads, which a fork would not take along.
     import torch.fx.experimental.symbolic_shapes  # noqa: F401
 
-    import cfcam_gpu.cli  # noqa: F401
+    for module in (
+        "cli.explain",
+        "cli.evaluate",
+        "cli.outcome",
+        "cli.progress",
+        "dataset.run",
+        "models.load",
+    ):
+        importlib.import_module(f"cfcam_gpu.{module}")
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -9,11 +9,12 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from click.testing import CliRunner
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
-from cfcam_gpu import CFCAM, BackendError, CaptureError, CFCAMConfig, ConfigError, cli, explain_activations
+from cfcam_gpu import CFCAM, BackendError, CaptureError, CFCAMConfig, ConfigError, explain_activations
 from cfcam_gpu.capture import model_runner
+from cfcam_gpu.cli.app import app
 from cfcam_gpu.dataset import open_results
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.errors import StoreError
@@ -461,7 +462,7 @@ def test_a_method_reads_the_fields_that_its_entry_names_and_no_other(net, images
 
 
 def command(*arguments: str) -> tuple[int, str, str]:
-    result = CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, ["explain", *arguments])
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["explain", *arguments])
     assert "Traceback" not in result.output
     return result.exit_code, result.stdout, result.stderr
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from cfcam_gpu._utils.messages import unknown
 from cfcam_gpu._utils.optional import require
+from cfcam_gpu.dataset.options import EXPORT_FORMATS
 from cfcam_gpu.dataset.sources.sample import split_uri
 from cfcam_gpu.dataset.store.atomic_files import atomic_file, os_reason, write_atomically
 from cfcam_gpu.dataset.store.results import Results
@@ -20,9 +21,6 @@ from cfcam_gpu.errors import ConfigError, InputError
 from cfcam_gpu.images.colormaps import check_style
 from cfcam_gpu.images.encode import encode_image
 from cfcam_gpu.images.overlay import colorize, upsample_grid
-
-#: The formats that results can be written in.
-FORMATS = ("npz", "zarr", "fiftyone", "png")
 
 #: Columns of numbers that become arrays -> their type, and the value that stands for null.
 _ARRAYS: dict[ColumnName, tuple[Any, Any]] = {
@@ -45,7 +43,7 @@ def export(
     """Writes the results in a format; returns the number of samples written.
 
     Args:
-        to: one of `FORMATS`.
+        to: one of `cfcam_gpu.dataset.options.EXPORT_FORMATS`.
             `npz`, `zarr`: arrays over all rows: `heatmap` (N, H, W) float32 in [0, 1], `grid` (N, h, w)
             float32 at raw scale, both zero for failed samples, and columns, where -1, NaN or "" stands for null.
             `png`: for each explained sample a coloured heatmap with the original's size.
@@ -76,8 +74,8 @@ def export(
         (1, 2, 4)
     """
     destination = Path(destination)
-    if to not in FORMATS:
-        raise ConfigError(unknown("format", to, FORMATS))
+    if to not in EXPORT_FORMATS:
+        raise ConfigError(unknown("format", to, EXPORT_FORMATS))
     check_style(cmap, 0)
     if destination.exists():
         raise InputError(f"{destination} exists; name a file or folder that does not")

@@ -18,8 +18,9 @@ from PIL import Image
 import cfcam_gpu
 from cfcam_gpu.cfcam.maps import upsample_and_normalise
 from cfcam_gpu.dataset import Results, open_results
+from cfcam_gpu.dataset.options import EXPORT_FORMATS
 from cfcam_gpu.dataset.sources.sample import Sample
-from cfcam_gpu.dataset.store.export import FORMATS, export
+from cfcam_gpu.dataset.store.export import export
 from cfcam_gpu.dataset.store.schema import COLUMNS
 from cfcam_gpu.errors import ConfigError, InputError, MissingPackageError, StoreError
 from cfcam_gpu.images.overlay import colorize, fit_heatmap, upsample_grid
@@ -205,7 +206,7 @@ def test_fiftyone_files_name_their_samples_and_maps(results, out, tmp_path):
     np.testing.assert_array_equal(np.asarray(gray), np.rint(results.heatmap(row, "original") * 255))
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("to", EXPORT_FORMATS)
 def test_an_export_never_touches_what_is_there(results, tmp_path, to):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/mine").touch()

@@ -1,0 +1,52 @@
+"""What `cfcam evaluate` prints: the table of means, and where the results are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from cfcam_gpu._utils.messages import plural
+from cfcam_gpu.cli.printing import print_table, printable
+from cfcam_gpu.evaluation import tables
+from cfcam_gpu.evaluation.options import EvaluationOptions
+from cfcam_gpu.evaluation.run import EvaluationSummary
+
+if TYPE_CHECKING:
+    from cfcam_gpu.evaluation.summary import Summary
+
+
+def print_evaluation(outcome: EvaluationSummary, options: EvaluationOptions) -> None:
+    """Prints the table of means, where there are any, then where the results and the page are."""
+    run, summary = outcome.run, outcome.found
+    if summary is not None and summary["images"]:
+        print_table({"metric": "left", **dict.fromkeys(summary["methods"], "right")}, _rows(summary))
+        click.echo(f"{tables.legend(summary)} {tables.BEST} best, where that is clear.")
+        for sentence in tables.same_for_every_class(summary):
+            click.echo(sentence)
+    before = f" ({run.before} of them before)" if run.before else ""
+    click.echo(
+        f"evaluated {plural(len(options.cams()), 'method')} on {run.tally.ok} of {run.total} images{before} in "
+        f"{run.seconds:.1f} s, {run.tally.skipped} skipped; results in {printable(run.out)}"
+    )
+    if outcome.page is not None:
+        click.echo(f"report: {printable(outcome.page)}")
+
+
+def _rows(summary: Summary) -> Iterator[tuple[str, ...]]:
+    """Lines of the table: a metric's column and each method's mean with its interval, then the speed."""
+    for column in tables.scalars(summary):
+        name, better = column["name"], column["better"]
+        if tables.has_values(summary, name):
+            best = tables.best_method(summary, name, better)
+            cells = (_cell(summary, method, name, best=method == best) for method in summary["methods"])
+            yield (f"{tables.title(name)} {tables.ARROWS[better]}".strip(), *cells)
+    if summary["cost"]:
+        yield ("images/s", *("\n".join(tables.speed(summary, method)) for method in summary["methods"]))
+
+
+def _cell(summary: Summary, method: str, column: str, *, best: bool) -> str:
+    entry = summary["methods"][method][column]
+    marks = f"{tables.MARKS[tables.verdict(summary, method, column)]}{tables.BEST if best else ''}"
+    return f"{tables.number(entry['mean'])} {marks}".strip() + f"\n{tables.interval(entry)}"

@@ -1,0 +1,48 @@
+"""`cfcam layers`. PyTorch is imported inside the function, so that its help is quick."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+from cfcam_gpu._utils.messages import either
+from cfcam_gpu.cli.interrupt import raise_again
+from cfcam_gpu.cli.options import Argument, Json, command
+from cfcam_gpu.cli.printing import print_json, print_table
+from cfcam_gpu.models import FORMS, ModelOptions
+
+EXAMPLES = """
+ Examples:
+   cfcam layers efficientnet-lite0
+   cfcam layers torchvision:resnet50 --size 320x320
+"""
+
+
+@command(examples=EXAMPLES, leave_out=("model", "class_names", "mean", "std"))
+def layers(
+    spec: Annotated[str, Argument(f"{either(FORMS)}.", "MODEL")],
+    options: ModelOptions,
+    *,
+    as_json: Json = False,
+) -> None:
+    """List the layers that can be explained, with their maps' shapes and the automatic choice."""
+    import torch
+
+    from cfcam_gpu._utils.device import model_errors
+    from cfcam_gpu.capture.layers import list_layers
+
+    raise_again()
+    loaded = dataclasses.replace(options, model=spec).load()
+    images = torch.rand(1, 3, *loaded.preprocess.size, generator=torch.Generator().manual_seed(0))
+    with model_errors(images.shape):
+        infos = list_layers(loaded.model, images)
+    if as_json:
+        print_json({"model": loaded.spec, "layers": [dataclasses.asdict(info) for info in infos]})
+        return
+    print_table(
+        {"layer": "left", "type": "left", "channels x height x width": "right", "choice": "left"},
+        [
+            (info.name, info.type, " x ".join(map(str, info.shape)), "automatic" if info.chosen else "")
+            for info in infos
+        ],
+    )

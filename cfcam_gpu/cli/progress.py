@@ -1,0 +1,121 @@
+"""What a run shows on stderr while it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from cfcam_gpu._utils.messages import plural
+from cfcam_gpu.cli.printing import printable, say, shown_path
+from cfcam_gpu.dataset.execution.observer import Observer, Tally
+from cfcam_gpu.dataset.options import RunOptions
+from cfcam_gpu.dataset.store.schema import Row
+
+#: Seconds between two lines of progress where there is no terminal.
+LINE_EVERY = 30.0
+
+
+@contextmanager
+def _picture_progress() -> Iterator[Callable[[int, int], None]]:
+    """A function to call with (pictures made, pictures in all), which draws a bar on a terminal's stderr."""
+    console = Console(stderr=True)
+    columns = TextColumn("pictures"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def write_report_with_progress(out: Path, page: Path | None = None) -> Path:
+    """Writes the report of a run, with a progress bar on a terminal; returns the page's path."""
+    from cfcam_gpu.report import write_report
+
+    with _picture_progress() as on_progress:
+        return write_report(out, page, on_progress=on_progress)
+
+
+def say_rank(options: RunOptions, out: Path) -> None:
+    """Tells the rank of a process that shares the output folder with others."""
+    if options.world_size > 1:
+        say(f"this process is number {options.rank} of {options.world_size} (from 0) that share {out}")
+
+
+def say_others_left(parts: int) -> None:
+    """Tells how many parts other processes have not finished."""
+    if parts:
+        say(f"{plural(parts, 'part')} of other processes {'is' if parts == 1 else 'are'} not done yet")
+
+
+class Follower(Observer):
+    """Shows a run on stderr: a bar on a terminal, else a line now and then; names what fails.
+
+    Args:
+        doing: what stands before the bar.
+    """
+
+    def __init__(self, doing: str = "explaining") -> None:
+        self.console = Console(stderr=True)
+        self.tally = Tally()
+        self.total = self.before = self.now = 0
+        self.start = self.last_line = time.monotonic()
+        self.bar = Progress(
+            TextColumn(doing),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}, {task.fields[errors]} errors,"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.stop()
+
+    def begin(self, total: int, done: Tally) -> None:
+        self.total, self.tally, self.before = total, done, done.ok + done.skipped
+        self.start = self.last_line = time.monotonic()
+        if self.before:
+            failed = f", {done.skipped} failed (--retry-failed redoes these)" if done.skipped else ""
+            self.note(f"{self.before} of {total} samples were done before{failed}")
+        self.bar.start()
+        self.task = self.bar.add_task(
+            "", total=total, completed=self.before, rate=self.rate(), errors=done.skipped
+        )
+
+    def row(self, row: Row) -> None:
+        self.now += 1
+        self.tally.add(row)
+        if row["status"] != "ok":
+            self.note(f"skipped {shown_path(row)}: {row['message']}")
+        self.bar.update(self.task, advance=1, rate=self.rate(), errors=self.tally.skipped)
+
+    def tick(self) -> None:
+        if self.console.is_terminal or time.monotonic() - self.last_line < LINE_EVERY:
+            return
+        self.last_line = time.monotonic()
+        done = self.before + self.now
+        self.note(
+            f"{done} of {self.total} samples, {self.rate()}, {self.tally.skipped} errors, {self._left(done)}"
+        )
+
+    def _left(self, done: int) -> str:
+        if not self.now:
+            return "time left not known yet"
+        seconds = (time.monotonic() - self.start) / self.now * (self.total - done)
+        return f"about {timedelta(seconds=round(seconds))} left"
+
+    def note(self, line: str) -> None:
+        self.console.print(Text(printable(line)), soft_wrap=True)
+
+    def rate(self) -> str:
+        return f"{self.now / max(time.monotonic() - self.start, 1e-9):.1f} images/s"
