@@ -45,14 +45,17 @@ def edges(case: Case, options: MetricOptions) -> dict[str, Tensor]:
     """
     edge_map = sobel(case.images)
     side = min(case.images.shape[2:])
-    scaled = [at_scale(edge_map, scale) for scale in _SCALES if scale == 1 or side // scale >= _FEWEST_CELLS]
-    similarity = torch.stack([ssim(case.heatmaps, maps) for maps in scaled]).amax(0)
-    # An edge map that is even at one scale resembles nothing there; another scale may count.
-    pattern = torch.stack([correlation(case.heatmaps, maps).nan_to_num(0) for maps in scaled]).amax(0)
+    similarities, correlations = [], []
+    for scale in (scale for scale in _SCALES if scale == 1 or side // scale >= _FEWEST_CELLS):
+        case.check()
+        maps = at_scale(edge_map, scale)
+        similarities.append(ssim(case.heatmaps, maps))
+        # An edge map that is even at one scale resembles nothing there; another scale may count.
+        correlations.append(correlation(case.heatmaps, maps).nan_to_num(0))
     undefined = case.blank | is_constant(case.heatmaps) | (edge_map.amax((1, 2)) < _NO_EDGE)
     return {
-        "edges_ssim": similarity.masked_fill(undefined, torch.nan),
-        "edges_correlation": pattern.masked_fill(undefined, torch.nan),
+        "edges_ssim": torch.stack(similarities).amax(0).masked_fill(undefined, torch.nan),
+        "edges_correlation": torch.stack(correlations).amax(0).masked_fill(undefined, torch.nan),
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,14 @@ def test_what_cannot_be_measured_is_refused_before_anything_runs(
 def test_a_baseline_must_be_among_the_methods(pictures, tmp_path):
     with pytest.raises(ConfigError, match="the baseline 'gradcma' is none of the methods: cfcam, gradcam"):
         evaluate_small(pictures, tmp_path / "out", baseline="gradcma")
+
+
+def test_the_settings_are_known_without_pytorch():
+    """The command's help lists methods, metrics and defaults."""
+    code = (
+        "import sys; from cfcam_gpu.evaluation import EvaluationOptions\n"
+        "options = EvaluationOptions(methods=['all'], metrics=['all'])\n"
+        "assert len(options.cams()) > 10 and len(options.measured(masked=True)) > 10\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
