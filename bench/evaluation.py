@@ -204,7 +204,7 @@ def measure(
         "recognised": of_part.recognised,
         "layer": out.run.layer,
         "seconds": round(time.perf_counter() - start, 1),
-        "found": _kept(out.found),
+        "found": _kept(out.summary),
     }
 
 

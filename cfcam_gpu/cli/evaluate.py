@@ -16,7 +16,7 @@ from cfcam_gpu.evaluation.options import UNUSED, EvaluationOptions
 from cfcam_gpu.models import ModelOptions
 
 if TYPE_CHECKING:
-    from cfcam_gpu.evaluation.run import EvaluationSummary
+    from cfcam_gpu.evaluation.run import EvaluationResult
 
 EXAMPLES = """
  Examples:
@@ -48,20 +48,20 @@ def evaluate(
     raise_again()
     say_rank(options, out)
     with Follower("evaluating") as follower:
-        summary = evaluate_dataset(inputs, out, model.load, options, observer=follower)
+        result = evaluate_dataset(inputs, out, model.load, options, observer=follower)
     if as_json:
-        print_json(_as_json(summary, options))
+        print_json(_as_json(result, options))
     else:
-        print_evaluation(summary, options)
-    say_others_left(summary.run.others_left)
-    finish(summary.run.tally, "evaluated")
+        print_evaluation(result, options)
+    say_others_left(result.run.others_left)
+    finish(result.run.tally, "evaluated")
 
 
-def _as_json(summary: EvaluationSummary, options: EvaluationOptions) -> dict[str, Any]:
-    """The curves stay in summary.json."""
+def _as_json(result: EvaluationResult, options: EvaluationOptions) -> dict[str, Any]:
+    """The object that `--json` prints; the curves stay in summary.json."""
     from cfcam_gpu.evaluation.store import EvaluationStore
 
-    run, found = summary.run, summary.found
+    run, summary = result.run, result.summary
     stored = EvaluationStore(run.out, ()).read_run() or {}
     return {
         "version": cfcam_gpu.__version__,
@@ -70,7 +70,7 @@ def _as_json(summary: EvaluationSummary, options: EvaluationOptions) -> dict[str
         "layer": run.layer,
         "device": run.device,
         "precision": options.precision,
-        "methods": list(options.cams()),
+        "methods": list(options.methods_by_label()),
         "metrics": stored["fingerprint"]["metrics"],
         "out": str(run.out),
         "counts": dataclasses.asdict(run.tally),
@@ -78,7 +78,7 @@ def _as_json(summary: EvaluationSummary, options: EvaluationOptions) -> dict[str
         "done_before": run.before,
         "others_left": run.others_left,
         "seconds": round(run.seconds, 3),
-        "summary": None if found is None else {k: v for k, v in found.items() if k != "curves"},
-        "plots": [str(path) for path in summary.plots],
-        "report": None if summary.page is None else str(summary.page),
+        "summary": None if summary is None else {k: v for k, v in summary.items() if k != "curves"},
+        "plots": [str(path) for path in result.plots],
+        "report": None if result.page is None else str(result.page),
     }

@@ -11,23 +11,24 @@ from cfcam_gpu._utils.messages import plural
 from cfcam_gpu.cli.printing import print_table, printable
 from cfcam_gpu.evaluation import tables
 from cfcam_gpu.evaluation.options import EvaluationOptions
-from cfcam_gpu.evaluation.run import EvaluationSummary
+from cfcam_gpu.evaluation.run import EvaluationResult
 
 if TYPE_CHECKING:
     from cfcam_gpu.evaluation.summary import Summary
 
 
-def print_evaluation(outcome: EvaluationSummary, options: EvaluationOptions) -> None:
+def print_evaluation(outcome: EvaluationResult, options: EvaluationOptions) -> None:
     """Prints the table of means, where there are any, then where the results and the page are."""
-    run, summary = outcome.run, outcome.found
+    run, summary = outcome.run, outcome.summary
     if summary is not None and summary["images"]:
         print_table({"metric": "left", **dict.fromkeys(summary["methods"], "right")}, _rows(summary))
         click.echo(f"{tables.legend(summary)} {tables.BEST} best, where that is clear.")
         for sentence in tables.same_for_every_class(summary):
             click.echo(sentence)
     before = f" ({run.before} of them before)" if run.before else ""
+    methods = plural(len(options.methods_by_label()), "method")
     click.echo(
-        f"evaluated {plural(len(options.cams()), 'method')} on {run.tally.ok} of {run.total} images{before} in "
+        f"evaluated {methods} on {run.tally.ok} of {run.total} images{before} in "
         f"{run.seconds:.1f} s, {run.tally.skipped} skipped; results in {printable(run.out)}"
     )
     if outcome.page is not None:

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from cfcam_gpu.evaluation.options import EvaluationOptions
     from cfcam_gpu.evaluation.page import write_page
     from cfcam_gpu.evaluation.plots import write_plots
-    from cfcam_gpu.evaluation.run import EvaluationSummary, evaluate
+    from cfcam_gpu.evaluation.run import EvaluationResult, evaluate
     from cfcam_gpu.evaluation.summary import summarise
 
 __all__ = [
     "EvaluationOptions",
-    "EvaluationSummary",
+    "EvaluationResult",
     "evaluate",
     "summarise",
     "write_page",
@@ -27,7 +27,7 @@ __all__ = [
 
 _HOME = {
     "EvaluationOptions": "options",
-    "EvaluationSummary": "run",
+    "EvaluationResult": "run",
     "evaluate": "run",
     "summarise": "summary",
     "write_page": "page",

@@ -59,15 +59,13 @@ class Evaluator(BatchExplainer):
 
         All maps are stored with the shape of the largest.
         """
-        for (
-            name,
-            config,
-        ) in self.options.cams().values():  # a method that cannot run is refused before the model runs
+        # A method that cannot run is refused before the model runs.
+        for name, config in self.options.methods_by_label().values():
             self._cam(name, config, self.options.layer)
         super().warm_up()
         self.cams = {
             label: self._cam(name, config, self.cam.layer_name)
-            for label, (name, config) in self.options.cams().items()
+            for label, (name, config) in self.options.methods_by_label().items()
         }
         for cam in self.cams.values():
             if cam.method.needs_finer:

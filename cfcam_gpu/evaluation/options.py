@@ -18,11 +18,11 @@ from cfcam_gpu.metrics.base import Column, Metric
 from cfcam_gpu.metrics.options import MetricOptions
 from cfcam_gpu.metrics.registry import METRICS
 
-#: What is measured unless metrics are named; those that need masks where there are any.
+#: What is measured unless metrics are named. Those that need masks are measured where images have masks.
 DEFAULT_METRICS = ("drop", "deletion", "insertion", "gradient_noise", "class_sensitivity", "localisation")
 
-#: Stands for every method, or every metric.
-ALL = "all"
+#: The name that stands for all methods, or all metrics.
+_ALL = "all"
 
 #: Settings of `RunOptions` that an evaluation does not read -> what to give instead.
 UNUSED = {
@@ -38,20 +38,29 @@ UNUSED = {
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions(RunOptions):
-    """Settings of `evaluate`: those of a dataset run, without the method and pictures, and these.
+    """Settings of `evaluate`: those of a dataset run (without those in `UNUSED`) and the following.
 
     Attributes:
-        methods: names or presets as `methods.parse_method` takes them (`cfcam:upstream`), or `all`; or a
-            mapping from a label to such a name, a configuration of CF-CAM, or a pair of name and configuration.
-        metrics: keys of `METRICS`, or `all`; None: `DEFAULT_METRICS`.
-        masks: folder with a mask NAME.png for each image that has one (see `dataset.masks`).
+        methods: the methods to compare. A list of names or presets such as `cfcam:upstream`, or of the single name
+            `all`; or a mapping from a label to such a name, to a configuration of CF-CAM, or to a pair of name and
+            configuration.
+        metrics: keys of `METRICS`, or the single name `all`; None: `DEFAULT_METRICS`.
+        masks: folder with a mask NAME.png for each image that has one (see `dataset.sources.masks`).
+        baseline: label of the method that the others are compared with, if it is among them.
         measuring: settings of the metrics.
-        baseline: label of the method that the others are compared with, where it is among them.
-        resamples, level: of the intervals, bootstrap over images.
-        plots: whether they are drawn.
+        resamples, level: number of resamples and level of the bootstrap intervals.
+        plots: whether plots are drawn.
 
     Raises:
-        ConfigError: a value out of range, an unknown method or metric, with the choices.
+        ConfigError: a value out of range, an unknown method or metric, or a parameter that a method does not read.
+
+    Example:
+        >>> options = EvaluationOptions(methods={"mine": CFCAMConfig(filter="none"), "gradcam": "gradcam"})
+        >>> list(options.methods_by_label())
+        ['mine', 'gradcam']
+        >>> EvaluationOptions(metrics=["localisation", "localisation"])
+        Traceback (most recent call last):
+        cfcam_gpu.errors.ConfigError: metric 'localisation' is named twice
     """
 
     overlays: str = "none"
@@ -94,10 +103,10 @@ class EvaluationOptions(RunOptions):
                 "intervals need at least 1 resample and a level between 0 and 1, "
                 f"got {self.resamples} and {self.level}"
             )
-        cams = self.cams()
-        if self.baseline not in cams and self.baseline != "gradcam":
-            raise ConfigError(f"the baseline {self.baseline!r} is none of the methods: {', '.join(cams)}")
-        self.measured(masked=True)
+        labels = list(self.methods_by_label())
+        if self.baseline not in labels and self.baseline != "gradcam":
+            raise ConfigError(f"the baseline {self.baseline!r} is none of the methods: {', '.join(labels)}")
+        self.metrics_to_measure(masked=True)
 
     def _refuse_unused(self) -> None:
         """Raises ConfigError for a setting in `UNUSED` that is not at its default."""
@@ -108,31 +117,31 @@ class EvaluationOptions(RunOptions):
 
     def _check_finer(self, method: Method) -> None:
         """A finer layer is allowed if any of the methods reads two layers."""
-        methods = [METHODS[name] for name, _ in self.cams().values()]
+        methods = [METHODS[name] for name, _ in self.methods_by_label().values()]
         super()._check_finer(next((m for m in methods if m.needs_finer), method))
 
-    def cams(self) -> dict[str, tuple[str, CFCAMConfig]]:
+    def methods_by_label(self) -> dict[str, tuple[str, CFCAMConfig]]:
         """From the label of each method to its name and configuration, in the order of `methods`.
 
         Raises:
             ConfigError: no method, an unknown one, or a parameter that a method does not read.
 
         Example:
-            >>> list(EvaluationOptions(methods=["gradcam", "cfcam:upstream"]).cams())
+            >>> list(EvaluationOptions(methods=["gradcam", "cfcam:upstream"]).methods_by_label())
             ['gradcam', 'cfcam:upstream']
         """
         if isinstance(self.methods, Mapping):
-            cams = {label: _name_and_config(method) for label, method in self.methods.items()}
+            methods = {label: _name_and_config(method) for label, method in self.methods.items()}
         else:
             names = _listed("method", self.methods)
-            cams = {name: parse_method(name) for name in (METHODS if names == [ALL] else names)}
-        if not cams:
+            methods = {name: parse_method(name) for name in (METHODS if names == [_ALL] else names)}
+        if not methods:
             raise ConfigError(f"no method is given; choose among: {', '.join(METHODS)}")
-        for name, config in cams.values():
+        for name, config in methods.values():
             METHODS[name].check_config(config)
-        return cams
+        return methods
 
-    def measured(self, *, masked: bool) -> list[Metric]:
+    def metrics_to_measure(self, *, masked: bool) -> list[Metric]:
         """The metrics to measure, in order.
 
         Args:
@@ -142,17 +151,17 @@ class EvaluationOptions(RunOptions):
             ConfigError: an unknown metric, or a named metric that needs masks where no image has one.
 
         Example:
-            >>> [metric.name for metric in EvaluationOptions(metrics=["road", "drop"]).measured(masked=False)]
+            >>> [metric.name for metric in EvaluationOptions(metrics=["road", "drop"]).metrics_to_measure(masked=False)]
             ['road', 'drop']
         """
         names = list(DEFAULT_METRICS) if self.metrics is None else _listed("metric", self.metrics)
         for name in names:
-            if name not in METRICS and names != [ALL]:
+            if name not in METRICS and names != [_ALL]:
                 raise ConfigError(unknown("metric", name, METRICS))
-        metrics = [METRICS[name] for name in (METRICS if names == [ALL] else names)]
+        metrics = [METRICS[name] for name in (METRICS if names == [_ALL] else names)]
         if masked:
             return metrics
-        if self.metrics is not None and names != [ALL]:
+        if self.metrics is not None and names != [_ALL]:
             for metric in metrics:
                 if metric.needs_masks:
                     raise ConfigError(
@@ -166,7 +175,7 @@ class EvaluationOptions(RunOptions):
         return {
             "methods": {
                 label: {"method": name, **_parameters(METHODS[name], config)}
-                for label, (name, config) in self.cams().items()
+                for label, (name, config) in self.methods_by_label().items()
             },
             "finer_layer": self.finer_layer,
             "metrics": [metric.name for metric in metrics],

@@ -38,18 +38,18 @@ _GALLERY = ("sample_id", "uri", "status", "method", "target_name", "target_prob"
 
 
 @dataclass
-class EvaluationSummary:
+class EvaluationResult:
     """The outcome of a run of an evaluation.
 
     Attributes:
         run: counts and times of the run; `run.others_left` parts of other processes are not finished.
-        found: the content of summary.json (see `summary.summarise`); None while parts are missing.
+        summary: the content of summary.json (see `summarise`); None while parts are missing.
         plots: paths of the plots.
         page: path of the page; None while parts are missing.
     """
 
     run: RunSummary
-    found: Summary | None = None
+    summary: Summary | None = None
     plots: Sequence[Path] = ()
     page: Path | None = None
 
@@ -62,7 +62,7 @@ def evaluate(
     *,
     observer: Observer | None = None,
     **settings: Any,
-) -> EvaluationSummary:
+) -> EvaluationResult:
     """Evaluates methods on a dataset and writes the results into the folder `out`. The same call resumes a run.
 
     Each sample is captured once and explained by every method, and all metrics share these heatmaps. A sample
@@ -83,7 +83,7 @@ def evaluate(
     options = replace(options or EvaluationOptions(), **settings)
     observer, device = observer or Observer(), resolve_device(options.device)
     samples = _masked_samples(samples_of(inputs, Path(out)), options)
-    metrics = options.measured(masked=any(sample.mask for sample in samples))
+    metrics = options.metrics_to_measure(masked=any(sample.mask for sample in samples))
     store = EvaluationStore(Path(out), columns_of(metrics))
     make = partial(
         Evaluator, options=options, metrics=metrics, on_cost=partial(store.write_cost, options.rank)
@@ -126,12 +126,12 @@ def _finish(
     observer: Observer,
     preprocess: Preprocess,
     map_shape: tuple[int, int],
-) -> EvaluationSummary:
+) -> EvaluationResult:
     """Merges the parts and writes the summary, plots and page, if every part is finished."""
     with setup_lock(store.locks_folder):
         plan = store.read_plan()
         if set(range(plan.parts)) - store.finished_parts():
-            return EvaluationSummary(run)
+            return EvaluationResult(run)
         store.merge_parts(plan, map_shape)
         summary = summarise(
             store.read_table(),
@@ -140,7 +140,7 @@ def _finish(
             options.measuring.seed,
             options.resamples,
             options.level,
-            methods=list(options.cams()),
+            methods=list(options.methods_by_label()),
             cost=store.read_cost(),
             options=options.measuring,
         )
@@ -149,7 +149,7 @@ def _finish(
         plots: Sequence[Path] = ()
         if options.plots and _can_draw(observer):
             plots = write_plots(summary, _gallery_rows(store, summary), store.out, preprocess.view)
-        return EvaluationSummary(run, summary, plots, write_page(store.out))
+        return EvaluationResult(run, summary, plots, write_page(store.out))
 
 
 def _gallery_rows(store: EvaluationStore, summary: Summary) -> pa.Table:

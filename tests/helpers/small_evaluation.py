@@ -8,12 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cfcam_gpu.evaluation import EvaluationSummary, evaluate
+from cfcam_gpu.evaluation import EvaluationResult, evaluate
 from cfcam_gpu.evaluation.summary import Summary
 from tests.helpers.smallnet import make_loaded
 
 
-def evaluate_small(inputs: str | Path | list[str], out: Path, **settings: Any) -> EvaluationSummary:
+def evaluate_small(inputs: str | Path | list[str], out: Path, **settings: Any) -> EvaluationResult:
     """An evaluation of the small network without worker processes and plots, unless the settings say otherwise."""
     defaults = {"workers": 0, "device": "cpu", "engine": "torch", "layer": "conv:relu", "plots": False}
     settings = {**defaults, "metrics": ("drop", "class_sensitivity"), **settings}
@@ -21,10 +21,10 @@ def evaluate_small(inputs: str | Path | list[str], out: Path, **settings: Any) -
     return evaluate(inputs if isinstance(inputs, list) else [str(inputs)], out, model, **settings)
 
 
-def finished(evaluation: EvaluationSummary) -> Summary:
+def finished(evaluation: EvaluationResult) -> Summary:
     """The summary of an evaluation of which no part is missing."""
-    assert evaluation.found is not None
-    return evaluation.found
+    assert evaluation.summary is not None
+    return evaluation.summary
 
 
 def stored_table(out: Path) -> pa.Table:

@@ -33,7 +33,7 @@ def with_field(method: str, **values: Any) -> dict[str, Any]:
     options = EvaluationOptions(methods={"mine": (method, config)})
     return {
         "run": fingerprint(explainer(), "abc", RunOptions(method=method, config=config)),
-        "evaluation": options.fingerprint(options.measured(masked=False)),
+        "evaluation": options.fingerprint(options.metrics_to_measure(masked=False)),
     }
 
 
@@ -85,7 +85,7 @@ def test_a_fingerprint_has_the_fields_that_stored_runs_have():
 def test_methods_of_an_evaluation_have_the_entries_that_stored_evaluations_have():
     """Those that are not CF-CAM never had parameters there, so the defaults of gradcam-fine stay absent."""
     options = EvaluationOptions(methods=("cfcam", "gradcam", "gradcam-fine"))
-    entries = options.fingerprint(options.measured(masked=False))["methods"]
+    entries = options.fingerprint(options.metrics_to_measure(masked=False))["methods"]
     assert entries == {
         "cfcam": {"method": "cfcam", "config": dataclasses.asdict(CFCAMConfig())},
         "gradcam": {"method": "gradcam"},
