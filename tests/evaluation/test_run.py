@@ -94,7 +94,7 @@ def test_shares_make_the_same_table_as_one_run(pictures, tmp_path):
     settings = {"part_size": 2, "batch_size": 2}
     evaluate_small(pictures, tmp_path / "one", **settings)
     first = evaluate_small(pictures, tmp_path / "two", rank=0, world_size=2, **settings)
-    assert first.found is None
+    assert first.summary is None
     assert first.run.others_left == 1
     assert not (tmp_path / "two/metrics.parquet").exists()
     second = evaluate_small(pictures, tmp_path / "two", rank=1, world_size=2, **settings)
@@ -161,7 +161,7 @@ def test_maps_of_two_resolutions_are_stored_at_the_larger(pictures, tmp_path):
     again = {**methods, "fine": ("cfcam-fine", CFCAMConfig(fine_share=0.6))}
     with pytest.raises(StoreError, match=r"methods.fine.config.fine_share was 0.5, now 0.6"):
         evaluate_small(pictures, tmp_path / "out", methods=again, finer_layer="stem")
-    with pytest.raises(ConfigError, match="looks at one layer"):
+    with pytest.raises(ConfigError, match="reads one layer"):
         evaluate_small(pictures, tmp_path / "other", finer_layer="stem")
 
 
