@@ -28,6 +28,12 @@ REAL_LAYERS = ("_swish", "_blocks.10", "_blocks.4")
 
 
 @pytest.fixture(scope="session")
+def device() -> str:
+    """Where the Triton kernels run: on the GPU, or on the CPU under Triton's interpreter."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(scope="session")
 def lite0() -> LoadedModel:
     return load_model("efficientnet-lite0")
 

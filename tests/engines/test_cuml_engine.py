@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,14 +25,30 @@ class StandInDBSCAN:
     """`cuml.cluster.DBSCAN` as documented: keyword-only, `fit`, `labels_` and `core_sample_indices_`."""
 
     def __init__(
-        self, *, eps=0.5, min_samples=5, metric="euclidean", algorithm="brute", verbose=False,
-        max_mbytes_per_batch=None, output_type=None, calc_core_sample_indices=True,
-    ):  # fmt: skip
+        self,
+        *,
+        eps: float = 0.5,
+        min_samples: int = 5,
+        metric: str = "euclidean",
+        algorithm: str = "brute",
+        verbose: bool = False,
+        max_mbytes_per_batch: float | None = None,
+        output_type: str | None = None,
+        calc_core_sample_indices: bool = True,
+    ) -> None:
         assert metric in ("euclidean", "cosine", "precomputed")
         assert algorithm in ("brute", "rbc")
         self.scan = cluster.DBSCAN(eps=eps, min_samples=min_samples)
 
-    def fit(self, X, y=None, out_dtype="int32", sample_weight=None, *, convert_dtype=True):
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        out_dtype: str = "int32",
+        sample_weight: Any = None,
+        *,
+        convert_dtype: bool = True,
+    ) -> StandInDBSCAN:
         fitted = self.scan.fit(np.from_dlpack(X).astype(np.float64))
         highest = fitted.labels_.max()
         self.labels_ = np.where(fitted.labels_ < 0, -1, highest - fitted.labels_).astype(out_dtype)
@@ -41,11 +58,14 @@ class StandInDBSCAN:
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    cuml, cupy = types.ModuleType("cuml"), types.ModuleType("cupy")
-    cuml.cluster = types.ModuleType("cuml.cluster")
-    cuml.cluster.DBSCAN = StandInDBSCAN
-    cupy.from_dlpack = np.from_dlpack
-    for name, module in {"cuml": cuml, "cuml.cluster": cuml.cluster, "cupy": cupy}.items():
+    contents = {
+        "cupy": {"from_dlpack": np.from_dlpack},
+        "cuml": {},
+        "cuml.cluster": {"DBSCAN": StandInDBSCAN},
+    }
+    for name, values in contents.items():
+        module = types.ModuleType(name)
+        vars(module).update(values)
         monkeypatch.setitem(sys.modules, name, module)
 
 
@@ -55,12 +75,12 @@ def test_labels_and_eps_are_the_contracts(preset):
     activations, _ = blobs(3, 120, 5, 5, clusters=5)
     activations[1] = activations[1, :1]
     config = CFCAMConfig.preset(preset, eps_percentile=8)
-    found = clustering.cluster_channels(activations, config, scan_cuml)
+    clusters = clustering.cluster_channels(activations, config, scan_cuml)
     expected = clustering.cluster_channels(activations, config, clustering.scan_in_chunks)
-    assert torch.equal(found.labels, expected.labels)
-    assert torch.equal(found.n_clusters, expected.n_clusters)
-    assert int(found.n_clusters.max()) > 2
-    torch.testing.assert_close(found.eps, expected.eps, rtol=1e-6, atol=0)
+    assert torch.equal(clusters.labels, expected.labels)
+    assert torch.equal(clusters.n_clusters, expected.n_clusters)
+    assert int(clusters.n_clusters.max()) > 2
+    torch.testing.assert_close(clusters.eps, expected.eps, rtol=1e-6, atol=0)
 
 
 def test_clusters_are_renumbered_by_their_lowest_core_index_not_by_border_points():

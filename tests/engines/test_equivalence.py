@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cfcam_gpu import PRESETS, CFCAMConfig
 from cfcam_gpu.config import FILTERS
 from tests.conftest import REAL_LAYERS
-from tests.helpers.features import FAST, assert_equivalent, blobs, part
+from tests.helpers.features import FAST, assert_equivalent, blobs, clusters_of, one_image
 from tests.helpers.tolerances import MAP
 
 pytestmark = pytest.mark.parametrize("run", FAST, ids=str)
@@ -21,20 +21,20 @@ pytestmark = pytest.mark.parametrize("run", FAST, ids=str)
 @pytest.mark.parametrize("layer", REAL_LAYERS)
 def test_real_features(run, real_features, layer, preset, batch, record_property):
     activations, gradients = real_features(layer)
-    seen = assert_equivalent(run, activations[:batch], gradients[:batch], CFCAMConfig.preset(preset))
-    record_property("largest differences", seen)
-    print(f"{run} {layer} {preset} batch {batch}: {seen}")
+    differences = assert_equivalent(run, activations[:batch], gradients[:batch], CFCAMConfig.preset(preset))
+    record_property("largest differences", differences)
+    print(f"{run} {layer} {preset} batch {batch}: {differences}")
 
 
 @pytest.mark.parametrize("batch", [1, 7])
 @pytest.mark.parametrize("shape", [(256, 7, 7), (63, 5, 9), (130, 14, 14)])
 @pytest.mark.parametrize("name", FILTERS)
 def test_generated_features_with_several_clusters(run, name, shape, batch):
-    activations, gradients = blobs(batch, *shape, clusters=5)
+    activations, gradients = blobs(batch, *shape, 5)
     config = CFCAMConfig(filter=name, sigma_range=0.01, eps_percentile=10, min_samples_fraction=0.03)
-    seen = assert_equivalent(run, activations, gradients, config)
-    assert int(run.explain(activations, gradients, (8, 8), config).n_clusters.min()) > 1
-    print(f"{run} {name} {shape} batch {batch}: {seen}")
+    differences = assert_equivalent(run, activations, gradients, config)
+    assert int(clusters_of(run.explain(activations, gradients, (8, 8), config)).n_clusters.min()) > 1
+    print(f"{run} {name} {shape} batch {batch}: {differences}")
 
 
 @settings(max_examples=100, deadline=None)
@@ -63,8 +63,8 @@ def test_an_image_does_not_depend_on_its_batch(run, preset, real_features):
     whole = run.explain(activations, gradients, (32, 32), config)
     for index in range(len(activations)):
         alone = run.explain(activations[index, None], gradients[index, None], (32, 32), config)
-        for name, value in part(alone, 0).items():
-            torch.testing.assert_close(value, part(whole, index)[name], rtol=0, atol=MAP / 10, msg=name)
+        for name, value in one_image(alone, 0).items():
+            torch.testing.assert_close(value, one_image(whole, index)[name], rtol=0, atol=MAP / 10, msg=name)
 
 
 def test_two_runs_are_identical(run, real_features):

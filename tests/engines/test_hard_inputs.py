@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cfcam_gpu import CFCAM, PRESETS, CFCAMConfig, ConfigError, InvalidImagesError, explain_activations
 from cfcam_gpu.config import EPS_FLOOR, FILTERS
-from tests.helpers.features import FAST, REFERENCE, assert_equivalent, blobs, part
+from tests.helpers.features import FAST, REFERENCE, assert_equivalent, blobs, clusters_of, one_image
 
 
 def rand(*shape: int) -> Tensor:
@@ -61,16 +61,18 @@ def test_every_value_is_finite_and_in_range(filter_name, name):
 
 def test_half_dead_channels_put_eps_at_its_floor_and_the_dead_together():
     result = explain_activations(half_dead(), torch.ones(2, 64, 7, 7), (7, 7), CFCAMConfig(eps_percentile=10))
-    assert result.eps.tolist() == [EPS_FLOOR, EPS_FLOOR]
-    assert (result.labels[:, ::2] == 0).all()
+    clusters = clusters_of(result)
+    assert clusters.eps.tolist() == [EPS_FLOOR, EPS_FLOOR]
+    assert (clusters.labels[:, ::2] == 0).all()
 
 
 def test_fewer_than_two_channels_left_are_noise():
     """Three channels, two of them dominant: one is left, and one point is no cluster."""
     activations = torch.tensor([1.0, 3.0, 3.0])[None, :, None, None].expand(1, 3, 2, 2)
     result = explain_activations(activations, torch.ones(1, 3, 2, 2), (2, 2))
-    assert result.labels.tolist() == [[-1, -2, -2]]
-    assert result.n_clusters.tolist() == [0]
+    assert clusters_of(result).labels.tolist() == [[-1, -2, -2]]
+    assert clusters_of(result).n_clusters.tolist() == [0]
+    assert result.noise_fraction is not None
     assert float(result.noise_fraction[0]) == pytest.approx(1 / 3)
 
 
@@ -105,8 +107,8 @@ def test_a_non_finite_image_is_named_and_leaves_the_others_alone(run, value, whe
     assert flagged.blank[1]
     assert not flagged.heatmap[1].any()
     for image in (0, 2):
-        for name, tensor in part(flagged, image).items():
-            torch.testing.assert_close(tensor, part(clean, image)[name], msg=name)
+        for name, tensor in one_image(flagged, image).items():
+            torch.testing.assert_close(tensor, one_image(clean, image)[name], msg=name)
 
 
 class Fragile(nn.Module):
@@ -160,9 +162,9 @@ def test_the_explainer_names_bad_images_or_flags_them():
     ],
 )
 def test_features_that_do_not_fit_are_errors(change, message):
-    given = {"activations": torch.zeros(2, 3, 4, 4), "gradients": torch.zeros(2, 3, 4, 4), "size": (4, 4)}
+    arguments = {"activations": torch.zeros(2, 3, 4, 4), "gradients": torch.zeros(2, 3, 4, 4), "size": (4, 4)}
     with pytest.raises(ConfigError, match=message):
-        explain_activations(**{**given, **change})
+        explain_activations(**{**arguments, **change})
 
 
 def test_no_value_is_read_back_to_the_host_off_the_cpu():

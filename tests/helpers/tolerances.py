@@ -2,6 +2,8 @@
 
 #: Heatmap and grid (of its maximum), any engine against the reference: float32 sums over 2,048 channels.
 MAP = 1e-4
+#: Peak of a map on a GPU, relative, against the CPU's: one rounding of the four products that are interpolated.
+PEAK = 1e-6
 #: Filters, of the map's largest magnitude: one float32 rounding of some hundred positive weights.
 FILTER = 1e-6
 #: eps, relative, against the published code, which computes its distances in float32.

@@ -1,0 +1,56 @@
+"""The clusters' weights against the filtered mean maps that PyTorch stores."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cfcam_gpu import CFCAMConfig
+from cfcam_gpu.cfcam import filtering, weighting
+from cfcam_gpu.kernels import cluster_filter
+from tests.helpers.tolerances import FILTER
+
+
+@pytest.mark.parametrize(
+    ("shape", "scale"), [((1, 1), 0.3), ((1, 6), 0.3), ((5, 9), 1e-6), ((5, 9), 50.0), ((7, 7), 0.3)]
+)
+@pytest.mark.parametrize("name", cluster_filter.FILTERS)
+def test_pooled_weights_are_those_of_the_filtered_mean_maps(device, name, shape, scale):
+    """Two targets, images with no, one and several clusters, a cluster of one channel."""
+    config = CFCAMConfig(filter=name, sigma_space=1.0, sigma_range=0.2)
+    gradients = scale * torch.randn(3, 2, 11, *shape, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor(
+        [[-2, -1] * 5 + [-1], [0] * 9 + [-1, -2], [0, 1, 2, 1, -1, -2, 0, 1, 0, 1, 0]], dtype=torch.int64
+    )
+    n_clusters = torch.tensor([0, 1, 3])
+    pooled = cluster_filter.pooled_weights(
+        gradients.to(device),
+        labels.to(device),
+        n_clusters.to(device),
+        5,
+        name,
+        config.radius(*shape),
+        config.sigma_space,
+        config.sigma_range,
+        channels=4 if shape == (5, 9) else None,
+    )
+    means = weighting.cluster_means(gradients, labels, 5)
+    expected = filtering.filter_maps(means.flatten(0, 2), config).mean((1, 2)).view(3, 2, 5)
+    atol = FILTER * float(means.abs().max())
+    torch.testing.assert_close(pooled.cpu(), expected, rtol=0, atol=atol)
+    assert not pooled[0].any()
+    assert not pooled[2, :, 3:].any()
+
+
+def test_pooled_weights_of_a_large_map(device):
+    gradients = torch.randn(1, 1, 3, 56, 56, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor([[0, -1, 0]])
+    config = CFCAMConfig(sigma_range=1.0, diameter=5)
+    pooled = cluster_filter.pooled_weights(
+        gradients.to(device), labels.to(device), torch.tensor([1]).to(device), 1, "bilateral", 2, 5.0, 1.0
+    )
+    means = weighting.cluster_means(gradients, labels, 1)[0, 0]
+    expected = filtering.filter_maps(means, config).mean()
+    torch.testing.assert_close(
+        pooled.cpu()[0, 0, 0], expected, rtol=0, atol=FILTER * float(means.abs().max())
+    )

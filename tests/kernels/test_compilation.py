@@ -1,0 +1,52 @@
+"""Every kernel compiles for a GPU: Triton's interpreter accepts what its compiler does not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from cfcam_gpu.kernels import cluster_filter, components, distances, neighbours, weighted_sum
+
+POINTERS = {
+    "columns": "*fp32", "statistics": "*fp32", "limits": "*fp32", "gradients": "*fp32", "pooled": "*fp32",
+    "weights": "*fp32", "grid": "*fp32", "activations": "*bf16", "sigma_space": "fp32", "sigma_range": "fp32",
+    "counts": "*i64", "ranks": "*i64", "minimum": "*i64", "labels": "*i64", "n_clusters": "*i64",
+    **dict.fromkeys(["low", "shift", "below", "bins", "above", "words", "degrees", "frontiers"], "*i32"),
+}
+search = dict(LOG2_BINS=distances.LOG2_BINS, LAST=distances.LAST)
+kernels = [
+    (distances._sample, dict(SAMPLES=distances.SAMPLES, **search)),
+    (distances._count, dict(BLOCK=64, **search)),
+    (distances._narrow, search),
+    (neighbours._neighbours, dict(BLOCK=64)),
+    (neighbours._neighbours, dict(BLOCK=32, n=1, n_words=1, depth=1)),
+    (components._dbscan, dict(WORDS=64, ROWS=128)),
+    (components._dbscan, dict(WORDS=1, ROWS=1, n=1, n_words=1)),
+    (cluster_filter._pooled, dict(CIRCLE=True, RANGE=True, CELLS=64, CHANNELS=64)),
+    (cluster_filter._pooled, dict(CIRCLE=False, RANGE=False, CELLS=4096, CHANNELS=1)),
+    (cluster_filter._pooled, dict(CIRCLE=False, RANGE=True, CELLS=16, CHANNELS=1, c=1, h=1, w=1)),
+    (weighted_sum._weighted_sum, dict(CHANNELS=128, CELLS=32)),
+]
+for kernel, constants in kernels:
+    signature = {name: "constexpr" if name in constants else POINTERS.get(name, "i32") for name in kernel.arg_names}
+    source = ASTSource(kernel, signature, constexprs=constants)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32))
+    # The H100 has 227 KB of shared memory a block.
+    assert compiled.metadata.shared <= 227 * 1024, kernel
+    print(kernel.__name__, len(compiled.asm["cubin"]))
+"""
+
+
+def test_every_kernel_compiles_for_an_h100(tmp_path):
+    """Compiling needs no GPU."""
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-c", COMPILE], capture_output=True, text=True, check=False, env=environment
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert len(run.stdout.splitlines()) == 11

@@ -1,0 +1,53 @@
+"""The clusters from bit rows against the batched DBSCAN in PyTorch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cfcam_gpu.cfcam import clustering
+from cfcam_gpu.config import EPS_SLACK
+from cfcam_gpu.kernels import components
+from tests.helpers.kernel_inputs import packed
+
+
+def scan_bits(device: str, adjacency: Tensor, minimum: Tensor, rows: int | None = None) -> list[Tensor]:
+    degrees = adjacency.sum(2).int()
+    found = components.dbscan(packed(adjacency).to(device), degrees.to(device), minimum.to(device), rows)
+    return [tensor.cpu() for tensor in found]
+
+
+@pytest.mark.parametrize(("n", "seed"), [(1, 0), (2, 1), (3, 0), (32, 1), (63, 0), (63, 2), (130, 1)])
+def test_components_are_dbscans(device, n, seed):
+    """Points on a small grid: contested border points, chains, duplicates, noise and several clusters."""
+    generator = torch.Generator().manual_seed(seed)
+    side = 2 + int((2 * n) ** 0.5)
+    points = torch.randint(0, side, (2, n, 2), generator=generator).float()
+    separate, eps = torch.cdist(points, points), torch.tensor([1.0, 1.5], dtype=torch.float64)
+    minimum = torch.tensor([2 + seed % 3, 2 + seed])
+    expected = clustering.dbscan(separate, eps, minimum)
+    adjacency = separate <= (eps * (1 + EPS_SLACK)).float()[:, None, None]
+    for found, wanted in zip(scan_bits(device, adjacency, minimum, rows=8), expected, strict=True):
+        assert torch.equal(found, wanted)
+    assert n < 63 or int(expected[1].max()) > 2
+
+
+@pytest.mark.parametrize("rows", [4, None])
+@pytest.mark.parametrize("kind", ["shuffled path", "star", "pairs"])
+def test_components_of_long_chains_and_of_many_clusters(device, kind, rows):
+    n = 40
+    order = np.random.default_rng(0).permutation(n)
+    parent = {"star": np.zeros(n, int)}.get(kind, np.arange(n) - 1)
+    adjacency = torch.eye(n, dtype=torch.bool)[None]
+    for child in range(1, n, 2 if kind == "pairs" else 1):
+        adjacency[0, order[child], order[parent[child]]] = adjacency[
+            0, order[parent[child]], order[child]
+        ] = True
+    minimum = torch.tensor([2])
+    separate = torch.where(adjacency, 0.0, 2.0)
+    expected = clustering.dbscan(separate, torch.ones(1, dtype=torch.float64), minimum)
+    found = scan_bits(device, adjacency, minimum, rows)
+    assert torch.equal(found[0], expected[0])
+    assert int(found[1]) == int(expected[1]) == (n // 2 if kind == "pairs" else 1)
