@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from cfcam_gpu import PRESETS, BackendError, CFCAMConfig, ConfigError, explain_a
 from cfcam_gpu.cfcam import filtering, reference, weighting
 from cfcam_gpu.config import FILTERS, WEIGHTINGS
 
-BAD = {
+#: Parameter -> a value that it must not have, and the message.
+BAD: dict[str, tuple[Any, str]] = {
     "dominant_percentile": (101, r"dominant_percentile must be a number from 0 to 100 or None, got 101"),
     "eps_percentile": ("25", r"eps_percentile must be a number from 0 to 100, got '25'"),
     "min_samples_fraction": (-0.1, r"min_samples_fraction must be a number from 0 to 1, got -0.1"),

@@ -15,14 +15,14 @@ CAT, ESPRESSO, MOPED, PLATFORM = 285, 967, 665, 540
 @pytest.fixture(scope="module")
 def correlations(lite0, photo_batch):
     """Mean over photos of the correlation of the maps of the likeliest and the least likely class, by preset."""
-    found = {}
+    by_preset = {}
     logits = lite0.model(photo_batch).detach()
     targets = torch.stack([logits.argmax(1), logits.argmin(1)], dim=1)
     for preset in ("default", "upstream"):
         heatmaps = CFCAM(lite0.model, config=CFCAMConfig.preset(preset))(photo_batch, targets).heatmap
-        found[preset] = np.array([np.corrcoef(pair.flatten(1).numpy())[0, 1] for pair in heatmaps])
-        print(f"{preset}: mean {found[preset].mean():.4f}, {np.round(found[preset], 4).tolist()}")
-    return found
+        by_preset[preset] = np.array([np.corrcoef(pair.flatten(1).numpy())[0, 1] for pair in heatmaps])
+        print(f"{preset}: mean {by_preset[preset].mean():.4f}, {np.round(by_preset[preset], 4).tolist()}")
+    return by_preset
 
 
 def test_maps_of_the_likeliest_and_the_least_likely_class_differ(correlations):

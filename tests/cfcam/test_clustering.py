@@ -29,8 +29,10 @@ def test_selection_finds_order_statistics_among_ties_and_infinities(select, data
         hnp.arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 40)), elements=floats)
     )
     ranks = data.draw(hnp.arrays(np.int64, (len(values), 2), elements=st.integers(0, values.shape[1] - 1)))
-    found = select(torch.from_numpy(values), torch.from_numpy(ranks))
-    np.testing.assert_array_equal(found.numpy(), np.take_along_axis(np.sort(values, axis=1), ranks, axis=1))
+    statistics = select(torch.from_numpy(values), torch.from_numpy(ranks))
+    np.testing.assert_array_equal(
+        statistics.numpy(), np.take_along_axis(np.sort(values, axis=1), ranks, axis=1)
+    )
 
 
 @pytest.mark.parametrize("percentile", [0, 3, 25, 50, 99.9, 100])
@@ -104,10 +106,10 @@ def test_components_need_no_look_at_the_data(kind, n):
             )
     neighbours, core = torch.from_numpy(adjacency)[None], torch.ones(1, n, dtype=torch.bool)
     fixed = clustering.connected_components(neighbours, core, end_early=False)
-    for found, expected in zip(
+    for tensor, expected in zip(
         fixed, clustering.connected_components(neighbours, core, end_early=True), strict=True
     ):
-        assert torch.equal(found, expected)
+        assert torch.equal(tensor, expected)
     assert len(fixed[1].unique()) == (2 if kind == "two halves" and n > 1 else 1)
 
 

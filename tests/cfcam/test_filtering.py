@@ -23,53 +23,53 @@ def maps(shape: tuple[int, int], scale: float) -> torch.Tensor:
     return scale * torch.randn(5, *shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def assert_close(found: np.ndarray, expected: np.ndarray, given: torch.Tensor) -> None:
-    np.testing.assert_allclose(found, expected, rtol=0, atol=FILTER * float(given.abs().max()))
+def assert_close(filtered: np.ndarray, expected: np.ndarray, inputs: torch.Tensor) -> None:
+    np.testing.assert_allclose(filtered, expected, rtol=0, atol=FILTER * float(inputs.abs().max()))
 
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", FILTERS)
 def test_each_filter_agrees_with_its_reference(name, shape, scale):
-    given, config = maps(shape, scale), CFCAMConfig(filter=name)
-    found = filter_maps(given, config).numpy()
-    for before, after in zip(given.double().numpy(), found, strict=True):
-        assert_close(after, reference.FILTERS[name](before, config), given)
+    inputs, config = maps(shape, scale), CFCAMConfig(filter=name)
+    filtered = filter_maps(inputs, config).numpy()
+    for before, after in zip(inputs.double().numpy(), filtered, strict=True):
+        assert_close(after, reference.FILTERS[name](before, config), inputs)
 
 
 @pytest.mark.parametrize("diameter", [3, 5, 9])
 @pytest.mark.parametrize("shape", [(5, 9), (7, 7), (14, 14)])
 def test_bilateral_is_opencvs_on_every_path(shape, diameter):
-    given = maps(shape, 0.3)
+    inputs = maps(shape, 0.3)
     config = CFCAMConfig(diameter=diameter, sigma_space=2.0, sigma_range=0.2)
     clamped = min(diameter, 2 * min(shape) - 1)
-    for before, after in zip(given.numpy(), filter_maps(given, config).numpy(), strict=True):
+    for before, after in zip(inputs.numpy(), filter_maps(inputs, config).numpy(), strict=True):
         expected = cv2.bilateralFilter(before, clamped, 0.2, 2.0, borderType=cv2.BORDER_REFLECT_101)
-        assert_close(after, expected, given)
-        assert_close(reference.bilateral(before.astype(np.float64), config), expected, given)
+        assert_close(after, expected, inputs)
+        assert_close(reference.bilateral(before.astype(np.float64), config), expected, inputs)
 
 
 def test_bilateral_square_is_kornias():
-    given = maps((9, 7), 0.3)
-    expected = bilateral_blur(given[:, None], (5, 5), 0.2, (2.0, 2.0))[:, 0]
-    found = filter_maps(
-        given, CFCAMConfig(filter="bilateral_square", diameter=5, sigma_space=2.0, sigma_range=0.2)
+    inputs = maps((9, 7), 0.3)
+    expected = bilateral_blur(inputs[:, None], (5, 5), 0.2, (2.0, 2.0))[:, 0]
+    filtered = filter_maps(
+        inputs, CFCAMConfig(filter="bilateral_square", diameter=5, sigma_space=2.0, sigma_range=0.2)
     )
-    assert_close(found.numpy(), expected.numpy(), given)
+    assert_close(filtered.numpy(), expected.numpy(), inputs)
 
 
 def test_gaussian_is_scipys():
-    given = maps((9, 9), 0.3)
-    found = filter_maps(given, CFCAMConfig(filter="gaussian", diameter=9, sigma_space=1.5)).numpy()
-    for before, after in zip(given.double().numpy(), found, strict=True):
-        assert_close(after, gaussian_filter(before, 1.5, mode="mirror", radius=4), given)
+    inputs = maps((9, 9), 0.3)
+    filtered = filter_maps(inputs, CFCAMConfig(filter="gaussian", diameter=9, sigma_space=1.5)).numpy()
+    for before, after in zip(inputs.double().numpy(), filtered, strict=True):
+        assert_close(after, gaussian_filter(before, 1.5, mode="mirror", radius=4), inputs)
 
 
 @pytest.mark.parametrize("name", ["bilateral", "bilateral_square", "gaussian", "none"])
 def test_a_constant_map_passes_unchanged(name):
     """At a head with global average pooling the gradient is constant, so CF-CAM's filter must not act there."""
-    given = torch.full((2, 7, 7), -3e-4)
-    torch.testing.assert_close(filter_maps(given, CFCAMConfig(filter=name)), given, rtol=1e-6, atol=0)
+    inputs = torch.full((2, 7, 7), -3e-4)
+    torch.testing.assert_close(filter_maps(inputs, CFCAMConfig(filter=name)), inputs, rtol=1e-6, atol=0)
 
 
 def test_windows_wider_than_the_map_are_clamped_to_what_reflection_allows():
@@ -80,12 +80,12 @@ def test_windows_wider_than_the_map_are_clamped_to_what_reflection_allows():
 
 
 def test_chunks_do_not_change_the_result(monkeypatch):
-    given, config = maps((7, 7), 0.3), CFCAMConfig()
-    whole = filter_maps(given, config)
-    assert given.numel() * 169 * 4 < CHUNK_BYTES
+    inputs, config = maps((7, 7), 0.3), CFCAMConfig()
+    whole = filter_maps(inputs, config)
+    assert inputs.numel() * 169 * 4 < CHUNK_BYTES
     monkeypatch.setattr("cfcam_gpu.cfcam.filtering.CHUNK_BYTES", 1)
-    torch.testing.assert_close(filter_maps(given, config), whole, rtol=1e-6, atol=1e-7)
-    assert filter_maps(given[:0], config).shape == (0, 7, 7)
+    torch.testing.assert_close(filter_maps(inputs, config), whole, rtol=1e-6, atol=1e-7)
+    assert filter_maps(inputs[:0], config).shape == (0, 7, 7)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e4])

@@ -44,8 +44,8 @@ def test_bilateral_is_opencvs_on_cluster_means_of_real_gradients(real_features):
         mean = gradients[image, 0, :10].mean(0).numpy()
         scaled = mean / np.abs(mean).max()
         expected = cv2.bilateralFilter(scaled, 17, 0.3, 5.0, borderType=cv2.BORDER_REFLECT_101)
-        found = reference.bilateral(scaled.astype(np.float64), CFCAMConfig(sigma_range=0.3))
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+        filtered = reference.bilateral(scaled.astype(np.float64), CFCAMConfig(sigma_range=0.3))
+        np.testing.assert_allclose(filtered, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 4), (5, 9), (14, 27), (64, 48)])

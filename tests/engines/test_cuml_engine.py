@@ -58,7 +58,7 @@ class StandInDBSCAN:
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    contents = {
+    contents: dict[str, dict[str, Any]] = {
         "cupy": {"from_dlpack": np.from_dlpack},
         "cuml": {},
         "cuml.cluster": {"DBSCAN": StandInDBSCAN},

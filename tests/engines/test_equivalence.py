@@ -30,7 +30,8 @@ def test_real_features(run, real_features, layer, preset, batch, record_property
 @pytest.mark.parametrize("shape", [(256, 7, 7), (63, 5, 9), (130, 14, 14)])
 @pytest.mark.parametrize("name", FILTERS)
 def test_generated_features_with_several_clusters(run, name, shape, batch):
-    activations, gradients = blobs(batch, *shape, 5)
+    channels, h, w = shape
+    activations, gradients = blobs(batch, channels, h, w, clusters=5)
     config = CFCAMConfig(filter=name, sigma_range=0.01, eps_percentile=10, min_samples_fraction=0.03)
     differences = assert_equivalent(run, activations, gradients, config)
     assert int(clusters_of(run.explain(activations, gradients, (8, 8), config)).n_clusters.min()) > 1

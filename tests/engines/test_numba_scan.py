@@ -21,10 +21,10 @@ from tests.helpers.features import blobs
     rank=st.floats(0, 0.999),
 )
 def test_selection_leaves_nothing_smaller_behind_the_rank(values, rank):
-    k, given_values = int(rank * len(values)), values.copy()
-    assert numba_scan._select(values, k) == np.sort(given_values)[k]
+    k, original = int(rank * len(values)), values.copy()
+    assert numba_scan._select(values, k) == np.sort(original)[k]
     assert (values[k:] >= values[k]).all()
-    np.testing.assert_array_equal(np.sort(values), np.sort(given_values))
+    np.testing.assert_array_equal(np.sort(values), np.sort(original))
 
 
 @pytest.mark.parametrize("sampled", [0.0, 5.0])
@@ -37,8 +37,8 @@ def test_a_sample_that_misleads_does_not_change_the_percentile(sampled):
     kept = np.empty_like(squared)
     below, inside = numba_scan._interval(squared, squared.size // 4, kept)
     assert not below <= squared.size // 4 < below + inside
-    found = numba_scan._percentile(squared, n, 25.0, kept)
-    assert found == pytest.approx(
+    percentile = numba_scan._percentile(squared, n, 25.0, kept)
+    assert percentile == pytest.approx(
         np.percentile(np.repeat(np.sqrt(squared.astype(np.float64)), 2), 25), rel=1e-12
     )
 
@@ -60,7 +60,7 @@ def test_the_number_of_threads_changes_nothing(threads):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        found = clustering.cluster_channels(activations, CFCAMConfig(), numba_scan.scan_compiled)
+        clusters = clustering.cluster_channels(activations, CFCAMConfig(), numba_scan.scan_compiled)
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(found.labels, expected.labels)
+    assert torch.equal(clusters.labels, expected.labels)

@@ -23,9 +23,13 @@ class Launch:
 
 
 def random_features(n: int, depth: int, kind: str) -> tuple[Tensor, Tensor]:
-    """Features (3,n,depth) and counts: one image full, one short of a row, one with a row or two.
+    """Features (3,n,depth) of three images, and their numbers of channels: n, n - 1 and at most 2.
 
-    `ties`: small integers; `dead`: half of the rows are zero.
+    Args:
+        n: number of rows.
+        depth: number of features of a row.
+        kind: `random`; `ties`: small integers, so that many distances are equal; `dead`: more than half of
+            the rows are zero.
     """
     generator = torch.Generator().manual_seed(100 * n + depth)
     features = torch.randn(3, n, depth, generator=generator)
@@ -46,11 +50,12 @@ def sequential(features: Tensor) -> Tensor:
 
 
 def roots(squared: Tensor) -> Tensor:
-    """Correctly rounded, as a GPU's are; torch's on a CPU may be one unit off."""
+    """Square roots, correctly rounded as on a GPU; PyTorch's on a CPU may be one unit off."""
     return torch.from_numpy(np.sqrt(squared.numpy()))
 
 
 def valid_rows(counts: Tensor, n: int) -> Tensor:
+    """(B,n) bool: the first `counts` rows of each image."""
     return torch.arange(n) < counts[:, None]
 
 

@@ -15,8 +15,8 @@ from tests.helpers.kernel_inputs import packed
 
 def scan_bits(device: str, adjacency: Tensor, minimum: Tensor, rows: int | None = None) -> list[Tensor]:
     degrees = adjacency.sum(2).int()
-    found = components.dbscan(packed(adjacency).to(device), degrees.to(device), minimum.to(device), rows)
-    return [tensor.cpu() for tensor in found]
+    result = components.dbscan(packed(adjacency).to(device), degrees.to(device), minimum.to(device), rows)
+    return [tensor.cpu() for tensor in result]
 
 
 @pytest.mark.parametrize(("n", "seed"), [(1, 0), (2, 1), (3, 0), (32, 1), (63, 0), (63, 2), (130, 1)])
@@ -29,8 +29,8 @@ def test_components_are_dbscans(device, n, seed):
     minimum = torch.tensor([2 + seed % 3, 2 + seed])
     expected = clustering.dbscan(separate, eps, minimum)
     adjacency = separate <= (eps * (1 + EPS_SLACK)).float()[:, None, None]
-    for found, wanted in zip(scan_bits(device, adjacency, minimum, rows=8), expected, strict=True):
-        assert torch.equal(found, wanted)
+    for tensor, wanted in zip(scan_bits(device, adjacency, minimum, rows=8), expected, strict=True):
+        assert torch.equal(tensor, wanted)
     assert n < 63 or int(expected[1].max()) > 2
 
 
@@ -48,6 +48,6 @@ def test_components_of_long_chains_and_of_many_clusters(device, kind, rows):
     minimum = torch.tensor([2])
     separate = torch.where(adjacency, 0.0, 2.0)
     expected = clustering.dbscan(separate, torch.ones(1, dtype=torch.float64), minimum)
-    found = scan_bits(device, adjacency, minimum, rows)
-    assert torch.equal(found[0], expected[0])
-    assert int(found[1]) == int(expected[1]) == (n // 2 if kind == "pairs" else 1)
+    labels, n_clusters = scan_bits(device, adjacency, minimum, rows)
+    assert torch.equal(labels, expected[0])
+    assert int(n_clusters) == int(expected[1]) == (n // 2 if kind == "pairs" else 1)

@@ -26,18 +26,22 @@ def test_percentile_is_that_of_all_stored_distances(device, monkeypatch, n, dept
     """
     monkeypatch.setattr(distances, "SAMPLES", 256)
     features, counts = random_features(n, depth, kind)
-    found, eps = distances.distance_percentile(features.to(device), counts.to(device), percentile, EPS_FLOOR)
+    statistics, eps = distances.distance_percentile(
+        features.to(device), counts.to(device), percentile, EPS_FLOOR
+    )
     squared = sequential(features)
     rounding = 0 if device == "cpu" else TIE
     for image, count in enumerate(counts.tolist()):
         pairs = np.sort(squared[image, :count, :count].numpy()[np.triu_indices(count, 1)])
         if not len(pairs):
-            assert found[image].tolist() == [0, 0]
+            assert statistics[image].tolist() == [0, 0]
             assert float(eps[image]) == EPS_FLOOR
             continue
         low = percentile / 100 * (2 * len(pairs) - 1)
         ranks = [int(low) // 2, min(int(low) + 1, 2 * len(pairs) - 1) // 2]
-        torch.testing.assert_close(found[image].cpu(), torch.from_numpy(pairs[ranks]), rtol=rounding, atol=0)
+        torch.testing.assert_close(
+            statistics[image].cpu(), torch.from_numpy(pairs[ranks]), rtol=rounding, atol=0
+        )
     valid = valid_rows(counts, n)
     stored = clustering.distance_percentile(
         clustering.pairwise_distances(features, valid), counts, percentile
@@ -49,9 +53,9 @@ def test_percentile_is_that_of_all_stored_distances(device, monkeypatch, n, dept
 def test_tiles_of_any_size_give_the_same_bits(device, block):
     features, counts = random_features(130, 3, "random")
     features, counts = features.to(device), counts.to(device)
-    found, eps = distances.distance_percentile(features, counts, 25, EPS_FLOOR, block)
+    statistics, eps = distances.distance_percentile(features, counts, 25, EPS_FLOOR, block)
     plain, plain_eps = distances.distance_percentile(features, counts, 25, EPS_FLOOR)
-    assert torch.equal(found, plain)
+    assert torch.equal(statistics, plain)
     assert torch.equal(eps, plain_eps)
     for one, other in zip(
         neighbours.neighbours(features, counts, eps, EPS_SLACK, block),
@@ -76,8 +80,8 @@ def test_a_sample_that_misleads_does_not_change_the_percentile(device, monkeypat
         shift.fill_(width)
 
     monkeypatch.setattr(distances, "_sample", Launch(misleading))
-    found, _ = distances.distance_percentile(features, counts, 25, EPS_FLOOR)
-    assert torch.equal(found, expected)
+    statistics, _ = distances.distance_percentile(features, counts, 25, EPS_FLOOR)
+    assert torch.equal(statistics, expected)
 
 
 @pytest.mark.parametrize("percentile", [10, 25, 50, 90])
@@ -94,9 +98,9 @@ def test_the_sample_leaves_few_pairs_to_the_first_pass(device, monkeypatch, perc
         count[grid](*arguments)
 
     monkeypatch.setattr(distances, "_count", Launch(recording))
-    found, _ = distances.distance_percentile(features, counts, percentile, EPS_FLOOR)
+    statistics, _ = distances.distance_percentile(features, counts, percentile, EPS_FLOOR)
     low, width = intervals[0]
-    rank_bits = int(found[0, 0].view(torch.int32))
+    rank_bits = int(statistics[0, 0].view(torch.int32))
     assert 0 <= (rank_bits - low) >> width < 2**distances.LOG2_BINS
     bits = sequential(features.cpu())[0][np.triu_indices(130, 1)].view(torch.int32).long()
     assert (((bits - low) >> width) // 2**distances.LOG2_BINS == 0).float().mean() < 0.15
