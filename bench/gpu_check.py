@@ -216,8 +216,8 @@ def part_main(work: str, result: Path, limit_s: float) -> None:
     module, _, name = work.partition(":")
     content: dict[str, Any] = {}
 
-    def save(found: Mapping[str, Any]) -> None:
-        content.update(found)
+    def save(findings: Mapping[str, Any]) -> None:
+        content.update(findings)
         write(result, content)
 
     try:
@@ -264,19 +264,19 @@ def run(parts: Mapping[str, Part], path: Path, limit_s: float, *, again: bool = 
 def summary(result: Mapping[str, Any]) -> str:
     """At most `SUMMARY` characters: a line for each part, its figures, and its first failures."""
     lines = []
-    for name, found in result["parts"].items():
-        lines.append(f"{name}: {found['state']}, {found['seconds']} s{_figures(found)}")
-        lines += [f"    {sentence[:SENTENCE]}" for sentence in found["failed"][:4]]
-        more = len(found["failed"]) - 4
+    for name, findings in result["parts"].items():
+        lines.append(f"{name}: {findings['state']}, {findings['seconds']} s{_figures(findings)}")
+        lines += [f"    {sentence[:SENTENCE]}" for sentence in findings["failed"][:4]]
+        more = len(findings["failed"]) - 4
         lines += [f"    and {more} more, see the results file"] if more > 0 else []
     lines += [f"skipped, no time: {sentence}" for sentence in result["skipped"]]
     text = "\n".join(lines)
     return text if len(text) <= SUMMARY else text[: SUMMARY - 4] + "\n..."
 
 
-def _figures(found: Mapping[str, Any]) -> str:
+def _figures(findings: Mapping[str, Any]) -> str:
     """The figures that a part puts into the summary."""
-    shown = found.get("shown") or {}
+    shown = findings.get("shown") or {}
     return "".join(f"; {name} {value}" for name, value in shown.items())
 
 
@@ -309,7 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = result_of_all["parts"].get("machine", {})
     if machine.get("no_gpu"):
         return 2
-    return int(any(found["failed"] for found in result_of_all["parts"].values()))
+    return int(any(findings["failed"] for findings in result_of_all["parts"].values()))
 
 
 if __name__ == "__main__":

@@ -75,15 +75,19 @@ OPENCV = 5
 
 def machine(limit_s: float, save: Save) -> Mapping[str, Any]:
     """The GPU, the versions, and what is missing; without a GPU or OpenCV the rest would mean nothing."""
-    found: dict[str, Any] = {"environment": environment(), "failed": [], "limit_s": limit_s}
-    save(found)
+    findings: dict[str, Any] = {"environment": environment(), "failed": [], "limit_s": limit_s}
+    save(findings)
     for module in ("kornia", "sklearn", "cv2", "triton", "cupy", "cuml", "torchcodec", "pytest"):
-        found[module] = importlib.util.find_spec(module) is not None
-    opencv = found["opencv"] = _opencv_version()
+        findings[module] = importlib.util.find_spec(module) is not None
+    opencv = findings["opencv"] = _opencv_version()
     if not torch.cuda.is_available():
-        return {**found, "no_gpu": True, "failed": ["PyTorch finds no NVIDIA GPU here; nothing was checked"]}
-    found["gpu"] = torch.cuda.get_device_name()
-    return {**found, "shown": {"GPU": found["gpu"], "PyTorch": torch.__version__, "OpenCV": opencv}}
+        return {
+            **findings,
+            "no_gpu": True,
+            "failed": ["PyTorch finds no NVIDIA GPU here; nothing was checked"],
+        }
+    findings["gpu"] = torch.cuda.get_device_name()
+    return {**findings, "shown": {"GPU": findings["gpu"], "PyTorch": torch.__version__, "OpenCV": opencv}}
 
 
 def _opencv_version() -> str | None:
@@ -149,8 +153,12 @@ def device_tests(limit_s: float, _save: Save) -> Mapping[str, Any]:
         return {"failed": [f"the tests did not end in {limit_s - 5:.0f} s; last: {shown.strip()[-200:]!r}"]}
     lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or ["no output"]
     failures = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-    found: dict[str, Any] = {"tests": list(TESTS), "closing_line": lines[-1], "shown": {"pytest": lines[-1]}}
-    return found | ({"failed": failures or [lines[-1]]} if done.returncode else {})
+    findings: dict[str, Any] = {
+        "tests": list(TESTS),
+        "closing_line": lines[-1],
+        "shown": {"pytest": lines[-1]},
+    }
+    return findings | ({"failed": failures or [lines[-1]]} if done.returncode else {})
 
 
 def model_features(setup: Setup, batch: int) -> tuple[Tensor, Tensor]:
@@ -174,24 +182,24 @@ def compare_engines(setup: Setup, save: Save) -> dict[str, Any]:
     for channels, side in ((256, 7), (63, 9), (130, 14)):
         generated = make_features(3, channels, side, targets=2, device=setup.device)
         cases[f"generated, {channels} channels, {side}x{side}"] = (generated, several)
-    found: dict[str, Any] = {"engines": {}, "failed": [], "shown": {}}
+    findings: dict[str, Any] = {"engines": {}, "failed": [], "shown": {}}
     able = engines(torch.device(setup.device).type)
     for engine in sorted(able, key=lambda name: name != "triton"):
         ok, reason = able[engine]
-        found["engines"][engine] = {"available": ok, "reason": reason}
+        findings["engines"][engine] = {"available": ok, "reason": reason}
         largest = 0.0
         for case, ((activations, gradients), config) in cases.items() if ok else ():
             difference = compare(activations, gradients, (64, 48), config, engine)
-            found["engines"][engine][case] = difference
+            findings["engines"][engine][case] = difference
             try:
                 required(difference)
                 largest = max(largest, difference["heatmap"])
             except SystemExit as red:
-                found["failed"].append(f"{engine}, {case}: {red}")
-            save(found)
+                findings["failed"].append(f"{engine}, {case}: {red}")
+            save(findings)
         if ok:
-            found["shown"][engine] = f"differs by {largest:.1e}"
-    return found
+            findings["shown"][engine] = f"differs by {largest:.1e}"
+    return findings
 
 
 def no_waits(_limit_s: float, _save: Save) -> Mapping[str, Any]:
@@ -199,9 +207,9 @@ def no_waits(_limit_s: float, _save: Save) -> Mapping[str, Any]:
     setup = Setup(device="cuda")
     activations, gradients = make_features(4, 256, 7, targets=2, device=setup.device)
     model, images = make_model(setup), make_images(setup, 4)
-    found: dict[str, Any] = {"failed": []}
+    findings: dict[str, Any] = {"failed": []}
     for engine in NEVER_WAIT:
-        ok, found[engine] = ENGINES[engine].available("cuda")
+        ok, findings[engine] = ENGINES[engine].available("cuda")
         for preset in PRESETS if ok else ():
             config = CFCAMConfig.preset(preset)
             works: dict[str, Callable[[], Explanation]] = {
@@ -220,10 +228,10 @@ def no_waits(_limit_s: float, _save: Save) -> Mapping[str, Any]:
                     work()
                 except RuntimeError as error:
                     reason = str(error).partition("\n")[0]
-                    found["failed"].append(f"{what}, engine {engine}, preset {preset}: {reason}")
+                    findings["failed"].append(f"{what}, engine {engine}, preset {preset}: {reason}")
                 finally:
                     torch.cuda.set_sync_debug_mode("default")
-    return found
+    return findings
 
 
 def memory(_limit_s: float, _save: Save) -> Mapping[str, Any]:
@@ -247,17 +255,17 @@ def memory(_limit_s: float, _save: Save) -> Mapping[str, Any]:
     grown = growth(lambda: cam(images[:2]), calls)
     failed = [f"batch {batch} takes {added:.2f} GB beyond the model's own"] if added > ADDED_LIMIT_GB else []
     failed += [] if grown["none"] else [f"memory grows over {calls} batches"]
-    found = {"batch": batch, "peak_gb": peaks, "added_gb": round(added, 3), "limit_gb": ADDED_LIMIT_GB}
-    return {**found, "growth": grown, "failed": failed, "shown": {"added": f"{added:.2f} GB"}}
+    findings = {"batch": batch, "peak_gb": peaks, "added_gb": round(added, 3), "limit_gb": ADDED_LIMIT_GB}
+    return {**findings, "growth": grown, "failed": failed, "shown": {"added": f"{added:.2f} GB"}}
 
 
 def batch_64(limit_s: float, save: Save) -> Mapping[str, Any]:
     """The speed, then the stages of each engine beside their floors."""
-    found = _speed(64, limit_s * 0.6, save)
+    findings = _speed(64, limit_s * 0.6, save)
     for engine in NEVER_WAIT:
-        found[f"stages, {engine}"] = _in_stages(engine)
-        save(found)
-    return found
+        findings[f"stages, {engine}"] = _in_stages(engine)
+        save(findings)
+    return findings
 
 
 def batch_256(limit_s: float, save: Save) -> Mapping[str, Any]:
@@ -270,7 +278,7 @@ def batch_16(limit_s: float, save: Save) -> Mapping[str, Any]:
 
 def _speed(batch: int, limit_s: float, save: Save) -> dict[str, Any]:
     """Explained in bfloat16, channels last, beside the compiled forward pass in the same precision."""
-    found: dict[str, Any] = throughput.run(
+    findings: dict[str, Any] = throughput.run(
         throughput.Options(
             device="cuda",
             precision="bfloat16",
@@ -281,13 +289,17 @@ def _speed(batch: int, limit_s: float, save: Save) -> dict[str, Any]:
             others=False,
         )
     )
-    save(found)
-    over = found["batches"][str(batch)]["over_explained"]
+    save(findings)
+    over = findings["batches"][str(batch)]["over_explained"]
     floors = [value for name, value in over.items() if name.startswith("forward only, compiled")]
     if not floors:
-        return {**found, "failed": ["no forward pass could be compiled, so there is no floor"]}
+        return {**findings, "failed": ["no forward pass could be compiled, so there is no floor"]}
     share = min(floors)
-    return {**found, "share_of_compiled_forward": share, **_goal("of compiled forward", share, FORWARD_GOAL)}
+    return {
+        **findings,
+        "share_of_compiled_forward": share,
+        **_goal("of compiled forward", share, FORWARD_GOAL),
+    }
 
 
 def _goal(name: str, value: float, goal: float) -> dict[str, Any]:
@@ -302,13 +314,13 @@ def _goal(name: str, value: float, goal: float) -> dict[str, Any]:
 
 def other_libraries(limit_s: float, save: Save) -> Mapping[str, Any]:
     """Explained in float32 beside the published steps and other libraries' Grad-CAM."""
-    found = throughput.run(
+    findings = throughput.run(
         throughput.Options(device="cuda", batches=(16,), repeats=10, limit_s=limit_s / 2, compiled=False)
     )
-    save(found)
-    over = found["batches"]["16"]["over_explained"]
+    save(findings)
+    over = findings["batches"]["16"]["over_explained"]
     peers = [value for name, value in over.items() if name.startswith("pytorch-grad-cam")]
-    return {**found, **(_goal("times pytorch-grad-cam", peers[0], PEERS_GOAL) if peers else {})}
+    return {**findings, **(_goal("times pytorch-grad-cam", peers[0], PEERS_GOAL) if peers else {})}
 
 
 def dataset(limit_s: float, save: Save) -> Mapping[str, Any]:
@@ -328,8 +340,12 @@ def dataset(limit_s: float, save: Save) -> Mapping[str, Any]:
             max_errors="5%", precision="bfloat16", channels_last=True,
         )  # fmt: skip
     rate = summary_of_run.now / summary_of_run.seconds
-    found: dict[str, Any] = {"images": images, "images_per_s": round(rate, 1), "ok": summary_of_run.tally.ok}
-    save(found)
+    findings: dict[str, Any] = {
+        "images": images,
+        "images_per_s": round(rate, 1),
+        "ok": summary_of_run.tally.ok,
+    }
+    save(findings)
     setup = Setup(device="cuda", precision="bfloat16", channels_last=True)
     model, views = make_model(setup), make_images(setup, batch)
     seconds = interleaved(
@@ -338,8 +354,8 @@ def dataset(limit_s: float, save: Save) -> Mapping[str, Any]:
         limit_s=max(1, limit_s - time.monotonic() + begun),
     )
     forward = 1000 / summary(seconds["forward"], batch)["ms_per_image"]
-    found |= {"forward_only_images_per_s": round(forward, 1), "of_forward": round(rate / forward, 3)}
-    return {**found, **_goal("of forward only", rate / forward, DATASET_GOAL)}
+    findings |= {"forward_only_images_per_s": round(forward, 1), "of_forward": round(rate / forward, 3)}
+    return {**findings, **_goal("of forward only", rate / forward, DATASET_GOAL)}
 
 
 def cuml_loop(limit_s: float, _save: Save) -> Mapping[str, Any]:
@@ -382,28 +398,28 @@ def _in_stages(engine: str) -> dict[str, Any]:
 def cuda_graph(_limit_s: float, _save: Save) -> Mapping[str, Any]:
     """`explain_activations` captured in a CUDA graph gives on new features what it gives without."""
     setup = Setup(device="cuda")
-    found: dict[str, Any] = {"failed": []}
+    findings: dict[str, Any] = {"failed": []}
     first, second = make_features(8, 256, 7, device=setup.device)[0].split(4)
     gradients = make_features(4, 256, 7, device=setup.device)[1]
     for engine in NEVER_WAIT:
-        ok, found[engine] = ENGINES[engine].available("cuda")
+        ok, findings[engine] = ENGINES[engine].available("cuda")
         if not ok:
             continue
-        given = first.clone()
+        static_activations = first.clone()
         explain = functools.partial(
-            explain_activations, given, gradients, (64, 48), engine=engine, on_invalid="flag"
+            explain_activations, static_activations, gradients, (64, 48), engine=engine, on_invalid="flag"
         )
         try:
             captured, graph = explain_in_graph(explain)
-            given.copy_(second)
+            static_activations.copy_(second)
             graph.replay()
             torch.cuda.synchronize()
             expected = explain()
             torch.testing.assert_close(captured.labels, expected.labels)
             torch.testing.assert_close(captured.heatmap, expected.heatmap)
         except (RuntimeError, AssertionError) as error:
-            found["failed"].append(f"engine {engine}: {str(error).partition(chr(10))[0]}")
-    return found
+            findings["failed"].append(f"engine {engine}: {str(error).partition(chr(10))[0]}")
+    return findings
 
 
 def explain_in_graph(explain: Callable[[], Explanation]) -> tuple[Explanation, torch.cuda.CUDAGraph]:

@@ -74,7 +74,9 @@ def run(options: Options) -> dict[str, Any]:
         "peak": {str(batch): peaks(options, batch) for batch in options.batches},
         "growth": grown,
         "criterion": f"below {GROWTH_SHARE:.0%} or {GROWTH_MB:g} MB, and no live tensor more",
-        "failed": [f"memory grows: {name}: {seen}" for name, seen in grown.items() if not seen["none"]],
+        "failed": [
+            f"memory grows: {name}: {figures}" for name, figures in grown.items() if not figures["none"]
+        ],
     }
 
 
@@ -153,11 +155,11 @@ def show(result: dict[str, Any]) -> None:
         [
             (
                 name,
-                seen["calls"][1],
-                *(seen[when][what] for what in ("rss_mb", "tensors") for when in ("before", "after")),
-                seen["none"],
+                figures["calls"][1],
+                *(figures[when][what] for what in ("rss_mb", "tensors") for when in ("before", "after")),
+                figures["none"],
             )
-            for name, seen in result["growth"].items()
+            for name, figures in result["growth"].items()
         ],
     )
 

@@ -140,9 +140,13 @@ def run(options: Options) -> dict[str, Any]:
     entries |= compiled | explained | faster | others
     result |= {"compiled": {}, "batches": {}}
     for batch in options.batches:
-        seen = {name: first_call(entry, entries["forward only"], batch) for name, entry in compiled.items()}
-        result["compiled"][str(batch)] = seen
-        able = {name: entry for name, entry in entries.items() if "not_timed" not in seen.get(name, {})}
+        first_calls = {
+            name: first_call(entry, entries["forward only"], batch) for name, entry in compiled.items()
+        }
+        result["compiled"][str(batch)] = first_calls
+        able = {
+            name: entry for name, entry in entries.items() if "not_timed" not in first_calls.get(name, {})
+        }
         result["batches"][str(batch)] = measure(able, batch, options)
     return result
 

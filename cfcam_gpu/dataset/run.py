@@ -101,7 +101,8 @@ def explain_dataset(
         >>> import numpy as np, torch
         >>> from PIL import Image
         >>> from cfcam_gpu.dataset import open_results
-        >>> from cfcam_gpu.models import LoadedModel, Preprocess
+        >>> from cfcam_gpu.images.preprocess import Preprocess
+        >>> from cfcam_gpu.models import LoadedModel
         >>> network = torch.nn.Sequential(
         ...     torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8 * 36, 2)
         ... )

@@ -34,7 +34,7 @@ def test_every_way_to_end_leaves_its_findings_and_the_parts_after_it(results, ca
     content = json.loads(results.read_text())
     parts = content["parts"]
     assert list(parts) == ["machine", "good", "not a number", "hangs", "killed", "raises", "last"]
-    assert {name: found["state"] for name, found in parts.items()} == {
+    assert {name: findings["state"] for name, findings in parts.items()} == {
         "machine": "done", "good": "done", "not a number": "done", "hangs": "timed out", "killed": "died",
         "raises": "failed", "last": "done",
     }  # fmt: skip
@@ -151,12 +151,12 @@ def three_engines(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("three_engines")
 def test_every_engine_is_compared_or_named_with_the_reason():
     saved: list[Any] = []
-    found = gpu_parts.compare_engines(common.Setup(side=16), saved.append)
-    assert found["failed"] == []
-    assert found["engines"]["cuml"] == {"available": False, "reason": "needs an NVIDIA GPU"}
-    cases = set(found["engines"]["torch"]) - {"available", "reason"}
+    findings = gpu_parts.compare_engines(common.Setup(side=16), saved.append)
+    assert findings["failed"] == []
+    assert findings["engines"]["cuml"] == {"available": False, "reason": "needs an NVIDIA GPU"}
+    cases = set(findings["engines"]["torch"]) - {"available", "reason"}
     assert len(cases) == len(PRESETS) + 3  # and three of generated features
-    assert cases == set(found["engines"]["numba"]) - {"available", "reason"}
+    assert cases == set(findings["engines"]["numba"]) - {"available", "reason"}
     assert len(saved) == 2 * len(cases)
 
 
@@ -213,8 +213,8 @@ def test_the_wheels_have_versions_and_only_the_large_one_is_optional(tmp_path):
     ids=str,
 )
 def test_the_gpu_check_runs_the_tests_that_use_the_gpu(item, demo, wanted):
-    given = SimpleNamespace(
+    collected = SimpleNamespace(
         callspec=SimpleNamespace(params={key: item[key] for key in item if key == "run"}),
         fixturenames=item.get("fixtures", []),
     )
-    assert device_tests.wanted(given, demo_installed=demo) == wanted
+    assert device_tests.wanted(collected, demo_installed=demo) == wanted

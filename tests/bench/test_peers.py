@@ -49,6 +49,6 @@ def fails(_model: nn.Module, _layer: str) -> Any:
 )
 def test_a_peer_that_cannot_be_timed_is_named_with_the_reason(peer, reason, monkeypatch):
     monkeypatch.setattr(peers, "PEERS", {"peer": peer})
-    usable, found = peers.checked_peers(Tiny().eval(), "layer4", torch.randn(2, 3, 16, 16))
+    usable, report = peers.checked_peers(Tiny().eval(), "layer4", torch.randn(2, 3, 16, 16))
     assert usable == {}
-    assert found["peer"]["not_timed"].startswith(reason)
+    assert report["peer"]["not_timed"].startswith(reason)

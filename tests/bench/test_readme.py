@@ -12,7 +12,7 @@ def test_the_tables_are_those_of_the_results():
 
 
 def test_a_missing_figure_is_a_dash_and_a_verdict_a_mark():
-    found = {
+    summary = {
         "methods": {
             "gradcam": {"pointing": {"mean": 0.5, "n": 9}},
             "cfcam": {"pointing": {"mean": None}},
@@ -21,5 +21,5 @@ def test_a_missing_figure_is_a_dash_and_a_verdict_a_mark():
         "paired": {"x": {"pointing": {"verdict": "better"}}},
         "cost": {"gradcam": 40.2, "cfcam": 38.0, "x": 1.4},
     }
-    lines = readme._evaluation(found, {"pointing": "pointing ↑"}).splitlines()
+    lines = readme._evaluation(summary, {"pointing": "pointing ↑"}).splitlines()
     assert lines[2:] == ["| `gradcam` | 0.50 | 40 |", "| `cfcam` | – | 38 |", "| `x` | 0.75 (7) ▲ | 1 |"]

@@ -13,15 +13,15 @@ from bench import pages, scale
 @pytest.fixture
 def results() -> dict[str, dict]:
     """Round figures: 1 ms, 1 µs or 100 bytes for everything, a commit of 256 in 4 ms."""
-    found: dict[str, dict] = {"store": {}, "dataset": {"rates": {"net": {"none": {"images_per_s": 50.0}}}}}
+    figures: dict[str, dict] = {"store": {}, "dataset": {"rates": {"net": {"none": {"images_per_s": 50.0}}}}}
     for file, key, unit, _ in scale.INPUTS.values():
         *folders, last = key.split(".")
-        place = found[file]
+        place = figures[file]
         for name in folders:
             place = place.setdefault(name, {})
         place[last] = 100 if unit == "bytes" else 1
-    found["store"]["part_sizes"]["256"]["commit"]["ms"] = 4
-    return found
+    figures["store"]["part_sizes"]["256"]["commit"]["ms"] = 4
+    return figures
 
 
 def lines(table: str) -> list[list[str]]:
@@ -40,11 +40,11 @@ def test_every_input_names_its_file_and_key(results):
 
 
 def test_the_sums(results):
-    found = {name: lines(table) for name, table in scale.tables(results).items()}
-    row = next(line for line in found["rates"] if line[:2] == ["64", "500"])
+    tables = {name: lines(table) for name, table in scale.tables(results).items()}
+    row = next(line for line in tables["rates"] if line[:2] == ["64", "500"])
     assert row[2:] == ["32,000", "5.21 min", "3.2 MB/s", "3.2 MB/s", "0.5", "1.0", "3.2 MB/s"]
-    assert ["plan", "100", "1 GB"] in found["storage"]
-    assert found["parts"][2] == [
+    assert ["plan", "100", "1 GB"] in tables["storage"]
+    assert tables["parts"][2] == [
         "256",
         "39,063",
         "25.6 kB",
@@ -54,11 +54,11 @@ def test_the_sums(results):
         "0.128 s",
         "64,000",
     ]
-    writers = {tuple(line[:2]): line[2:] for line in found["writers"]}
+    writers = {tuple(line[:2]): line[2:] for line in tables["writers"]}
     assert writers["512", "2,000"] == ["20", "2", "1"]
     assert writers["8", "100"] == ["1", "1", "1"]
-    assert found["start"][2] == ["finding the samples in folders", "1 µs", "10 s"]
-    assert found["here"][2][2:4] == ["50", "2.31 days"]
+    assert tables["start"][2] == ["finding the samples in folders", "1 µs", "10 s"]
+    assert tables["here"][2][2:4] == ["50", "2.31 days"]
 
 
 @pytest.mark.parametrize(

@@ -39,12 +39,12 @@ def test_the_triton_engines_stages_find_the_same_labels():
     torch.manual_seed(0)
     model, images = Tiny().eval(), torch.randn(1, 3, 8, 8)
     layer = find_layer(model, "layer4")
-    expected, found = (
+    expected, staged = (
         stages.explain_in_stages(model, layer, images, stages.ENGINE_STAGES[engine])
         for engine in ("torch", "triton")
     )
-    assert torch.equal(found.clusters.labels, expected.clusters.labels)
-    assert {"distances and percentile", "neighbours", "search", "map"} <= set(found.seconds)
+    assert torch.equal(staged.clusters.labels, expected.clusters.labels)
+    assert {"distances and percentile", "neighbours", "search", "map"} <= set(staged.seconds)
 
 
 def test_stages_that_find_other_labels_than_the_engine_stop_the_bench(monkeypatch):

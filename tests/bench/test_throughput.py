@@ -28,7 +28,7 @@ def test_throughput_times_every_case_and_relates_it_to_the_explanation():
     result = BENCHES["throughput"]()
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     names = {"forward only", "explained", "forward only, prepared", "explained, prepared", "published steps"}
-    timed = {name for name, found in result["peers"].items() if "not_timed" not in found}
+    timed = {name for name, report in result["peers"].items() if "not_timed" not in report}
     assert list(result["peers"]) == list(peers.PEERS)
     for figures in result["batches"].values():
         assert names | timed <= set(figures["cases"])

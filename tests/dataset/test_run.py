@@ -31,20 +31,20 @@ def pixels(path: str | Path) -> np.ndarray:
 def test_every_sample_has_one_row_in_order(mixed, tmp_path, workers, batch_size, part_size):
     out = tmp_path / "out"
     summary = run(mixed, out, batch_size=batch_size, part_size=part_size, workers=workers)
-    found = rows(out)
-    assert [row["sample_id"] for row in found] == [f"{name}.png" for name in "abcdef"]
-    assert [row["status"] for row in found] == ["ok", "error", "ok", "error", "ok", "error"]
-    assert [row["stage"] for row in found] == [None, "decode", None, "explain", None, "decode"]
+    stored_rows = rows(out)
+    assert [row["sample_id"] for row in stored_rows] == [f"{name}.png" for name in "abcdef"]
+    assert [row["status"] for row in stored_rows] == ["ok", "error", "ok", "error", "ok", "error"]
+    assert [row["stage"] for row in stored_rows] == [None, "decode", None, "explain", None, "decode"]
     types = [None, "UnidentifiedImageError", None, "InvalidImagesError", None, "ImageError"]
-    assert [row["error_type"] for row in found] == types
-    assert found[3]["message"] == "the layer's activations contain NaN or Inf"
-    assert found[3]["width"] == 9
-    assert found[5]["message"] == "empty file"
-    assert summary.tally == Tally(ok=3, skipped=3, blank=sum(bool(row["blank"]) for row in found))
+    assert [row["error_type"] for row in stored_rows] == types
+    assert stored_rows[3]["message"] == "the layer's activations contain NaN or Inf"
+    assert stored_rows[3]["width"] == 9
+    assert stored_rows[5]["message"] == "empty file"
+    assert summary.tally == Tally(ok=3, skipped=3, blank=sum(bool(row["blank"]) for row in stored_rows))
     assert (summary.total, summary.before, summary.others_left) == (6, 0, 0)
     pictures = sorted(path.name for path in out.glob("*.png"))
     assert pictures == ["a_cfcam.png", "c_cfcam.png", "e_cfcam.png"]
-    assert [row["overlay"] for row in found if row["overlay"]] == pictures
+    assert [row["overlay"] for row in stored_rows if row["overlay"]] == pictures
     assert not list((out / ".cfcam").glob("temporary-*"))
 
 
@@ -115,19 +115,19 @@ def test_a_blank_map_is_told_and_its_picture_is_the_colour_of_zero(tmp_path):
 def test_samples_bring_their_labels_and_targets(tmp_path):
     folder = save(tmp_path / "in", a=photo(1))
     targets = [None, "2", "ANT", "dog", "7", "-1"]
-    given = [
+    samples = [
         Sample(f"s{i}", str(folder / "a.png"), label=f"l{i}", target=t, name=f"deep/er/{i}")
         for i, t in enumerate(targets)
     ]
-    run(given, tmp_path / "out")
-    found = rows(tmp_path / "out")
-    predicted = found[0]["pred"]
-    assert [row["target"] for row in found] == [predicted, 2, 0, None, None, None]
-    assert [row["label"] for row in found] == [f"l{i}" for i in range(6)]
-    assert [row["error_type"] for row in found[3:]] == ["TargetError"] * 3
-    assert found[3]["message"] == "no class is called 'dog'; give the index"
-    assert "must be from 0 to 2, got 7" in found[4]["message"]
-    assert found[1]["overlay"] == "deep/er/1_cfcam.png"
+    run(samples, tmp_path / "out")
+    stored_rows = rows(tmp_path / "out")
+    predicted = stored_rows[0]["pred"]
+    assert [row["target"] for row in stored_rows] == [predicted, 2, 0, None, None, None]
+    assert [row["label"] for row in stored_rows] == [f"l{i}" for i in range(6)]
+    assert [row["error_type"] for row in stored_rows[3:]] == ["TargetError"] * 3
+    assert stored_rows[3]["message"] == "no class is called 'dog'; give the index"
+    assert "must be from 0 to 2, got 7" in stored_rows[4]["message"]
+    assert stored_rows[1]["overlay"] == "deep/er/1_cfcam.png"
     assert pixels(tmp_path / "out/deep/er/1_cfcam.png").shape == (45, 60, 3)
 
 
@@ -155,9 +155,9 @@ def test_many_pictures_lie_in_folders_of_bounded_size(tmp_path, monkeypatch):
     monkeypatch.setattr("cfcam_gpu.dataset.store.resume._MOST_IN_ONE_FOLDER", 4)
     folder = save(tmp_path / "in", **{f"p{i}": photo(i) for i in range(5)})
     run(folder, tmp_path / "out", part_size=2)
-    found = [row["overlay"] for row in rows(tmp_path / "out")]
-    assert found == [f"overlays/part-{i // 2:05d}/p{i}_cfcam.png" for i in range(5)]
-    assert all((tmp_path / "out" / name).exists() for name in found)
+    names = [row["overlay"] for row in rows(tmp_path / "out")]
+    assert names == [f"overlays/part-{i // 2:05d}/p{i}_cfcam.png" for i in range(5)]
+    assert all((tmp_path / "out" / name).exists() for name in names)
     run(folder, tmp_path / "out", overwrite=True, overlays="none", part_size=2)
     assert not (tmp_path / "out/overlays").exists()
 

@@ -38,12 +38,14 @@ def test_out_of_memory_halves_the_batch_and_the_run_goes_on(caplog):
     cam = SmallMemory(loaded.model, on_invalid="flag")
     explainer = BatchExplainer(loaded, cam, torch.device("cpu"), 5)
     with caplog.at_level(logging.WARNING, logger="cfcam_gpu"):
-        found = [row for i in (0, 5, 10) for row in explainer.explain(views[i : i + 5], samples[i : i + 5])]
+        explained = [
+            row for i in (0, 5, 10) for row in explainer.explain(views[i : i + 5], samples[i : i + 5])
+        ]
     assert cam.sizes == [5, 2, 2, 1, 2, 2, 1, 1]
     assert caplog.messages == ["out of memory with 5 images at once; going on with 2"]
     plain = BatchExplainer(loaded, CFCAM(loaded.model, on_invalid="flag"), torch.device("cpu"), 16)
     expected = plain.explain(views, samples)
-    assert [row["prob"] for row in found] == pytest.approx([row["prob"] for row in expected])
+    assert [row["prob"] for row in explained] == pytest.approx([row["prob"] for row in expected])
 
 
 class FailingCam(CFCAM):

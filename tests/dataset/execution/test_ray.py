@@ -117,10 +117,10 @@ def deadly() -> LoadedModel:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray")
 def test_rows_and_pictures_are_those_of_a_plain_run(folder, whole, tmp_path):
-    seen = Recorder()
-    summary = on_ray(folder, tmp_path / "out", observer=seen)
+    recorder = Recorder()
+    summary = on_ray(folder, tmp_path / "out", observer=recorder)
     assert_same(tmp_path / "out", whole)
-    assert sorted(seen.ids) == [f"{i:03}.png" for i in range(COUNT)]
+    assert sorted(recorder.ids) == [f"{i:03}.png" for i in range(COUNT)]
     assert (summary.now, summary.tally.ok, summary.tally.skipped) == (COUNT, COUNT - 3, 3)
     assert (summary.layer, summary.device) == ("conv:relu", "cpu")
     assert open_results(tmp_path / "out").run["info"]["actors"] == 2
@@ -140,14 +140,14 @@ def test_killed_actors_are_replaced_and_nothing_is_lost_or_twice(folder, whole, 
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
 
-    seen = Recorder(9, kill)
+    recorder = Recorder(9, kill)
     model = functools.partial(telling, tmp_path / "pids", 0.02)
-    on_ray(folder, tmp_path / "out", model=model, observer=seen)
+    on_ray(folder, tmp_path / "out", model=model, observer=recorder)
     assert_same(tmp_path / "out", whole)
-    assert sorted(seen.ids) == [f"{i:03}.png" for i in range(COUNT)]
+    assert sorted(recorder.ids) == [f"{i:03}.png" for i in range(COUNT)]
     assert killed
     assert len(list((tmp_path / "pids").iterdir())) > len(killed)
-    assert [line for line in seen.notes if line.startswith("an actor is gone (")]
+    assert [line for line in recorder.notes if line.startswith("an actor is gone (")]
 
 
 @needs_ray

@@ -46,15 +46,22 @@ def test_new_inputs_are_added_and_lost_ones_become_error_rows(tmp_path):
         "1 planned sample is no longer among the inputs; the run keeps it",
         f"3 new samples are added to the run in {out}",
     ]
-    found = rows(out)
-    assert [row["sample_id"] for row in found] == ["b.png", "d.png", "e.png", "D.jpg", "a.png", "d-2.png"]
+    stored_rows = rows(out)
+    assert [row["sample_id"] for row in stored_rows] == [
+        "b.png",
+        "d.png",
+        "e.png",
+        "D.jpg",
+        "a.png",
+        "d-2.png",
+    ]
     assert open_results(out).table().slice(0, 2).equals(first)
-    assert (found[2]["status"], found[2]["stage"], found[2]["error_type"]) == (
+    assert (stored_rows[2]["status"], stored_rows[2]["stage"], stored_rows[2]["error_type"]) == (
         "error",
         "read",
         "FileNotFoundError",
     )
-    names = [row["overlay"] for row in found if row["overlay"]]
+    names = [row["overlay"] for row in stored_rows if row["overlay"]]
     assert len({name.casefold() for name in names}) == 5
     assert summary.tally == Tally(ok=5, skipped=1, blank=summary.tally.blank)
 
