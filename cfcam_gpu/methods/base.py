@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cfcam_gpu.config import CFCAMConfig
+from cfcam_gpu.engines import resolve_engine
 from cfcam_gpu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -80,8 +81,6 @@ class Method:
         """
         if not self.has_engines and name in ("auto", "torch"):
             return "torch"
-        from cfcam_gpu.engines import resolve_engine
-
         resolved = resolve_engine(name, device)
         if not self.has_engines:
             raise ConfigError(f"engine {name!r} is one of cfcam's; {self.name} runs in PyTorch, engine auto")

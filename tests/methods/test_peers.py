@@ -69,7 +69,8 @@ class GradCAMPlusPlusWithoutEps(GradCAMPlusPlus):
 
 
 class EigenCAMWithSign(EigenCAM):
-    def get_cam_image(self, images, layer, targets, activations, grads, eigen_smooth):
+    def get_cam_image(self, *arguments):
+        activations = arguments[3]
         return get_2d_projection_with_sign_correction(activations)
 
 
