@@ -56,7 +56,7 @@ def test_choice_on_the_packaged_model(lite0, photo_batch):
 class Plain(nn.Module):
     """A user's own network: convolution, BatchNorm and a functional activation, then a pooled head."""
 
-    def __init__(self, activation: str, norm: bool) -> None:
+    def __init__(self, activation: str, *, norm: bool) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 5, 3)
         self.act = nn.ReLU()
@@ -84,14 +84,14 @@ class Plain(nn.Module):
 )
 def test_functional_nonlinearities(activation, norm, expected):
     images = torch.randn(2, 3, 9, 9)
-    model = Plain(activation, norm).eval()
+    model = Plain(activation, norm=norm).eval()
     cam = CFCAM(model)
     cam(images, targets=1)
     assert cam.layer_name == expected
 
 
 def test_after_a_function_means_its_output_and_its_gradient():
-    model, images = Plain("relu", True).eval(), torch.randn(2, 3, 9, 9)
+    model, images = Plain("relu", norm=True).eval(), torch.randn(2, 3, 9, 9)
     captured = capture(model, find_layer(model, "norm:relu"), images, 1)
     before = capture(model, find_layer(model, "norm"), images, 1)
     torch.testing.assert_close(captured.activations, before.activations.relu())
@@ -153,9 +153,12 @@ def test_no_finer_layer_is_an_error():
 
 def test_the_finer_layer_before_an_alias():
     """A module that the model holds under two names is the same layer under both."""
-    model = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    )
+
+    class Aliased(nn.Sequential):
+        def forward(self, images: Tensor) -> Tensor:
+            output: Tensor = nn.Sequential(*list(self)[:5])(images)
+            return output
+
+    model = Aliased(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model.add_module("alias", model[2])
-    model.forward = lambda images: nn.Sequential.forward(nn.Sequential(*list(model)[:5]), images)
     assert finer_layer(model, find_layer(model, "alias"), torch.rand(1, 3, 18, 18)).name == "0"

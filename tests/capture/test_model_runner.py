@@ -1,7 +1,8 @@
-"""The model asked again: right logits from changed inputs and layer outputs, one pass of the trunk, any head."""
+"""The model run again: right logits of changed images and of changed layer outputs, for any head, in small chunks."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from cfcam_gpu.capture import model_runner
 from cfcam_gpu.capture.layers import find_layer
-from cfcam_gpu.capture.model_runner import ModelRunner
+from cfcam_gpu.capture.model_runner import CPU_IMAGES, ModelRunner
 
 
 class Net(nn.Module):
@@ -33,27 +34,32 @@ class Net(nn.Module):
         return self.head(self, images, before, self.act(self.mixed(before)))
 
 
-def plain(net: Net, images: Tensor, before: Tensor, layer: Tensor) -> Tensor:
-    return net.fc(net.behind(layer).relu_().mean((2, 3)))
+def plain(net: Net, _images: Tensor, _before: Tensor, layer: Tensor) -> Tensor:
+    logits: Tensor = net.fc(net.behind(layer).relu_().mean((2, 3)))
+    return logits
 
 
-def reads_the_batch_size(net: Net, images: Tensor, before: Tensor, layer: Tensor) -> Tensor:
-    return net.fc(net.behind(layer).mean((2, 3), keepdim=True).view(images.size(0), -1))
+def reads_the_batch_size(net: Net, images: Tensor, _before: Tensor, layer: Tensor) -> Tensor:
+    logits: Tensor = net.fc(net.behind(layer).mean((2, 3), keepdim=True).view(images.size(0), -1))
+    return logits
 
 
-def goes_around_the_layer(net: Net, images: Tensor, before: Tensor, layer: Tensor) -> Tensor:
+def goes_around_the_layer(net: Net, _images: Tensor, before: Tensor, layer: Tensor) -> Tensor:
     both = torch.cat([before[:, :3], (layer + before)[:, 3:]], dim=1)
-    return net.fc(net.behind(both).mean((2, 3)))
+    logits: Tensor = net.fc(net.behind(both).mean((2, 3)))
+    return logits
 
 
-def in_place_into_the_trunk(net: Net, images: Tensor, before: Tensor, layer: Tensor) -> Tensor:
+def in_place_into_the_trunk(net: Net, _images: Tensor, before: Tensor, layer: Tensor) -> Tensor:
     before += layer
-    return net.fc(net.behind(before).mean((2, 3)))
+    logits: Tensor = net.fc(net.behind(before).mean((2, 3)))
+    return logits
 
 
-def looks_at_values(net: Net, images: Tensor, before: Tensor, layer: Tensor) -> Tensor:
+def looks_at_values(net: Net, _images: Tensor, _before: Tensor, layer: Tensor) -> Tensor:
     scale = 2.0 if float(layer.abs().max()) > 1e9 else 1.0
-    return net.fc(net.behind(layer * scale).mean((2, 3)))
+    logits: Tensor = net.fc(net.behind(layer * scale).mean((2, 3)))
+    return logits
 
 
 #: Head -> whether the image must be repeated.
@@ -134,3 +140,21 @@ def test_passes_run_under_the_callers_autocast():
         expected = net(images).float()
     assert torch.equal(runner.logits(images), expected.detach())
     assert not torch.equal(runner.logits(images), ModelRunner(net, find_layer(net, "act"), 2).logits(images))
+
+
+@pytest.mark.parametrize("head", [plain, looks_at_values], ids=lambda head: head.__name__)
+def test_a_pass_on_the_cpu_is_short_and_a_check_comes_before_it(head):
+    """At most `CPU_IMAGES` images, also where an image is repeated for each of its maps."""
+    net, runner, image, activations = make(head)
+    passes: list[int] = []
+    checks: list[int] = []
+    runner = dataclasses.replace(runner, check=lambda: checks.append(len(passes)))
+    net.register_forward_pre_hook(lambda _module, arguments: passes.append(len(arguments[0])))
+    runner.logits(torch.randn(2 * CPU_IMAGES + 1, 3, 8, 9))
+    assert passes == [CPU_IMAGES, CPU_IMAGES, 1]
+    assert {0, 1, 2} <= set(checks)
+    passes.clear()
+    assert len(runner.logits_of_activations(image, activations.repeat(3, 1, 1, 1))) == 21
+    assert max(passes) == (CPU_IMAGES if HEADS[head] else 1)
+    large = torch.empty(3, 1024, 1024)
+    assert runner.images_at_once(large) == runner.at_once(large) == 1
