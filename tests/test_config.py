@@ -18,7 +18,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "eps_percentile": ("25", r"eps_percentile must be a number from 0 to 100, got '25'"),
     "min_samples_fraction": (-0.1, r"min_samples_fraction must be a number from 0 to 1, got -0.1"),
     "filter": ("median", r"unknown filter 'median'; choose one of: bilateral, bilateral_relative"),
-    "weighting": ("max", r"unknown weighting 'max'; choose one of: mean, softmax"),
+    "weighting": ("max", r"unknown weighting 'max' \(did you mean softmax\?\); choose one of: mean, softmax"),
     "sigma_space": (0, r"sigma_space must be a positive number, got 0"),
     "sigma_range": (float("nan"), r"sigma_range must be a positive number, got nan"),
     "diameter": (4, r"diameter must be a positive odd number of cells or None, got 4"),
@@ -41,7 +41,10 @@ def test_presets_and_overrides():
         ConfigError, match=r"unknown preset 'best'; choose one of: default, upstream, workflow"
     ):
         CFCAMConfig.preset("best")
-    with pytest.raises(ConfigError, match=r"unknown parameter 'sigma'; choose one of: diameter"):
+    with pytest.raises(
+        ConfigError,
+        match=r"unknown parameter 'sigma' \(did you mean sigma_space\?\); choose one of: diameter",
+    ):
         CFCAMConfig.preset("default", sigma=1)
     with pytest.raises(dataclasses.FrozenInstanceError):
         CFCAMConfig().filter = "none"  # type: ignore[misc]
