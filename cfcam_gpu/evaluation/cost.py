@@ -13,12 +13,12 @@ from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu.explainer import CFCAM
 
 #: Fewest and most turns. In a turn each method runs once.
-FEWEST, MOST = 5, 50
+_FEWEST, _MOST = 5, 50
 
-#: Seconds after which no further turn starts, once there were `FEWEST`.
-ENOUGH = 2.0
+#: Seconds after which no further turn starts, once there were `_FEWEST`.
+_ENOUGH = 2.0
 #: Seconds after which no further turn starts in any case, so that slow methods run only once.
-TOO_LONG = 20.0
+_TOO_LONG = 20.0
 
 
 def images_per_second(
@@ -39,14 +39,14 @@ def images_per_second(
     counts = {label: 1 if cam.method.per_channel else len(images) for label, cam in cams.items()}
     seconds: dict[str, list[float]] = {label: [] for label in cams}
     start = time.perf_counter()
-    for turn in range(MOST):
+    for turn in range(_MOST):
         for label, cam in cams.items():
             _wait(images.device)
             before = time.perf_counter()
             cam(images[: counts[label]], targets[: counts[label]], check=check)
             _wait(images.device)
             seconds[label].append(time.perf_counter() - before)
-        if time.perf_counter() - start > (ENOUGH if turn + 1 >= FEWEST else TOO_LONG):
+        if time.perf_counter() - start > (_ENOUGH if turn + 1 >= _FEWEST else _TOO_LONG):
             break
     return {label: counts[label] / statistics.median(times) for label, times in seconds.items()}
 

@@ -89,6 +89,17 @@ def write_page(out: Path) -> Path:
 
     Raises:
         InputError: there is no summary, or a file cannot be read or written.
+
+    Example:
+        >>> import tempfile
+        >>> import pyarrow as pa
+        >>> from cfcam_gpu.evaluation import summarise
+        >>> columns = {"sample_id": ["a"], "status": ["ok"], "method": ["cfcam"], "blank": [False]}
+        >>> out = Path(tempfile.mkdtemp())
+        >>> _ = (out / "summary.json").write_text(json.dumps(summarise(pa.table(columns), [])))
+        >>> _ = (out / "evaluation.json").write_text("{}")
+        >>> write_page(out).name
+        'report.html'
     """
     summary, run = _read(out / "summary.json"), _read(out / "evaluation.json")
     path = out / "report.html"

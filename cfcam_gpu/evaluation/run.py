@@ -79,6 +79,26 @@ def evaluate(
         ConfigError: before anything is read, a setting out of range, or an unknown method or metric; also a
             named metric that needs masks, where no image has one.
         InputError, StoreError, TooManyErrors, Interrupted, CFCAMError: as for `explain_dataset`.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from PIL import Image
+        >>> from cfcam_gpu.images import Preprocess
+        >>> from cfcam_gpu.models import LoadedModel
+        >>> network = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8 * 36, 2)
+        ... )
+        >>> preprocess = Preprocess((8, 8), (0.5,) * 3, (0.5,) * 3)
+        >>> model = LoadedModel(network, preprocess, ("cat", "dog"), "example", "random")
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> Image.new("RGB", (20, 10), "red").save(folder / "a.png")
+        >>> result = evaluate(
+        ...     [str(folder)], folder / "out", model, methods=["gradcam", "layercam"], metrics=["drop"],
+        ...     device="cpu", workers=0, plots=False,
+        ... )
+        >>> result.summary["images"], list(result.summary["methods"]), result.page.name
+        (1, ['gradcam', 'layercam'], 'report.html')
     """
     options = replace(options or EvaluationOptions(), **settings)
     observer, device = observer or Observer(), resolve_device(options.device)

@@ -61,14 +61,8 @@ class MethodRow(Row, total=False):
     method: str | None
 
 
-def evaluation_schema(columns: Sequence[Column], map_shape: tuple[int, int]) -> pa.Schema:
-    """The Arrow schema of a part: columns of the image, of the method, and of the metrics.
-
-    Example:
-        >>> schema = evaluation_schema([Column("average_drop", "lower", "Lost share, 0 to 1.")], (7, 7))
-        >>> schema.names[-4:]
-        ['method', 'blank', 'grid', 'average_drop']
-    """
+def _schema(columns: Sequence[Column], map_shape: tuple[int, int]) -> pa.Schema:
+    """The Arrow schema of a part: columns of the image, of the method, and of the metrics."""
     types = {column.name: pa.list_(pa.float32()) if column.curve else pa.float32() for column in columns}
     return pa.schema([
         *arrow_schema(map_shape, _BEFORE), ("masked", pa.bool_()), *arrow_schema(map_shape, _AFTER),
@@ -82,6 +76,14 @@ class EvaluationStore(Store):
     Args:
         out: the folder.
         columns: the columns of the metrics that are measured.
+
+    Example:
+        >>> import tempfile
+        >>> store = EvaluationStore(Path(tempfile.mkdtemp()), [Column("average_drop", "lower", "Lost share, 0 to 1.")])
+        >>> row = {"sample_id": "a", "uri": "/a.png", "status": "ok", "methods": {"cfcam": {"average_drop": 0.5}}}
+        >>> store.write_part(0, [row], map_shape=(7, 7))
+        >>> store.read_rows(0, ["average_drop"])[0]["methods"]
+        {'cfcam': {'average_drop': 0.5}}
     """
 
     uses_masks = True
@@ -107,7 +109,7 @@ class EvaluationStore(Store):
 
     def _table(self, rows: Sequence[Row], map_shape: tuple[int, int]) -> pa.Table:
         lines = [line for row in rows for line in _lines(cast(EvaluationRow, row))]
-        return rows_to_table(lines, evaluation_schema(self.columns, map_shape))
+        return rows_to_table(lines, _schema(self.columns, map_shape))
 
     def write_cost(self, rank: int, cost: dict[str, float]) -> None:
         """Stores the images per second of each method, as the process of a rank measured them.
@@ -141,9 +143,7 @@ class EvaluationStore(Store):
         try:
             with (
                 atomic_file(self.metrics_file) as file,
-                pq.ParquetWriter(
-                    file, evaluation_schema(self.columns, map_shape), compression="zstd"
-                ) as writer,
+                pq.ParquetWriter(file, _schema(self.columns, map_shape), compression="zstd") as writer,
             ):
                 for part in range(plan.parts):
                     writer.write_table(self.read_part(part))

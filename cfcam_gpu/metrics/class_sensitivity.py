@@ -1,4 +1,4 @@
-"""Whether the heatmap depends on the class that is asked for."""
+"""Whether the heatmap depends on the explained class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cfcam_gpu.metrics.similarity import correlation
 def class_sensitivity(case: Case, options: MetricOptions) -> dict[str, Tensor]:
     """Pearson's correlation of the heatmap of the likeliest class with those of the second and the least likely.
 
-    A value near 1 means that the method shows the same map whatever class is asked for. The classes are the
+    A value near 1 means that the method shows the same map whichever class is explained. The classes are the
     model's own ranking for each image (equal logits: the lower index first), not `case.targets`. With two classes the
     second is also the least likely.
 
@@ -25,6 +25,17 @@ def class_sensitivity(case: Case, options: MetricOptions) -> dict[str, Tensor]:
         ConfigError: the case has no `maps`.
 
     Source: after the class-discrimination test of Selvaraju et al. 2017, Grad-CAM.
+
+    Example:
+        >>> class Maps:  # of a method that shows the same map for every class
+        ...     def of_images(self, images, targets):
+        ...         return images.mean(1)[:, None].expand(-1, targets.shape[1], -1, -1)
+        >>> images = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+        >>> def model(images):
+        ...     return images[:, :, 0, 0]
+        >>> case = Case.of_heatmaps(model, images, torch.tensor([0]), images.mean(1), maps=Maps())
+        >>> class_sensitivity(case, MetricOptions())["similarity_least"].round(decimals=3)
+        tensor([1.])
     """
     ranking = case.model(case.images).argsort(dim=1, descending=True, stable=True)
     if ranking.shape[1] < 2:

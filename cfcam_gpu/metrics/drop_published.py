@@ -10,13 +10,13 @@ from cfcam_gpu.metrics.masking import probability
 from cfcam_gpu.metrics.options import MetricOptions
 
 #: Heatmap values above which the published `ad.py` keeps a pixel for the drop.
-DROP_THRESHOLD = 0.5
+_DROP_THRESHOLD = 0.5
 #: Heatmap values above which the published `ai.py` keeps a pixel for the increase.
-INCREASE_THRESHOLD = 0.3
+_INCREASE_THRESHOLD = 0.3
 
 #: Colour, in [0,1], of the pixels that the published `ai.py` does not keep. The code writes ImageNet's mean m
 #: where normalised values belong, which is the colour m + m·std.
-COLOUR = (0.485 * 1.229, 0.456 * 1.224, 0.406 * 1.225)
+_COLOUR = (0.485 * 1.229, 0.456 * 1.224, 0.406 * 1.225)
 
 
 def drop_published(case: Case, options: MetricOptions) -> dict[str, Tensor]:
@@ -41,9 +41,9 @@ def drop_published(case: Case, options: MetricOptions) -> dict[str, Tensor]:
         >>> drop_published(case, MetricOptions())
         {'drop_raw_pixels': tensor([0.6321]), 'increase_mean_colour': tensor([0.])}
     """
-    kept = probability(case, case.images * (case.heatmaps[:, None] > DROP_THRESHOLD))
-    colour = torch.tensor(COLOUR, device=case.images.device)[:, None, None].expand_as(case.images)
-    shown = case.heatmaps[:, None] > INCREASE_THRESHOLD
+    kept = probability(case, case.images * (case.heatmaps[:, None] > _DROP_THRESHOLD))
+    colour = torch.tensor(_COLOUR, device=case.images.device)[:, None, None].expand_as(case.images)
+    shown = case.heatmaps[:, None] > _INCREASE_THRESHOLD
     inserted = probability(case, torch.where(shown, case.images, colour))
     return {
         "drop_raw_pixels": (case.clean - kept) / case.clean,

@@ -26,6 +26,18 @@ def gradient_noise(case: Case, options: MetricOptions) -> dict[str, Tensor]:
 
     Raises:
         ConfigError: the case has no `maps`.
+
+    Example:
+        >>> heatmaps = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0))
+        >>> class Maps:  # of a method that does not depend on the gradients
+        ...     gradients = torch.ones(1, 4, 2, 2)
+        ...     def of_gradients(self, gradients):
+        ...         return heatmaps
+        >>> def model(images):
+        ...     return images[:, :, 0, 0]
+        >>> case = Case.of_heatmaps(model, torch.ones(1, 3, 16, 16), torch.tensor([0]), heatmaps, maps=Maps())
+        >>> gradient_noise(case, MetricOptions(noise_draws=1))["gradient_noise_mse"]
+        tensor([0.])
     """
     maps = case.map_maker
     gradients = maps.gradients

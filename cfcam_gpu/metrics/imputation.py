@@ -17,13 +17,13 @@ from cfcam_gpu._utils.checks import Check, never_ends
 
 #: Weight of a diagonal neighbour. A direct neighbour weighs twice as much, 1/6 (Rong et al. 2022), which
 #: `neighbour_sum` has in its kernel; the weights of all eight add up to 1.
-DIAGONAL = 1 / 12
+_DIAGONAL = 1 / 12
 
 #: A hole is filled when no equation is off by more, in units of the image. On holes of 80 % of 224×224 pixels
 #: float32's rounding then leaves the values within 2e-4 of the exact ones; ROAD's noise is 50 times that.
-RESIDUAL = 1e-6
+_RESIDUAL = 1e-6
 #: About 15 are needed at 224×224 pixels; more than this means that rounding keeps the system from converging.
-MAX_ITERATIONS = 200
+_MAX_ITERATIONS = 200
 
 #: Jacobi steps on the coarsest level.
 _COARSE_STEPS = 4
@@ -53,10 +53,10 @@ def impute(images: Tensor, missing: Tensor, check: Check = never_ends) -> Tensor
 
     Returns:
         (N,C,H,W) float32. An image does not depend on the others: each channel stops by itself, when it has
-        reached `RESIDUAL`.
+        reached `_RESIDUAL`.
 
     Raises:
-        RuntimeError: the system is not solved after `MAX_ITERATIONS`, for example for values far outside of [0,1].
+        RuntimeError: the system is not solved after `_MAX_ITERATIONS`, for example for values far outside of [0,1].
 
     Source: Rong et al., ROAD, ICML 2022, section 4.2; the authors solve the same system by a sparse
     factorisation.
@@ -68,9 +68,9 @@ def impute(images: Tensor, missing: Tensor, check: Check = never_ends) -> Tensor
     """
     levels = _levels(missing[:, None].float())
     holes = levels[0].missing
-    known = torch.where(holes > 0, 0, images)
-    filled = _conjugate_gradients(levels, holes * neighbour_sum(known), check)
-    return known + filled
+    kept = torch.where(holes > 0, 0, images)
+    filled = _conjugate_gradients(levels, holes * neighbour_sum(kept), check)
+    return kept + filled
 
 
 def neighbour_sum(x: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def neighbour_sum(x: Tensor) -> Tensor:
     total[..., 1:, :] += across[..., :-1, :]
     total[..., :-1, :] += across[..., 1:, :]
     # The kernel 1-2-1 × 1-2-1 counts diagonal neighbours once, direct ones 2 times and the pixel itself 4 times.
-    return total.sub_(x, alpha=4).mul_(DIAGONAL)
+    return total.sub_(x, alpha=4).mul_(_DIAGONAL)
 
 
 def _system(level: _Level, x: Tensor) -> Tensor:
@@ -136,9 +136,9 @@ def _conjugate_gradients(levels: list[_Level], right: Tensor, check: Check) -> T
     """Solution (N,C,h,w) of the system, preconditioned by `_cycle`; a channel that has converged stays."""
     x, residual = torch.zeros_like(right), right.clone()
     direction, product = torch.zeros_like(right), torch.ones_like(right[..., :1, :1])
-    for _ in range(MAX_ITERATIONS):
+    for _ in range(_MAX_ITERATIONS):
         check()
-        active = residual.abs().amax((2, 3), keepdim=True) > RESIDUAL
+        active = residual.abs().amax((2, 3), keepdim=True) > _RESIDUAL
         if not active.any():
             return x
         guess = _cycle(levels, residual)
@@ -149,7 +149,7 @@ def _conjugate_gradients(levels: list[_Level], right: Tensor, check: Check) -> T
         length = torch.where(active, product / _dot(direction, image), 0)
         x.addcmul_(length, direction)
         residual.addcmul_(length, image, value=-1)
-    raise RuntimeError(f"pixels could not be filled in to {RESIDUAL:g} in {MAX_ITERATIONS} iterations")
+    raise RuntimeError(f"pixels could not be filled in to {_RESIDUAL:g} in {_MAX_ITERATIONS} iterations")
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -24,6 +24,19 @@ def input_noise(case: Case, options: MetricOptions) -> dict[str, Tensor]:
 
     Raises:
         ConfigError: the case has no `maps`.
+
+    Example:
+        >>> import torch
+        >>> class Maps:  # of a method whose map is the image itself
+        ...     def of_images(self, images, targets):
+        ...         return images.mean(1)
+        >>> def model(images):
+        ...     return images[:, :, 0, 0]
+        >>> images = torch.full((1, 3, 32, 32), 0.5)
+        >>> case = Case.of_heatmaps(model, images, torch.tensor([0]), images.mean(1), maps=Maps())
+        >>> values = input_noise(case, MetricOptions(input_noise_levels=(0.1, 0.2), noise_draws=1))
+        >>> (values["input_noise_mse_curve"] * 3).sqrt().round(decimals=1)  # the mean of three channels
+        tensor([[0.1000, 0.2000]])
     """
     maps = case.map_maker
 

@@ -28,14 +28,10 @@ def pixel_counts(case: Case, steps: int) -> Tensor:
     return torch.arange(steps, device=case.heatmaps.device) * pixels // (steps - 1)
 
 
-def curve_area(curve: Tensor, counts: Tensor) -> Tensor:
+def _curve_area(curve: Tensor, counts: Tensor) -> Tensor:
     """Area (B,) in [0,1] under curves (B,S) over the share of replaced pixels, by the trapezoidal rule.
 
     `counts` (S,) are the `pixel_counts` of the curve's positions.
-
-    Example:
-        >>> curve_area(torch.tensor([[1.0, 0.5, 0.0]]), torch.tensor([0, 8, 16]))
-        tensor([0.5000])
     """
     return torch.trapezoid(curve, counts / counts[-1], dim=1)
 
@@ -47,7 +43,7 @@ def with_areas(metric: str, curves: dict[str, Tensor], counts: Tensor) -> dict[s
         >>> with_areas("deletion", {"black": torch.tensor([[1.0, 0.0]])}, torch.tensor([0, 16]))
         {'deletion_black_auc': tensor([0.5000]), 'deletion_black_curve': tensor([[1., 0.]])}
     """
-    areas = {f"{metric}_{name}_auc": curve_area(curve, counts) for name, curve in curves.items()}
+    areas = {f"{metric}_{name}_auc": _curve_area(curve, counts) for name, curve in curves.items()}
     return areas | {f"{metric}_{name}_curve": curve for name, curve in curves.items()}
 
 

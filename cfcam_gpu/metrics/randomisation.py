@@ -36,6 +36,18 @@ def randomisation(case: Case, options: MetricOptions) -> dict[str, Tensor]:
         ModelError: as `cascade`.
 
     Source: Adebayo et al. 2018, "Sanity checks for saliency maps" (cascading randomisation).
+
+    Example:
+        >>> heatmaps = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0))
+        >>> class Maps:  # of a method that does not depend on the weights
+        ...     module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+        ...     def of_model(self, model):
+        ...         return heatmaps
+        >>> case = Case.of_heatmaps(
+        ...     Maps.module, torch.ones(1, 3, 16, 16), torch.tensor([0]), heatmaps, maps=Maps()
+        ... )
+        >>> randomisation(case, MetricOptions())["randomisation_correlation"].round(decimals=3)
+        tensor([1.])
     """
     similarities, correlations = [], []
     # The order of the layers comes from a grey image, so that it does not depend on the batch.

@@ -41,8 +41,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save(tmp_path / "in", **{f"p{i}": photo(i) for i in range(5)})
     (tmp_path / "evalnet.py").write_text(FACTORY)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cost, "FEWEST", 1)
-    monkeypatch.setattr(cost, "ENOUGH", 0.0)
+    monkeypatch.setattr(cost, "_FEWEST", 1)
+    monkeypatch.setattr(cost, "_ENOUGH", 0.0)
     return tmp_path
 
 

@@ -24,8 +24,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The methods' speeds are measured in one turn; only the test of the turns looks at them."""
-    monkeypatch.setattr(cost, "FEWEST", 1)
-    monkeypatch.setattr(cost, "ENOUGH", 0.0)
+    monkeypatch.setattr(cost, "_FEWEST", 1)
+    monkeypatch.setattr(cost, "_ENOUGH", 0.0)
 
 
 @pytest.fixture

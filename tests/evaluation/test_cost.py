@@ -30,7 +30,7 @@ def test_methods_take_turns_and_the_median_counts(monkeypatch):
             now[0] += 50.0 if calls == ["slow"] else durations[self.name]
 
     images = torch.zeros(4, 3, 8, 8)
-    for name, value in {"FEWEST": 3, "ENOUGH": 1.0, "TOO_LONG": 100.0}.items():
+    for name, value in {"_FEWEST": 3, "_ENOUGH": 1.0, "_TOO_LONG": 100.0}.items():
         monkeypatch.setattr(cost, name, value)
     found = cost.images_per_second(
         {name: cast(CFCAM, Cam(name)) for name in durations}, images, torch.zeros(4)

@@ -16,5 +16,5 @@ CANCELLED = 1e-2
 PROBABILITY = 1e-5
 #: Similarities of heatmaps (SSIM, correlation) of the same images in batches of other sizes.
 SIMILARITY = 1e-4
-#: Filled pixels against an exact solution in float64: rounding, see `metrics.imputation.RESIDUAL`.
+#: Filled pixels against an exact solution in float64: rounding, see `metrics.imputation._RESIDUAL`.
 FILLED = 2e-4

@@ -90,6 +90,6 @@ def test_what_was_in_a_hole_does_not_matter():
 
 
 def test_filling_that_cannot_converge_says_so(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(imputation, "MAX_ITERATIONS", 1)
+    monkeypatch.setattr(imputation, "_MAX_ITERATIONS", 1)
     with pytest.raises(RuntimeError, match="could not be filled in to 1e-06 in 1 iterations"):
         impute(pictures(1), blob(16, 16, 0.5, 0)[None])
