@@ -20,7 +20,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
     Example:
         >>> layer = nn.Linear(3, 2)
-        >>> unwrapped(torch.compile(layer)) is layer
+        >>> unwrapped(nn.DataParallel(layer)) is layer
         True
     """
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)

@@ -38,6 +38,11 @@ class Method:
         is_cfcam: whether it clusters channels; only these have labels and presets.
         has_engines: whether `cfcam_gpu.engines.ENGINES` implement it; others run in PyTorch.
         reads_config: fields of `CFCAMConfig` that it reads.
+
+    Example:
+        >>> from cfcam_gpu.methods import METHODS
+        >>> [name for name, method in METHODS.items() if method.per_channel]
+        ['scorecam', 'ablationcam']
     """
 
     name: str

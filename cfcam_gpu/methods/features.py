@@ -88,6 +88,13 @@ class CapturedFeatures(Features):
         runner: the model around the layer.
         finer: an earlier layer with larger maps, for methods that look at two layers; None for others.
         single: whether one target per image was asked for, so that results have no axis K.
+
+    Example:
+        >>> from cfcam_gpu import CFCAM
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten())
+        >>> features = CFCAM(model, "1", method="gradcam").features(torch.rand(2, 3, 8, 8), targets=[0, 5])
+        >>> features.classes.tolist(), features.logits.shape
+        ([[0], [5]], torch.Size([2, 144]))
     """
 
     images: Tensor

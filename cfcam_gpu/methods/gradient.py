@@ -24,13 +24,27 @@ _XGRAD_EPS = 1e-7
 
 
 def cfcam(features: Features) -> Maps:
-    """He, Pan and Yao 2025, arXiv 2504.00060; the modules of `cfcam_gpu.cfcam` are its steps."""
+    """He, Pan and Yao 2025, arXiv 2504.00060; the modules of `cfcam_gpu.cfcam` are its steps.
+
+    Example:
+        >>> activations, gradients = torch.rand(2, 9, 4, 4), torch.rand(2, 1, 9, 4, 4)
+        >>> features = Features(activations=activations, gradients=gradients, size=(8, 8), engine="torch")
+        >>> cfcam(features).clusters.labels.shape
+        torch.Size([2, 9])
+    """
     run = ENGINES[features.engine].run
     return run(features.activations, features.gradients, features.size, features.config)
 
 
 def gradcam(features: Features) -> Tensor:
-    """Selvaraju et al. 2017, arXiv 1610.02391: a channel's weight is the mean of its gradient."""
+    """Selvaraju et al. 2017, arXiv 1610.02391: a channel's weight is the mean of its gradient.
+
+    Example:
+        >>> activations = torch.tensor([[[[1.0, 2.0]], [[4.0, 0.0]]]])
+        >>> gradients = torch.tensor([[[[[3.0, 1.0]], [[0.0, -1.0]]]]])
+        >>> gradcam(Features(activations=activations, gradients=gradients, size=(2, 4)))
+        tensor([[[[0., 4.]]]])
+    """
     return activation_map(features.activations, features.gradients.mean((3, 4)))
 
 
@@ -38,17 +52,37 @@ def hirescam(features: Features) -> Tensor:
     """Draelos and Carin 2020, arXiv 2011.08891: gradient times activation, summed over the channels.
 
     The sum passes through a ReLU, as in pytorch-grad-cam; the paper leaves it signed.
+
+    Example:
+        >>> activations = torch.tensor([[[[1.0, 2.0]], [[4.0, 0.0]]]])
+        >>> gradients = torch.tensor([[[[[3.0, 1.0]], [[0.0, -1.0]]]]])
+        >>> hirescam(Features(activations=activations, gradients=gradients, size=(2, 4)))
+        tensor([[[[3., 2.]]]])
     """
     return (features.gradients * features.activations[:, None]).sum(2).relu_()
 
 
 def layercam(features: Features) -> Tensor:
-    """Jiang et al. 2021, doi 10.1109/TIP.2021.3089943: positive gradient times activation, summed."""
+    """Jiang et al. 2021, doi 10.1109/TIP.2021.3089943: positive gradient times activation, summed.
+
+    Example:
+        >>> activations = torch.tensor([[[[1.0, 2.0]], [[4.0, 0.0]]]])
+        >>> gradients = torch.tensor([[[[[3.0, 1.0]], [[0.0, -1.0]]]]])
+        >>> layercam(Features(activations=activations, gradients=gradients, size=(2, 4)))
+        tensor([[[[3., 2.]]]])
+    """
     return (features.gradients.relu() * features.activations[:, None]).sum(2).relu_()
 
 
 def xgradcam(features: Features) -> Tensor:
-    """Fu et al. 2020, arXiv 2008.02312: gradients averaged with the channel's activations as weights."""
+    """Fu et al. 2020, arXiv 2008.02312: gradients averaged with the channel's activations as weights.
+
+    Example:
+        >>> activations = torch.tensor([[[[1.0, 2.0]], [[4.0, 0.0]]]])
+        >>> gradients = torch.tensor([[[[[3.0, 1.0]], [[0.0, -1.0]]]]])
+        >>> xgradcam(Features(activations=activations, gradients=gradients, size=(2, 4)))
+        tensor([[[[1.6667, 3.3333]]]])
+    """
     activations = features.activations[:, None]
     weights = (features.gradients * activations).sum((3, 4)) / (activations.sum((3, 4)) + _XGRAD_EPS)
     return activation_map(features.activations, weights)
@@ -62,6 +96,12 @@ def gradcam_plus_plus(features: Features) -> Tensor:
     where gradients are smaller than the square root of that; nothing is added here. Where a layer has
     negative activations the denominator can come close to zero, and the weights become as large as
     the paper's formula makes them.
+
+    Example:
+        >>> activations = torch.tensor([[[[1.0, 2.0]], [[4.0, 0.0]]]])
+        >>> gradients = torch.tensor([[[[[3.0, 1.0]], [[0.0, -1.0]]]]])
+        >>> gradcam_plus_plus(Features(activations=activations, gradients=gradients, size=(2, 4)))
+        tensor([[[[0.4727, 0.9455]]]])
     """
     g = features.gradients
     return activation_map(features.activations, _plus_plus_weights(features.activations, g, g**2, g**3))

@@ -68,6 +68,11 @@ def eigencam(features: Features) -> Tensor:
     Each channel's mean is subtracted first, as in pytorch-grad-cam. The sign of a principal component
     is arbitrary: it is chosen so that the value of the largest magnitude is positive (Seg-Eigen-CAM,
     doi 10.3390/app15137562, equation 13).
+
+    Example:
+        >>> activations = torch.tensor([[[[1.0, 4.0, 1.0]], [[0.0, 0.0, 0.0]]]])
+        >>> eigencam(Features(activations=activations, gradients=activations[:, None], size=(2, 6)))
+        tensor([[[[0., 2., 0.]]]])
     """
     b, c, h, w = features.activations.shape
     cells = features.activations.flatten(2).double()
@@ -87,6 +92,12 @@ def random(features: Features) -> Tensor:
     """Uniform noise at the layer's resolution, the same for all classes: what any method must beat.
 
     An image's noise depends on that image alone (without a model, on its activations).
+
+    Example:
+        >>> activations = torch.ones(2, 3, 4, 4)
+        >>> grid = random(Features(activations=activations, gradients=activations[:, None], size=(8, 8)))
+        >>> grid.shape, torch.equal(grid[0], grid[1])
+        (torch.Size([2, 1, 4, 4]), True)
     """
     h, w = features.activations.shape[2:]
     noise = [torch.rand(h, w, generator=generator) for generator in features.generators()]
