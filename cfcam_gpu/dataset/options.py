@@ -14,6 +14,7 @@ from cfcam_gpu.config import PRESETS, CFCAMConfig
 from cfcam_gpu.engines import ENGINES
 from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.images.colormaps import COLORMAPS, check_style
+from cfcam_gpu.images.decoders import DECODERS
 from cfcam_gpu.methods import METHODS, Method, find_method
 from cfcam_gpu.models import PRECISIONS
 
@@ -70,6 +71,7 @@ class RunOptions:
         cmap, alpha: colour map of the overlays and how much of them is colour, from 0 to 1.
         overlays: file format of the overlays, one of `OVERLAYS`.
         workers: number of processes that decode images and write pictures; 0: this process does it.
+        decode: how images are decoded for the model, a key of `cfcam_gpu.images.decoders.DECODERS`.
         sample_timeout: seconds that a worker may spend on one image.
         max_errors: the run stops when more samples fail: a number, or a percentage of the samples such as
             "1%", which always tolerates at least `FEWEST_ERRORS`.
@@ -141,6 +143,10 @@ class RunOptions:
         default_factory=default_workers,
         metadata=option(f"Processes that decode and write; here {default_workers()}.", RUN, "N"),
     )
+    decode: str = field(
+        default="full",
+        metadata=option(f"Of images for the model: {', '.join(DECODERS)}.", RUN, "NAME"),
+    )
     sample_timeout: float = field(
         default=60.0, metadata=option("Seconds a worker may spend on an image.", RUN, "S")
     )
@@ -197,6 +203,8 @@ class RunOptions:
             raise ConfigError(
                 "processes that share a folder cannot each overwrite it; remove the folder yourself"
             )
+        if self.decode not in DECODERS:
+            raise ConfigError(unknown("decoder", self.decode, DECODERS))
         check_style(self.cmap, self.alpha)
         self.allowed_errors(0)
 

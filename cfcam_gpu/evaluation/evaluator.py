@@ -13,7 +13,13 @@ from torch import Tensor
 
 from cfcam_gpu._utils.checks import Check
 from cfcam_gpu.config import CFCAMConfig
-from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer, Item, error_columns, rows_of
+from cfcam_gpu.dataset.execution.batch_explainer import (
+    BatchExplainer,
+    Item,
+    error_columns,
+    rows_of,
+    stacked_pixels,
+)
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.evaluation.cost import images_per_second
 from cfcam_gpu.evaluation.maps import BatchMaps, normaliser
@@ -80,7 +86,7 @@ class Evaluator(BatchExplainer):
 
     def explain_batch(self, items: Sequence[Item], targets: list[int] | None, check: Check) -> list[Row]:
         """As `BatchExplainer.explain_batch`; the rows hold the columns of each method under `methods`."""
-        pixels = torch.from_numpy(np.stack([view.pixels for view, _ in items])).to(self.device)
+        pixels = stacked_pixels([view for view, _ in items], self.device)
         features = self.cam.features(self.loaded.preprocess.normalise(pixels), targets, check=check)
         explained = {label: _explained(cam, features, check) for label, cam in self.cams.items()}
         problems = _problems(explained, len(items))

@@ -7,7 +7,8 @@ import re
 import struct
 import threading
 import warnings
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +19,7 @@ from cfcam_gpu.errors import ImageError
 from cfcam_gpu.images.dicom import is_dicom, load_dicom
 from cfcam_gpu.images.gray_range import GrayRange, gray_range
 from cfcam_gpu.images.limits import MAX_PIXELS, check_pixels
+from cfcam_gpu.images.scaled import Decoded, reduce_jpeg
 
 #: Formats that Pillow decodes by starting another program (Ghostscript).
 _REFUSED_FORMATS = {"EPS"}
@@ -45,12 +47,8 @@ def load_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         >>> image.mode, image.size, image.getpixel((0, 0))
         ('RGB', (3, 2), (100, 100, 100))
     """
-    _check_file(path)
-    try:
-        with path.open("rb") as stream:
-            return _load(stream, path.name, max_pixels)
-    except OSError as error:
-        raise ImageError(_reason(error, max_pixels)) from error
+    with open_file(path) as stream:
+        return decode(stream, path.name, max_pixels).image
 
 
 def load_image_bytes(content: bytes, name: str = "", max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -70,20 +68,67 @@ def load_image_bytes(content: bytes, name: str = "", max_pixels: int = MAX_PIXEL
     """
     if not content:
         raise ImageError("empty file")
-    return _load(io.BytesIO(content), name, max_pixels)
+    return decode(io.BytesIO(content), name, max_pixels).image
 
 
-def _load(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
+@contextmanager
+def open_file(path: Path) -> Iterator[BinaryIO]:
+    """An image file opened for reading.
+
+    Raises:
+        ImageError: the file cannot be opened or read, is empty, or is no file.
+    """
+    _check_file(path)
+    try:
+        with path.open("rb") as stream:
+            yield stream
+    except OSError as error:
+        raise ImageError(_reason(error, 0)) from error
+
+
+def decode(
+    stream: BinaryIO,
+    name: str = "",
+    max_pixels: int = MAX_PIXELS,
+    scale: Callable[[int, int], int] | None = None,
+) -> Decoded:
+    """The image in an opened file, as `load_image` gives it or smaller.
+
+    Args:
+        stream: the file, at its start.
+        name: the file's name; needed only for DICOM files that lack the mark "DICM".
+        max_pixels: the most pixels the image may have.
+        scale: from the width and height of the upright image to 1, 2, 4 or 8; a JPEG is decoded that
+            many times smaller. None, and files of other formats: full size.
+
+    Raises:
+        ImageError: as for `load_image`.
+
+    Example:
+        >>> file = io.BytesIO()
+        >>> Image.new("L", (16, 10), 100).save(file, "jpeg")
+        >>> decode(file, scale=lambda width, height: 2).image.size
+        (8, 5)
+    """
+    with decoding_errors(max_pixels):
+        if is_dicom(stream, name):
+            return Decoded.full(load_dicom(stream, max_pixels))
+        with Image.open(stream, formats=_formats()) as image:
+            check_pixels(image.width, image.height, max_pixels)
+            wide = gray_range(image, stream)
+            layout = None if scale is None else reduce_jpeg(image, scale)
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            rgb = _to_rgb(image, wide)
+            return Decoded.full(rgb) if layout is None else Decoded(rgb, *layout)
+
+
+@contextmanager
+def decoding_errors(max_pixels: int = MAX_PIXELS) -> Iterator[None]:
+    """Hides the decoders' warnings, and raises whatever they raise as an `ImageError` with the reason."""
     try:
         with _quiet:
-            if is_dicom(stream, name):
-                return load_dicom(stream, max_pixels)
-            with Image.open(stream, formats=_formats()) as image:
-                check_pixels(image.width, image.height, max_pixels)
-                wide = gray_range(image, stream)
-                image.load()
-                ImageOps.exif_transpose(image, in_place=True)
-                return _to_rgb(image, wide)
+            yield
     except ImageError:
         raise
     except Exception as error:  # the plugins raise nearly anything on damaged files

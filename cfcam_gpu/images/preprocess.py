@@ -78,13 +78,24 @@ class Preprocess:
 
         return self.normalise(torch.from_numpy(self.view(image))[None])[0]
 
-    def view(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """RGB image -> (H, W, 3) uint8: the part the model sees, at input size. Raises ImageError for another mode."""
+    def view(
+        self, image: Image.Image, box: tuple[float, float, float, float] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """RGB image -> (H, W, 3) uint8: the part the model sees, at input size.
+
+        Args:
+            image: of any size.
+            box: where that part lies in the image, in its pixels, for an image that was decoded smaller than
+                its file stores it; None: the `visible_box` of the image's size.
+
+        Raises:
+            ImageError: the image has another mode than RGB.
+        """
         if image.mode != "RGB":
             raise ImageError(f"expected an RGB image, got mode {image.mode}; read files with load_image")
         height, width = self.size
         # Resizing only the visible box gives the same pixels as resizing all and cropping, and is faster.
-        box = self.visible_box(*image.size)
+        box = box or self.visible_box(*image.size)
         return np.array(image.resize((width, height), INTERPOLATIONS[self.interpolation], box))
 
     def normalise(self, views: Tensor) -> Tensor:

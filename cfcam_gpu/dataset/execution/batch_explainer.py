@@ -11,11 +11,11 @@ import torch
 
 from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu._utils.device import model_errors
-from cfcam_gpu.dataset.execution.worker import View
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.errors import OutOfMemory, TargetError
 from cfcam_gpu.explainer import CFCAM, Explanation
+from cfcam_gpu.images.views import View
 from cfcam_gpu.models import LoadedModel
 
 log = logging.getLogger("cfcam_gpu")
@@ -107,7 +107,7 @@ class BatchExplainer:
 
     def explain_batch(self, items: Sequence[Item], targets: list[int] | None, check: Check) -> list[Row]:
         """As `explain`, for images of one forward pass; targets None: the predicted classes."""
-        pixels = torch.from_numpy(np.stack([view.pixels for view, _ in items]))
+        pixels = stacked_pixels([view for view, _ in items], self.device)
         return self._rows(self._explanation(pixels, targets, check))
 
     def prediction_columns(self, logits: torch.Tensor, targets: torch.Tensor) -> dict[str, list[Any]]:
@@ -182,6 +182,20 @@ class BatchExplainer:
             row if problem is None else error_columns("InvalidImagesError", problem)
             for row, problem in zip(rows_of(columns), explanation.problems, strict=True)
         ]
+
+
+def stacked_pixels(views: Sequence[View], device: torch.device) -> torch.Tensor:
+    """(B, H, W, 3) uint8 on the device.
+
+    Example:
+        >>> view = View(np.zeros((2, 2, 3), np.uint8), width=4, height=4)
+        >>> stacked_pixels([view, view], torch.device("cpu")).shape
+        torch.Size([2, 2, 2, 3])
+    """
+    arrays = [view.pixels for view in views if isinstance(view.pixels, np.ndarray)]
+    if len(arrays) == len(views):
+        return torch.from_numpy(np.stack(arrays)).to(device)
+    return torch.stack([torch.as_tensor(view.pixels).to(device) for view in views])
 
 
 def rows_of(columns: Mapping[str, Sequence[Any]]) -> list[Row]:

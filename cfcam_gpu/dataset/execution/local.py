@@ -12,6 +12,7 @@ import torch
 from cfcam_gpu._utils.checks import Check
 from cfcam_gpu._utils.device import model_errors, resolve_device
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
+from cfcam_gpu.dataset.execution.gpu_decoder import GpuDecoder, check_decoder
 from cfcam_gpu.dataset.execution.parts import FinishedParts, OverlayFiles, PendingPart
 from cfcam_gpu.dataset.execution.pipeline import Pipeline
 from cfcam_gpu.dataset.execution.pool import Pool, make_pool
@@ -19,6 +20,7 @@ from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.store.fingerprint import about, weights_hash
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.explainer import CFCAM
+from cfcam_gpu.images.decoders import DECODERS
 from cfcam_gpu.methods import find_method
 from cfcam_gpu.models import LoadedModel, load_model
 from cfcam_gpu.models.prepare import prepared
@@ -93,7 +95,10 @@ def make_pipeline(
 ) -> Pipeline:
     """The pipeline that the options ask for."""
     ahead = max(options.batch_size, 4 * options.workers)
-    return Pipeline(explainer, pool, options.batch_size, ahead, overlays, check)
+    gpu_decoder = None
+    if DECODERS[options.decode].needs_cuda:
+        gpu_decoder = GpuDecoder(explainer.device, explainer.loaded.preprocess)
+    return Pipeline(explainer, pool, options.batch_size, ahead, overlays, check, options.decode, gpu_decoder)
 
 
 @contextmanager
@@ -111,6 +116,7 @@ def opened_explainer(
     Raises:
         CFCAMError: the model cannot be loaded, or it, the layer or the target does not work.
     """
+    check_decoder(options.decode, device)
     loaded = load_model(model) if isinstance(model, str) else model() if callable(model) else model
     target = None if options.target is None else loaded.class_index(str(options.target))
     weights = weights_hash(loaded.model)

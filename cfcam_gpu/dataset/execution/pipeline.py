@@ -14,13 +14,15 @@ from typing import Any
 
 from cfcam_gpu._utils.checks import Check
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
+from cfcam_gpu.dataset.execution.gpu_decoder import GpuDecoder
 from cfcam_gpu.dataset.execution.parts import FinishedParts, OverlayFiles, PendingPart
 from cfcam_gpu.dataset.execution.pool import Pool
-from cfcam_gpu.dataset.execution.worker import Failure, View
+from cfcam_gpu.dataset.execution.worker import Failure
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.atomic_files import NO_SPACE
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.errors import StoreError
+from cfcam_gpu.images.views import FileView, View
 
 #: Seconds between two calls of `check` while the pipeline waits for a worker.
 _CHECK_INTERVAL = 0.2
@@ -64,6 +66,8 @@ class Pipeline:
             be unwritten.
         overlays: None: no overlays are written.
         check: called often, while waiting and while a batch is explained; what it raises ends the run.
+        decode: how images are decoded, a key of `DECODERS`.
+        gpu_decoder: decodes the files that the pool leaves to the GPU; None for a decoder that leaves none.
     """
 
     def __init__(
@@ -74,6 +78,8 @@ class Pipeline:
         ahead: int,
         overlays: OverlayFiles | None,
         check: Check,
+        decode: str = "full",
+        gpu_decoder: GpuDecoder | None = None,
     ) -> None:
         self.explainer = explainer
         self.pool = pool
@@ -81,6 +87,8 @@ class Pipeline:
         self.batches_ahead = max(1, -(-ahead // batch_size))
         self.overlays = overlays
         self.check = check
+        self.decode = decode
+        self.gpu_decoder = gpu_decoder
 
     def __call__(self, parts: Iterable[PendingPart], on_row: Callable[[Row], None]) -> FinishedParts:
         """Yields each part's number and rows, in order, as soon as its rows and overlays are complete.
@@ -118,15 +126,15 @@ class Pipeline:
         decoding: deque[_Batch] = deque()
         while True:
             while len(decoding) <= self.batches_ahead and (batch := next(batches, None)) is not None:
-                batch.views = [self._decode(sample) for sample in batch.samples]
+                batch.views = [self._read_view(sample, self.decode) for sample in batch.samples]
                 decoding.append(batch)
             if not decoding:
                 return
             yield decoding.popleft()
 
-    def _decode(self, sample: Sample) -> Future[Any]:
+    def _read_view(self, sample: Sample, decode: str) -> Future[Any]:
         mask = sample.mask if self.explainer.needs_masks else None
-        return self.pool.submit("view", sample.uri, self.explainer.loaded.preprocess, mask)
+        return self.pool.submit("view", sample.uri, self.explainer.loaded.preprocess, mask, decode)
 
     def _batches(self, parts: Iterable[PendingPart]) -> Iterator[_Batch]:
         """At least one batch of each part: a part without new samples has an empty one."""
@@ -141,6 +149,8 @@ class Pipeline:
         samples = batch.samples
         views = [self._result(future) for future in batch.views]
         batch.views = []
+        if self.gpu_decoder is not None:
+            self._decode_on_gpu(self.gpu_decoder, views, samples)
         decoded = [i for i, view in enumerate(views) if isinstance(view, View)]
         rows = self.explainer.explain([views[i] for i in decoded], [samples[i] for i in decoded], self.check)
         explained = dict(zip(decoded, rows, strict=True))
@@ -150,6 +160,16 @@ class Pipeline:
             batch.rows.append(row)
             if self.overlays is not None and row["status"] == "ok":
                 batch.overlays[i] = self._write_overlay(self.overlays, batch.part.number, sample, row)
+
+    def _decode_on_gpu(self, decoder: GpuDecoder, views: list[Any], samples: list[Sample]) -> None:
+        """Puts a view in the place of each file; the pool decodes the files that the GPU cannot."""
+        files = {i: view for i, view in enumerate(views) if isinstance(view, FileView)}
+        decoded = dict(zip(files, decoder.views(list(files.values())), strict=True))
+        views_of_pool = {
+            i: self._read_view(samples[i], "full") for i, view in decoded.items() if view is None
+        }
+        for i, view in decoded.items():
+            views[i] = self._result(views_of_pool[i]) if view is None else view
 
     def _view_columns(self, view: View) -> Row:
         box = self.explainer.loaded.preprocess.visible_box(view.width, view.height)

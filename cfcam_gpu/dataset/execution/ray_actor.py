@@ -21,12 +21,12 @@ from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.execution.local import make_pipeline, opened_explainer
 from cfcam_gpu.dataset.execution.parts import OverlayFiles, PendingPart
 from cfcam_gpu.dataset.execution.pool import Pool, make_pool
-from cfcam_gpu.dataset.execution.worker import View
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.fingerprint import about
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.errors import StoreError
+from cfcam_gpu.images.views import View
 from cfcam_gpu.models import LoadedModel
 
 #: Parts that an actor has at a time: while the model finishes one, the images of the next one are decoded.

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,13 +16,15 @@ import cv2
 import numpy as np
 
 from cfcam_gpu.dataset.sources.masks import open_mask
-from cfcam_gpu.dataset.sources.open_image import open_image
+from cfcam_gpu.dataset.sources.open_image import open_image, open_stream
 from cfcam_gpu.dataset.store.atomic_files import os_reason, write_atomically
 from cfcam_gpu.errors import ImageError
+from cfcam_gpu.images.decoders import DECODERS
 from cfcam_gpu.images.encode import encode_image
 from cfcam_gpu.images.masks import MaskError
 from cfcam_gpu.images.overlay import draw_overlay, fit_heatmap, upsample_grid
 from cfcam_gpu.images.preprocess import Preprocess
+from cfcam_gpu.images.views import FileView, View
 
 #: The first message of a worker: it takes tasks now.
 READY = "ready"
@@ -44,25 +46,6 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class View:
-    """The part of an image that the model sees, at the model's input size.
-
-    Attributes:
-        pixels: (H, W, 3) uint8 RGB.
-        width, height: size in pixels of the original image, turned upright.
-        decoding: how the pixel values were reduced to 8 bits, where there was a choice (the window of a DICOM
-            image, the range of a 16-bit image).
-        mask: (H, W) bool, the object's pixels in the view; None where no mask was asked for.
-    """
-
-    pixels: np.ndarray
-    width: int
-    height: int
-    decoding: str | None = None
-    mask: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
 class OverlayStyle:
     """How overlays look.
 
@@ -77,15 +60,22 @@ class OverlayStyle:
     alpha: float
 
 
-def read_view(uri: str, preprocess: Preprocess, mask: str | None = None) -> View:
+def read_view(
+    uri: str, preprocess: Preprocess, mask: str | None = None, decode: str = "full"
+) -> View | FileView:
     """Decodes an image, and its mask where one is named, to the model's input size.
+
+    Args:
+        decode: a key of `DECODERS`.
 
     Raises:
         ImageError: the image cannot be read or decoded. MaskError, a subclass: the mask cannot.
     """
-    image = open_image(uri)
-    object_mask = None if mask is None else open_mask(mask, image.size, preprocess)
-    return View(preprocess.view(image), *image.size, image.info.get("cfcam"), object_mask)
+    with open_stream(uri) as (stream, name):
+        view = DECODERS[decode].read(stream, name, preprocess)
+    if mask is None:
+        return view
+    return replace(view, mask=open_mask(mask, (view.width, view.height), preprocess))
 
 
 def write_overlay(

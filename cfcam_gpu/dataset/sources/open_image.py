@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 
@@ -11,7 +14,7 @@ from cfcam_gpu.dataset.sources.huggingface import read_cell
 from cfcam_gpu.dataset.sources.sample import split_uri
 from cfcam_gpu.dataset.sources.webdataset import read_member
 from cfcam_gpu.errors import ImageError
-from cfcam_gpu.images.decode import MAX_PIXELS, load_image, load_image_bytes
+from cfcam_gpu.images.decode import MAX_PIXELS, decode, open_file
 
 
 def open_image(uri: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -33,30 +36,61 @@ def open_image(uri: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
         >>> open_image(str(path)).size
         (4, 3)
     """
+    with open_stream(uri) as (stream, name):
+        return decode(stream, name, max_pixels).image
+
+
+@contextmanager
+def open_stream(uri: str) -> Iterator[tuple[BinaryIO, str]]:
+    """The image file that a URI names, opened for reading, and its name ("" where it has none).
+
+    Raises:
+        ImageError: it cannot be read, or is empty.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "red.png"
+        >>> Image.new("RGB", (4, 3), "red").save(path)
+        >>> with open_stream(str(path)) as (stream, name):
+        ...     name, stream.read(4)
+        ('red.png', b'\\x89PNG')
+    """
     try:
         scheme, parts = split_uri(uri)
     except ValueError as error:
         raise ImageError(f"not a URI of this program: {error}") from error
     if scheme == "broken":
         raise ImageError(parts[1])
-    return _OPENERS[scheme](parts, max_pixels)
+    with _OPENERS[scheme](parts) as opened:
+        yield opened
 
 
-def _open_file(parts: list[str], max_pixels: int) -> Image.Image:
-    return load_image(Path(parts[0]), max_pixels)
+@contextmanager
+def _open_file(parts: list[str]) -> Iterator[tuple[BinaryIO, str]]:
+    path = Path(parts[0])
+    with open_file(path) as stream:
+        yield stream, path.name
 
 
-def _open_member(parts: list[str], max_pixels: int) -> Image.Image:
+@contextmanager
+def _open_member(parts: list[str]) -> Iterator[tuple[BinaryIO, str]]:
     content, name = read_member(*parts)
-    return load_image_bytes(content, name, max_pixels)
+    yield _as_stream(content), name
 
 
-def _open_cell(parts: list[str], max_pixels: int) -> Image.Image:
-    return load_image_bytes(read_cell(*parts), max_pixels=max_pixels)
+@contextmanager
+def _open_cell(parts: list[str]) -> Iterator[tuple[BinaryIO, str]]:
+    yield _as_stream(read_cell(*parts)), ""
 
 
-#: Scheme of a URI -> the function that opens the image, given the URI's parts and the limit of pixels.
-_OPENERS: dict[str, Callable[[list[str], int], Image.Image]] = {
+def _as_stream(content: bytes) -> BinaryIO:
+    if not content:
+        raise ImageError("empty file")
+    return io.BytesIO(content)
+
+
+#: Scheme of a URI -> the function that opens the file, given the URI's parts.
+_OPENERS: dict[str, Callable[[list[str]], AbstractContextManager[tuple[BinaryIO, str]]]] = {
     "file": _open_file,
     "tar": _open_member,
     "hf": _open_cell,

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
-from cfcam_gpu.dataset.execution.worker import View
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.errors import CFCAMError
 from cfcam_gpu.explainer import CFCAM
+from cfcam_gpu.images.views import View
 from tests.helpers.smallnet import PLAIN, make_loaded, photo
 
 

@@ -17,9 +17,10 @@ from PIL import Image
 import cfcam_gpu
 from cfcam_gpu.dataset.execution import pool as pools
 from cfcam_gpu.dataset.execution.pool import InlinePool, ProcessPool
-from cfcam_gpu.dataset.execution.worker import Failure, OverlayStyle, View
+from cfcam_gpu.dataset.execution.worker import Failure, OverlayStyle
 from cfcam_gpu.errors import BackendError
 from cfcam_gpu.images.overlay import draw_overlay, fit_heatmap, upsample_grid
+from cfcam_gpu.images.views import View
 from tests.helpers.launcher import is_alive, wait_until
 from tests.helpers.smallnet import PLAIN, photo, save
 

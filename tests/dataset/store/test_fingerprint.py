@@ -77,6 +77,7 @@ def test_a_fingerprint_has_the_fields_that_stored_runs_have():
         "precision": "bfloat16",
         "channels_last": True,
         "fold_batchnorm": True,
+        "decode": "full",
         "overlays": {"kind": "png", "cmap": "inferno", "alpha": 0.4},
         "versions": versions(),
     }  # fmt: skip
