@@ -94,6 +94,7 @@ def _about(options: RunOptions, preset: str, summary: RunSummary, results: Resul
         "precision": options.precision,
         "channels_last": options.channels_last,
         "fold_batchnorm": options.fold_batchnorm,
+        "decode": options.decode,
         "method": options.method,
         "preset": preset,
         "config": dataclasses.asdict(options.config),

@@ -145,7 +145,7 @@ class RunOptions:
     )
     decode: str = field(
         default="full",
-        metadata=option(f"Of images for the model: {', '.join(DECODERS)}.", RUN, "NAME"),
+        metadata=option(f"How images are decoded: {', '.join(DECODERS)}.", RUN, "NAME"),
     )
     sample_timeout: float = field(
         default=60.0, metadata=option("Seconds a worker may spend on an image.", RUN, "S")

@@ -221,8 +221,9 @@ def _weights(start: float, end: float, length: int, count: int, interpolation: s
     Returns:
         (count, used) float32 on the CPU, each row's sum 1; and the first pixel that is used.
     """
-    start, end = np.float32(start).item(), np.float32(end).item()  # Pillow's boxes are float32
-    scale = (end - start) / count
+    # As Pillow computes it, with a box in float32.
+    scale = (np.float32(end) - np.float32(start)).item() / count
+    start = np.float32(start).item()
     if interpolation == "nearest":
         # The sum of steps, as Pillow adds them: a product would differ where it lies between two pixels.
         steps = np.cumsum([start + scale * 0.5, *[scale] * (count - 1)])
