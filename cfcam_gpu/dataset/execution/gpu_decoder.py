@@ -194,7 +194,7 @@ def resize_view(pixels: Tensor, preprocess: Preprocess) -> Tensor:
         >>> squash = Preprocess((1, 2), mean=(0, 0, 0), std=(1, 1, 1))
         >>> image = torch.tensor([10, 20, 30, 50], dtype=torch.uint8).expand(3, 2, 4)
         >>> resize_view(image, squash)[0, :, 0]
-        tensor([17, 38], dtype=torch.uint8)
+        tensor([17, 37], dtype=torch.uint8)
     """
     height, width = pixels.shape[1:]
     left, top, right, bottom = preprocess.visible_box(width, height)
