@@ -40,10 +40,10 @@ EXAMPLES = """
 class _Commands(click.Group):
     """Commands whose foreseeable failures end in one line on stderr and an exit status."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, _ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> Command | None:
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> Command | None:
         if cmd_name not in COMMANDS:
             return None
         loaded: Command = getattr(importlib.import_module(f"cfcam_gpu.cli.{cmd_name}"), cmd_name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -53,7 +53,7 @@ class Finding:
     """One thing that was checked: usable or not, and its version, its description or the reason why not."""
 
     name: str
-    usable: bool
+    usable: bool = field(kw_only=True)
     detail: str
 
 
@@ -61,29 +61,39 @@ def examine() -> dict[str, list[Finding]]:
     """All findings, by section. The last section, `check`, decides whether the installation works."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return {
-        "versions": [Finding("python", True, platform.python_version()), *map(_required, _REQUIRED)],
+        "versions": [
+            Finding("python", usable=True, detail=platform.python_version()),
+            *map(_required, _REQUIRED),
+        ],
         "devices": _devices(),
-        "engines": [Finding(name, *engine.available(device)) for name, engine in ENGINES.items()],
+        "engines": [_engine(name, device) for name in ENGINES],
         "optional packages": [_optional(module) for module in OPTIONAL],
         "check": [_end_to_end(device)],
     }
 
 
+def _engine(name: str, device: str) -> Finding:
+    usable, detail = ENGINES[name].available(device)
+    return Finding(name, usable=usable, detail=detail)
+
+
 def _required(name: str) -> Finding:
     try:
-        return Finding(name, True, importlib.import_module(_REQUIRED[name]).__version__)
+        return Finding(name, usable=True, detail=importlib.import_module(_REQUIRED[name]).__version__)
     except ImportError as error:
-        return Finding(name, False, first_line(error))
+        return Finding(name, usable=False, detail=first_line(error))
 
 
 def _devices() -> list[Finding]:
-    findings = [Finding("cpu", True, f"{platform.machine()}, {torch.get_num_threads()} threads")]
+    findings = [
+        Finding("cpu", usable=True, detail=f"{platform.machine()}, {torch.get_num_threads()} threads")
+    ]
     if not torch.cuda.is_available():
-        return [*findings, Finding("cuda", False, _why_no_cuda())]
+        return [*findings, Finding("cuda", usable=False, detail=_why_no_cuda())]
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
         detail = f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, compute capability {gpu.major}.{gpu.minor}"
-        findings.append(Finding(f"cuda:{index}", True, detail))
+        findings.append(Finding(f"cuda:{index}", usable=True, detail=detail))
     return findings
 
 
@@ -96,14 +106,14 @@ def _why_no_cuda() -> str:
 def _optional(module: str) -> Finding:
     extra, needs_cuda = OPTIONAL[module]
     if importlib.util.find_spec(module) is None:
-        return Finding(module, False, f"not installed; {_how_to_install(extra)}")
+        return Finding(module, usable=False, detail=f"not installed; {_how_to_install(extra)}")
     if needs_cuda and not torch.cuda.is_available():
-        return Finding(module, False, "installed, but there is no CUDA device")
+        return Finding(module, usable=False, detail="installed, but there is no CUDA device")
     try:
         imported = importlib.import_module(module)
     except Exception as error:  # a broken package may raise anything while it is imported
-        return Finding(module, False, f"import fails: {first_line(error)}")
-    return Finding(module, True, getattr(imported, "__version__", "installed"))
+        return Finding(module, usable=False, detail=f"import fails: {first_line(error)}")
+    return Finding(module, usable=True, detail=getattr(imported, "__version__", "installed"))
 
 
 def _how_to_install(extra: str | None) -> str:
@@ -119,12 +129,12 @@ def _end_to_end(device: str) -> Finding:
     try:
         maps = {engine: _tiny_maps(engine, device) for engine in ("auto", "reference")}
     except (CFCAMError, RuntimeError) as error:
-        return Finding("end to end", False, first_line(error))
+        return Finding("end to end", usable=False, detail=first_line(error))
     worst = (maps["auto"] - maps["reference"]).abs().max().item()
     detail = (
         f"engine auto on {device} and the reference differ by at most {worst:.1e} (limit {TOLERANCE:.0e})"
     )
-    return Finding("end to end", worst <= TOLERANCE, detail)
+    return Finding("end to end", usable=worst <= TOLERANCE, detail=detail)
 
 
 def _tiny_maps(engine: str, device: str) -> torch.Tensor:

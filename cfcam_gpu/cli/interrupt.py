@@ -9,7 +9,7 @@ from types import FrameType
 INTERRUPTED = 128 + signal.SIGINT
 
 
-def _exit(number: int, frame: FrameType | None) -> None:
+def _exit(_number: int, _frame: FrameType | None) -> None:
     os.write(2, b"interrupted\n")
     os._exit(INTERRUPTED)
 

@@ -32,7 +32,7 @@ from cfcam_gpu.evaluation.tables import (
     title,
     verdict,
 )
-from cfcam_gpu.html.render import SHARED, explained, facts, page, run_sections
+from cfcam_gpu.html.render import SHARED, facts, model_and_layer, render_page, run_sections
 from cfcam_gpu.methods import METHODS
 from cfcam_gpu.metrics import METRICS
 
@@ -136,12 +136,12 @@ def render(name: str, summary: Summary, run: dict[str, Any], plots: Path) -> str
         if summary["cost"]
         else []
     )
-    return page(
+    return render_page(
         "cfcam_gpu.evaluation",
         "evaluation",
         [(SHARED, "theme.js"), ("cfcam_gpu.evaluation", "sorting.js")],
         title=name,
-        model=explained(run),
+        model=model_and_layer(run),
         stats=list(_stats(summary)),
         notes=list(_notes(summary)),
         legend=legend(summary),

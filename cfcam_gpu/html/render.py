@@ -1,4 +1,4 @@
-"""What the HTML pages share: templates, a policy that lets nothing else in, and metadata as text."""
+"""What the HTML pages share: filling in templates, a security policy, and the run's metadata as text."""
 
 from __future__ import annotations
 
@@ -12,19 +12,14 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-#: The package whose templates the others build on.
+#: The package with the base template and the scripts of both pages.
 SHARED = "cfcam_gpu.html"
 
-#: Entries of a list in the metadata that are written out.
-LISTED = 20
+#: At most so many entries of a list in the metadata are written out.
+_MOST_ENTRIES = 20
 
 
-def template(package: str, name: str) -> str:
-    """The text of a file in a package's folder of templates."""
-    return (resources.files(package) / "templates" / name).read_text("utf-8")
-
-
-def page(
+def render_page(
     package: str,
     name: str,
     scripts: Sequence[tuple[str, str]],
@@ -33,12 +28,20 @@ def page(
     sources: str = "",
     **values: Any,
 ) -> str:
-    """The template NAME.html of a package filled in; everything that is not `Markup` is escaped.
+    """Fills in a template; every value that is not `Markup` is escaped.
 
-    It extends `base.html`, its style follows `base.css`. Only these and the scripts (package and file
-    of each) can run, and only `images` and `sources` (of a content security policy) be asked for.
+    The page's content security policy allows its own style and script, and nothing from the network.
+
+    Args:
+        package: the package whose folder `templates` has NAME.html, which extends `base.html`, and NAME.css,
+            which follows `base.css`.
+        name: NAME.
+        scripts: (package, file) of each script; they are joined in this order.
+        images: where the page may load pictures from, as a content security policy says it.
+        sources: where it may load scripts from beside its own, likewise.
+        values: what the template inserts.
     """
-    templates = {"base.html": template(SHARED, "base.html"), name: template(package, f"{name}.html")}
+    templates = {"base.html": _template(SHARED, "base.html"), name: _template(package, f"{name}.html")}
     environment = Environment(
         loader=DictLoader(templates),
         autoescape=True,
@@ -46,8 +49,8 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = template(SHARED, "base.css") + template(package, f"{name}.css")
-    text = "".join(template(*script) for script in scripts)
+    style = _template(SHARED, "base.css") + _template(package, f"{name}.css")
+    text = "".join(_template(*script) for script in scripts)
     script = f'(() => {{\n"use strict";\n{text}}})();\n'
     policy = (
         f"default-src 'none'; img-src {images}; style-src {_hash(style)}; "
@@ -59,35 +62,55 @@ def page(
     )
 
 
-def explained(run: Mapping[str, Any]) -> str:
-    """Model and layer of a run, as far as it says them."""
-    known = run.get("fingerprint") or {}
-    return " · ".join(f"{name} {known[name]}" for name in ("model", "layer") if known.get(name))
+def model_and_layer(run: Mapping[str, Any]) -> str:
+    """The model and the layer of a run, as far as its metadata say them.
 
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    Example:
+        >>> model_and_layer({"fingerprint": {"model": "efficientnet-lite0", "layer": "_swish"}})
+        'model efficientnet-lite0 · layer _swish'
+    """
+    fingerprint = run.get("fingerprint") or {}
+    return " · ".join(f"{name} {fingerprint[name]}" for name in ("model", "layer") if fingerprint.get(name))
 
 
 def run_sections(run: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata of a run under headings; class names are on the page already."""
-    info, known = dict(run.get("info") or {}), dict(run.get("fingerprint") or {})
+    """The metadata of a run by headings, without the class names, which the page shows elsewhere.
+
+    Example:
+        >>> run_sections({"info": {"command": ["cfcam", "explain", "my photos"]}})["Run"]
+        {'command': "cfcam explain 'my photos'"}
+    """
+    info, fingerprint = dict(run.get("info") or {}), dict(run.get("fingerprint") or {})
     if isinstance(info.get("command"), list):
         info["command"] = shlex.join(map(str, info["command"]))
-    known.pop("preprocess", None)  # it has its own section
+    fingerprint.pop("preprocess", None)  # it has its own section
     return {
         "Run": info,
-        "Fingerprint": known,
+        "Fingerprint": fingerprint,
         "Preprocessing": run.get("preprocess"),
         "Store": {key: run[key] for key in ("format", "shard_size", "grid", "size") if key in run},
     }
 
 
 def facts(sections: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """(heading, [(name, value)]) of those sections that have values; nested names are joined by dots."""
+    """(heading, [(name, value)]) of the sections that have values; names inside others are joined by dots.
+
+    Example:
+        >>> list(facts({"Run": {"engine": "torch", "made": {"at": 1.0, "by": None}}, "Store": {}}))
+        [('Run', [('engine', 'torch'), ('made.at', '1'), ('made.by', 'none')])]
+    """
     for heading, values in sections.items():
         if isinstance(values, dict) and values:
             yield heading, list(_flat(values))
+
+
+def _template(package: str, name: str) -> str:
+    """The text of a file in a package's folder of templates."""
+    return (resources.files(package) / "templates" / name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -101,8 +124,8 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]
 
 def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        more = f", … ({len(value):,} in all)" if len(value) > LISTED else ""
-        return ", ".join(map(_text, value[:LISTED])) + more
+        more = f", … ({len(value):,} in all)" if len(value) > _MOST_ENTRIES else ""
+        return ", ".join(map(_text, value[:_MOST_ENTRIES])) + more
     if isinstance(value, float):
         return f"{value:.6g}"
     return "none" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""Writes the report of a results folder: reads the run, chooses samples, writes page and files."""
+"""Writes the report of a run: reads its results, chooses the samples to show, writes the page and its files."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from cfcam_gpu.report.pictures import make_pictures
 from cfcam_gpu.report.sampling import Positions, choose_rows, take_rows
 from cfcam_gpu.report.survey import BLANK, ERROR, OK, Survey, survey_run
 
-#: Samples of one data file.
-BLOCK = 100
+#: Samples in one block of data: the page loads a block at a time.
+_BLOCK = 100
 
-#: Classes with a mean heatmap on the page: the most frequent ones.
-MAX_CLASSES = 1000
+#: At most so many classes, the most frequent ones, get a mean heatmap.
+_MOST_CLASSES = 1000
 
-#: Up to this many samples pictures are `LARGE` pixels on their longer side, above it `SMALL`.
-FEW, LARGE, SMALL = 100, 640, 400
+#: Up to `_FEW` samples the longer side of a picture has `_LARGE` pixels, above that `_SMALL`.
+_FEW, _LARGE, _SMALL = 100, 640, 400
 
 
 def write_report(
@@ -37,21 +37,34 @@ def write_report(
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Writes a static page about the results in `out` that opens from disk; returns the page's path.
+    """Writes a static page about the results of a run, which opens from disk; returns the page's path.
 
     Args:
-        out: a folder that `cfcam explain` wrote; unfinished is fine, finished parts are shown.
-        destination: the page; None: `out/report.html`. Data and pictures that do not fit into it
-            lie beside it in `NAME_files`. An older report of that name is replaced.
-        limit: most samples on the page; of more, a stratified choice is shown.
-        self_contained: most samples of a page without a folder beside it.
-        seed: of that choice.
-        on_progress: called with (samples done, samples in all) as pictures are made.
+        out: the output folder of a run. The run may be unfinished; its finished parts are shown.
+        destination: the page; None: `out/report.html`. An older report of that name is replaced.
+        limit: the page shows at most so many samples; of a larger run a stratified choice.
+        self_contained: up to so many samples, data and pictures are inside the page; those of more samples
+            lie beside it in the folder `NAME_files`.
+        seed: seed of that choice.
+        on_progress: called with (samples done, samples in all) while pictures are made.
 
     Raises:
         ConfigError: a limit below 1.
-        InputError: `out` holds no results, or the report cannot be written.
-        StoreError: results that cannot be read.
+        InputError: the run has no finished part, or the report cannot be written.
+        StoreError: the folder holds no results, or they cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from cfcam_gpu.dataset.sources.sample import Sample
+        >>> from cfcam_gpu.dataset.store.store import Store
+        >>> store = Store(Path(tempfile.mkdtemp()) / "out")
+        >>> store.write_run({"grid": [1, 2], "size": [2, 4]})
+        >>> _ = store.write_plan([Sample("a", "/a.png")], part_size=1)
+        >>> row = {"sample_id": "a", "uri": "/a.png", "status": "ok", "grid": np.float32([[0, 3]])}
+        >>> store.write_part(0, [row], map_shape=(1, 2))
+        >>> write_report(store.out).name
+        'report.html'
     """
     if limit < 1:
         raise ConfigError(f"a report needs at least 1 sample, got a limit of {limit}")
@@ -85,16 +98,16 @@ def _write(
     self_contained: int,
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
-    index = make_index(survey, results.run, rows, MAX_CLASSES)
+    index = make_index(survey, results.run, rows, _MOST_CLASSES)
     version = hashlib.sha256(to_json(index).encode()).hexdigest()[:12]
     files: Files = Inline() if len(rows) <= self_contained else Folder(page, version)
-    side = LARGE if len(rows) <= FEW else SMALL
-    for start in range(0, len(rows), BLOCK):
-        part = rows[start : start + BLOCK]
-        files.add(part, list(make_pictures(part, side)))
+    side = _LARGE if len(rows) <= _FEW else _SMALL
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK]
+        files.add(block, list(make_pictures(block, side)))
         if on_progress:
-            on_progress(start + len(part), len(rows))
-    index |= {"block": BLOCK, "sources": files.sources}
+            on_progress(start + len(block), len(rows))
+    index |= {"block": _BLOCK, "sources": files.sources}
     title = f"{REPORT_TITLE}: {results.store.out.resolve().name}"
     write_atomically(page, render(title, results.run, survey, notes, to_json(index), files).encode())
     remove_page_folders(page, files.folder)
@@ -117,8 +130,8 @@ def _notes(results: Results, survey: Survey, chosen: Positions, seed: int) -> It
             f"{verdicts.judged:,} of {verdicts.labelled:,} predictions with a label can be judged; the labels of "
             "the others match no class of the model, so they count neither as correct nor as wrong."
         )
-    if len(survey.classes) > MAX_CLASSES:
-        yield f"Mean heatmaps are of the {MAX_CLASSES:,} most frequent of {len(survey.classes):,} classes."
+    if len(survey.classes) > _MOST_CLASSES:
+        yield f"Mean heatmaps are of the {_MOST_CLASSES:,} most frequent of {len(survey.classes):,} classes."
 
 
 def _shares(survey: Survey, chosen: Positions) -> str:

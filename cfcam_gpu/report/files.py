@@ -1,4 +1,4 @@
-"""Where blocks of data and pictures go: into the page, or into a folder beside it."""
+"""Where the data and pictures of the samples go: into the page, or into a folder beside it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from cfcam_gpu.report.pictures import Picture
 
 
 class Files(Protocol):
-    """Takes the blocks in order; `inline` and `sources` then say where the page finds them.
+    """Takes the samples block by block, in order.
 
-    `folder` holds what lies beside the page; None: nothing does.
+    Attributes:
+        inline: the blocks inside the page, as JSON.
+        sources: addresses of the blocks beside the page.
+        folder: the folder with what lies beside the page; None: all is inside.
     """
 
     inline: list[str]
@@ -28,7 +31,14 @@ class Files(Protocol):
 
 
 class Inline:
-    """All data inside the page."""
+    """Keeps all data and pictures inside the page.
+
+    Example:
+        >>> files = Inline()
+        >>> files.add([{"grid": None}], [Picture(None, "it could not be decoded")])
+        >>> files.inline
+        ['{"grids":[null],"pictures":[null],"notes":["it could not be decoded"]}']
+    """
 
     folder: Path | None = None
 
@@ -46,10 +56,14 @@ def _data_url(jpeg: bytes | None) -> str | None:
 
 
 class Folder:
-    """Pictures and data files in `NAME_files/r-VERSION` beside the page NAME.html.
+    """Writes pictures and data files into `NAME_files/r-VERSION` beside the page NAME.html.
 
-    A new version lies beside the old one until the page refers to it, so that a page that can be
-    opened is always whole. Only folders of that form are ever removed.
+    The files of an older page stay until the new page is written, so that the page can be opened at any time.
+    Only folders with such names are ever removed.
+
+    Args:
+        page: path of the page.
+        version: distinguishes the contents of two pages.
     """
 
     def __init__(self, page: Path, version: str) -> None:

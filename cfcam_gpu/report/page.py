@@ -1,4 +1,4 @@
-"""The page's HTML: template, style and scripts of this package, and what the run says about itself."""
+"""The report's HTML: the template, style and scripts of this package filled in with a run."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import Any
 
 from markupsafe import Markup
 
-from cfcam_gpu.html.render import SHARED, explained, facts, page, run_sections
+from cfcam_gpu._utils.messages import plural
+from cfcam_gpu.html.render import SHARED, facts, model_and_layer, render_page, run_sections
 from cfcam_gpu.report.files import Files
 from cfcam_gpu.report.judging import Verdicts
 from cfcam_gpu.report.survey import BLANK, ERROR, OK, Survey
 
-#: Joined in this order into the page's one script.
-SCRIPTS = ("data.js", "heatmap.js", "state.js", "cards.js", "detail.js", "theme.js", "page.js")
+#: Joined in this order into the page's one script; the theme's is shared with other pages.
+_SCRIPTS = ("data.js", "heatmap.js", "state.js", "cards.js", "detail.js", "theme.js", "page.js")
 
 #: The package of the page's own templates.
-REPORT = "cfcam_gpu.report"
+_PACKAGE = "cfcam_gpu.report"
 
 
 def render(
@@ -29,19 +30,25 @@ def render(
 ) -> str:
     """The whole page. Everything that is not this package's own text is escaped.
 
-    `index_json` and the files' inline blocks must come from `payload.to_json`.
+    Args:
+        title: heading of the page.
+        run: the metadata of the run, the content of run.json.
+        survey: the figures of the whole run.
+        notes: sentences that stand above the samples.
+        index_json: what the script reads first, from `payload.to_json`.
+        files: the data of the samples.
     """
-    return page(
-        REPORT,
+    return render_page(
+        _PACKAGE,
         "report",
-        [(SHARED if name == "theme.js" else REPORT, name) for name in SCRIPTS],
+        [(SHARED if name == "theme.js" else _PACKAGE, name) for name in _SCRIPTS],
         # Pictures and data may lie in files beside the page.
         images="data: file: 'self'",
         sources="file: 'self'",
         title=title,
         index=Markup(index_json),
         blocks=[Markup(text) for text in files.inline],
-        model=explained(run),
+        model=model_and_layer(run),
         stats=list(_stats(survey)),
         judged=survey.verdicts.judged > 0,
         notes=notes,
@@ -51,17 +58,23 @@ def render(
 
 
 def _stats(survey: Survey) -> Iterator[tuple[str, str]]:
-    yield f"{len(survey):,}", "sample" if len(survey) == 1 else "samples"
-    yield f"{survey.count(OK) + survey.count(BLANK):,}", "explained"
-    if survey.count(BLANK):
-        yield f"{survey.count(BLANK):,}", "of them blank"
-    if survey.count(ERROR):
-        yield f"{survey.count(ERROR):,}", "errors" if survey.count(ERROR) > 1 else "error"
+    """(figure, what it counts) of the headline."""
+    blank, errors = survey.count(BLANK), survey.count(ERROR)
+    yield f"{len(survey):,}", _noun(len(survey), "sample")
+    yield f"{survey.count(OK) + blank:,}", "explained"
+    if blank:
+        yield f"{blank:,}", "of them blank"
+    if errors:
+        yield f"{errors:,}", _noun(errors, "error")
     yield from _judged(survey.verdicts)
 
 
+def _noun(count: int, noun: str) -> str:
+    return plural(count, noun).partition(" ")[2]
+
+
 def _judged(verdicts: Verdicts) -> Iterator[tuple[str, str]]:
-    """How many predictions are correct; counts instead of a percentage where some could not be judged."""
+    """How many predictions are correct: a percentage, or counts where some labels match no class."""
     if verdicts.unmatched:
         yield f"{verdicts.judged:,} of {verdicts.labelled:,}", "judged"
         if verdicts.judged:

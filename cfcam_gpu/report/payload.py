@@ -26,12 +26,17 @@ _ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
 
 def to_json(value: Any) -> str:
-    """Compact JSON without any character that HTML or JavaScript could take for its own."""
+    """Compact JSON without the characters that end a script or start a comment in HTML; NaN and infinity are null.
+
+    Example:
+        >>> to_json({"name": "</script>", "value": float("nan")})
+        '{"name":"\\\\u003c/script\\\\u003e","value":null}'
+    """
     return json.dumps(_finite(value), allow_nan=False, separators=(",", ":")).translate(_ESCAPES)
 
 
 def _finite(value: Any) -> Any:
-    """NaN and infinity, which JSON cannot say, become null."""
+    """The value with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -40,12 +45,24 @@ def _finite(value: Any) -> Any:
 
 
 def encode_grid(grid: npt.NDArray[np.floating] | None) -> str | None:
-    """(h, w) as base64 of little-endian float32; None stays None."""
+    """A map (h, w) as base64 of little-endian float32; None stays None.
+
+    Example:
+        >>> encode_grid(np.float32([[0, 1]]))
+        'AAAAAAAAgD8='
+    """
     return None if grid is None else base64.b64encode(grid.astype("<f4").tobytes()).decode()
 
 
 def make_index(survey: Survey, run: dict[str, Any], rows: Sequence[Row], max_classes: int) -> dict[str, Any]:
-    """What the page needs from the start: a row per sample without its grid and picture, and the classes."""
+    """What the page reads first: all samples without their maps and pictures, the classes, the colour maps.
+
+    Args:
+        survey: the figures of the whole run.
+        run: the metadata of the run.
+        rows: the samples on the page.
+        max_classes: at most so many classes get a mean heatmap.
+    """
     judge = Judge(run.get("class_names"))
     return {
         "fields": [*FIELDS, "correct"],
@@ -92,7 +109,12 @@ def _classes(survey: Survey, limit: int) -> list[dict[str, Any]]:
 def make_block(
     rows: Sequence[Row], pictures: Sequence[Picture], urls: Sequence[str | None]
 ) -> dict[str, Any]:
-    """Grids and pictures of consecutive samples."""
+    """The maps and pictures of consecutive samples, and why a picture is missing.
+
+    Args:
+        rows, pictures: of the samples.
+        urls: address of each picture; None: there is none.
+    """
     changed = [_change(row, picture) for row, picture in zip(rows, pictures, strict=True)]
     return {
         "grids": [encode_grid(row["grid"]) for row in rows],
@@ -102,7 +124,7 @@ def make_block(
 
 
 def _change(row: Row, picture: Picture) -> str | None:
-    """A sentence where the original is no longer the picture that was explained, as far as its size tells."""
+    """A sentence if the original has another size than the image that was explained; otherwise None."""
     was, now = (row.get("width"), row.get("height")), (picture.width, picture.height)
     if None in was or None in now or was == now:
         return None

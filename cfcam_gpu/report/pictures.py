@@ -1,4 +1,4 @@
-"""Small JPEGs of the originals."""
+"""The originals as small JPEGs, for the page."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from cfcam_gpu.dataset.sources.open_image import open_image
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.errors import ImageError
 
-QUALITY = 82
+#: Of JPEG, 0 to 95.
+_QUALITY = 82
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A JPEG, or None with the reason; width and height are the original's, in pixels."""
+    """A small picture of an original.
+
+    Attributes:
+        jpeg: the picture; None: it could not be made.
+        reason: why not.
+        width, height: of the original, in pixels.
+    """
 
     jpeg: bytes | None
     reason: str | None = None
@@ -27,8 +34,18 @@ class Picture:
 
 
 def make_pictures(rows: Iterable[Row], side: int) -> Iterator[Picture]:
-    """One picture per row, in order, its longer side at most `side` pixels; decoded in threads."""
-    with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes without Python's lock
+    """One picture for each row, in order; the images are decoded in threads.
+
+    Args:
+        rows: the samples.
+        side: at most so many pixels on the longer side.
+
+    Example:
+        >>> row = {"stage": None, "uri": "/no/such/file.png"}
+        >>> [picture.reason for picture in make_pictures([row], side=100)]
+        ['the file does not exist']
+    """
+    with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes without holding Python's lock
         yield from pool.map(lambda row: _picture(row, side), rows)
 
 
@@ -42,5 +59,5 @@ def _picture(row: Row, side: int) -> Picture:
     width, height = image.size
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     encoded = io.BytesIO()
-    image.save(encoded, "JPEG", quality=QUALITY)
+    image.save(encoded, "JPEG", quality=_QUALITY)
     return Picture(encoded.getvalue(), None, width, height)

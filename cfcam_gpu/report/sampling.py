@@ -18,17 +18,22 @@ Positions = npt.NDArray[np.int64]
 def choose_rows(
     kinds: npt.NDArray[np.int8], preds: npt.NDArray[np.int32], limit: int, seed: int = 0
 ) -> Positions:
-    """Sorted positions of at most `limit` rows; all of them where they fit.
+    """The sorted positions of at most `limit` rows; of all rows where they are not more.
 
-    Errors and blank maps go first, up to half of the limit, and take no more than they need; the
-    explained rows fill the rest. Within each part the choice is stratified by kind and predicted
-    class: every stratum has one row before any has two, then shares are proportional.
+    Errors and blank maps get up to half of the places, or more where the other rows leave places free;
+    the other rows get the rest. Both choices are stratified by kind and predicted class: each stratum gets
+    one row before any gets two, then the numbers of rows are proportional to the strata's sizes.
 
     Args:
         kinds: (n,) of `survey.OK`, `BLANK`, `ERROR`.
         preds: (n,) predicted class, -1 for none.
-        limit: rows to choose.
-        seed: two calls with the same seed choose the same.
+        limit: number of rows to choose.
+        seed: the same seed gives the same choice.
+
+    Example:
+        >>> kinds, preds = np.int8([OK, OK, OK, 2]), np.int32([0, 0, 1, -1])
+        >>> choose_rows(kinds, preds, limit=2).tolist()[-1]
+        3
     """
     if len(kinds) <= limit:
         return np.arange(len(kinds))
@@ -47,7 +52,7 @@ def _stratified(
     count: int,
     random: np.random.Generator,
 ) -> Positions:
-    """Takes rows by their rank within a shuffled stratum over its size, so shares are proportional."""
+    """`count` of the positions: those with the smallest rank in their shuffled stratum, divided by its size."""
     if len(positions) == 0:
         return positions
     shuffled = random.permutation(len(positions))
@@ -62,7 +67,7 @@ def _stratified(
 
 
 def take_rows(results: Results, positions: Positions) -> Iterator[Row]:
-    """The rows at sorted positions of the run, reading one part at a time. Raises StoreError."""
+    """The rows at sorted positions of the run; one part is in memory at a time. Raises StoreError."""
     start = 0
     for table in results.tables():
         first, last = np.searchsorted(positions, (start, start + len(table)))

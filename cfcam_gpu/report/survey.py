@@ -1,4 +1,4 @@
-"""One pass over a whole run: counts, class means and what the choice of samples needs."""
+"""The figures of a whole run, from one pass over its parts: counts, mean heatmaps of the classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cfcam_gpu.dataset.store.results import Results
 from cfcam_gpu.dataset.store.schema import ColumnName, table_maps
 from cfcam_gpu.report.judging import Judge, Verdicts
 
-#: Kinds of rows. A blank one is explained too, with an all-zero map.
+#: Kinds of samples: explained, explained with a map that is zero everywhere, failed.
 OK, BLANK, ERROR = 0, 1, 2
 
 _COLUMNS: list[ColumnName] = [
@@ -34,7 +34,20 @@ _COLUMNS: list[ColumnName] = [
 
 @dataclass
 class ClassMean:
-    """Sum of the maps explained for one class, each divided by its own maximum; how many, and blank ones."""
+    """The maps of one explained class.
+
+    Attributes:
+        name: of the class.
+        total: (h, w) sum of its maps, each divided by the maximum of its heatmap.
+        count: number of these maps.
+        blank: number of blank maps, which are not in the sum.
+
+    Example:
+        >>> mean = ClassMean("cat", np.zeros((1, 2)))
+        >>> mean.add(np.float32([[1, 4]]), peak=4.0)
+        >>> mean.total / mean.count
+        array([[0.25, 1.  ]])
+    """
 
     name: str
     total: npt.NDArray[np.float64]
@@ -51,13 +64,14 @@ class ClassMean:
 
 @dataclass
 class Survey:
-    """What the whole run holds, also where the report shows only some of its samples.
+    """The figures of a whole run, also where the report shows only some of its samples.
 
     Attributes:
-        kinds, preds: per row; a prediction of -1 is none.
-        failures: (stage, type of error) -> rows.
-        classes: by explained class.
-        peak: the largest maximum of any map, raw scale.
+        kinds: (n,) `OK`, `BLANK` or `ERROR`.
+        preds: (n,) predicted class, -1 for none.
+        failures: (stage, type of the error) -> number of samples.
+        classes: explained class -> its maps.
+        peak: the largest maximum of any heatmap, raw scale.
         verdicts: how many predictions agree with their label.
     """
 
@@ -76,7 +90,7 @@ class Survey:
 
 
 def survey_run(results: Results) -> Survey:
-    """Reads every part once, one at a time.
+    """The figures of a run; one part is in memory at a time.
 
     Raises:
         StoreError: a part that cannot be read.
@@ -112,7 +126,7 @@ def _add_failures(survey: Survey, columns: dict[str, list[Any]]) -> None:
 
 
 def _add_maps(survey: Survey, table: pa.Table, columns: dict[str, list[Any]]) -> None:
-    """Bilinear upsampling is linear, so the mean of the grids upsampled is the mean of the heatmaps."""
+    """Sums the maps at the layer's resolution: upsampling is linear, so it can follow the mean."""
     maps = zip(
         table_maps(table), columns["target"], columns["target_name"], columns["heatmap_max"], strict=True
     )

@@ -21,6 +21,7 @@ COMMAND = (sys.executable, "-m", "cfcam_gpu")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cfcam_gpu.__file__).parents[1]), "COLUMNS": "200"}
 
 
+@pytest.mark.usefixtures("work")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -31,7 +32,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cfcam_gpu.__file__).parents[
         (["paint"], "No such command 'paint'"),
     ],
 )
-def test_a_malformed_command_line_is_a_usage_error(work, arguments, message):
+def test_a_malformed_command_line_is_a_usage_error(arguments, message):
     outcome = cfcam(*arguments)
     assert outcome.status == USAGE
     assert message in outcome.err
@@ -57,8 +58,9 @@ def test_the_help_of_explain_names_every_choice():
         assert choice in text
 
 
-def test_an_interrupt_ends_in_one_line(work, monkeypatch):
-    def interrupted(*arguments: object, **options: object) -> None:
+@pytest.mark.usefixtures("work")
+def test_an_interrupt_ends_in_one_line(monkeypatch):
+    def interrupted(*_arguments: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cfcam_gpu.dataset.run, "explain_dataset", interrupted)
@@ -67,12 +69,15 @@ def test_an_interrupt_ends_in_one_line(work, monkeypatch):
     assert outcome.err == "interrupted; what is finished is kept, the same command goes on from there\n"
 
 
-def test_module_run_with_a_reader_that_goes_away_is_quiet(work):
+@pytest.mark.usefixtures("work")
+def test_module_run_with_a_reader_that_goes_away_is_quiet():
     """`python -m cfcam_gpu … | head` in a process of its own."""
     arguments = ("layers", "py:tinynet:make", "--size", "32", "--json")
     with subprocess.Popen(
         (*COMMAND, *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
     ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
         process.stdout.close()
         error = process.stderr.read().decode()
         assert process.wait(60) == FAILED

@@ -23,7 +23,8 @@ from tests.helpers.smallnet import photo
 from tests.helpers.tinynet import explain, explain_json, files, pixels
 
 
-def test_explain_prints_a_table_and_a_summary_and_writes_the_overlays(work):
+@pytest.mark.usefixtures("work")
+def test_explain_prints_a_table_and_a_summary_and_writes_the_overlays():
     outcome = explain("good")
     assert outcome.status == OK
     assert outcome.err == ""
@@ -38,7 +39,8 @@ def test_explain_prints_a_table_and_a_summary_and_writes_the_overlays(work):
     assert files("out") == ["a_cfcam.png", "b_cfcam.png"]
 
 
-def test_bad_files_are_named_with_their_reasons_and_the_others_are_explained(mixed):
+@pytest.mark.usefixtures("mixed")
+def test_bad_files_are_named_with_their_reasons_and_the_others_are_explained():
     outcome = explain("mixed")
     assert outcome.status == SKIPPED
     cut, empty, notes = outcome.err.splitlines()
@@ -50,7 +52,8 @@ def test_bad_files_are_named_with_their_reasons_and_the_others_are_explained(mix
     assert files("out") == ["a_cfcam.png", "z_cfcam.png"]
 
 
-def test_nothing_explained_is_a_failure(mixed):
+@pytest.mark.usefixtures("mixed")
+def test_nothing_explained_is_a_failure():
     outcome = explain("mixed/empty.jpg", "mixed/notes.txt")
     assert outcome.status == FAILED
     assert outcome.err.splitlines()[-1] == (
@@ -58,7 +61,8 @@ def test_nothing_explained_is_a_failure(mixed):
     )
 
 
-def test_json_is_one_object_alone_on_stdout(mixed):
+@pytest.mark.usefixtures("mixed")
+def test_json_is_one_object_alone_on_stdout():
     outcome = explain("mixed", "--json", "--preset", "workflow", "--batch-size", "2")
     assert outcome.status == SKIPPED
     content = json.loads(outcome.out)
@@ -83,7 +87,8 @@ def test_json_is_one_object_alone_on_stdout(mixed):
     assert empty["probability"] is None
 
 
-def test_single_parameters_override_the_preset(work):
+@pytest.mark.usefixtures("work")
+def test_single_parameters_override_the_preset():
     options = {
         "dominant-percentile": ("none", None),
         "eps-percentile": ("10", 10.0),
@@ -100,7 +105,8 @@ def test_single_parameters_override_the_preset(work):
     assert config == {name.replace("-", "_"): value for name, (_, value) in options.items()}
 
 
-def test_the_target_is_the_predicted_class_an_index_or_a_name(work):
+@pytest.mark.usefixtures("work")
+def test_the_target_is_the_predicted_class_an_index_or_a_name():
     predicted = explain_json("good/a.png")["images"][0]
     assert predicted["class_index"] == predicted["predicted_index"]
     other = (predicted["class_index"] + 1) % 3
@@ -113,7 +119,8 @@ def test_the_target_is_the_predicted_class_an_index_or_a_name(work):
     assert "predicted" in explain("good/a.png", "--target", name).out.splitlines()[0].split()
 
 
-def test_engines_agree_in_the_pictures_they_write(work):
+@pytest.mark.usefixtures("work")
+def test_engines_agree_in_the_pictures_they_write():
     for engine in ("torch", "reference"):
         content = explain_json("good/a.png", "--engine", engine, "--alpha", "1", "--out", engine)
         assert content["engine"] == engine
@@ -121,7 +128,8 @@ def test_engines_agree_in_the_pictures_they_write(work):
     assert np.abs(difference).max() <= 2
 
 
-def test_two_inputs_with_the_same_stem_do_not_overwrite_each_other(work):
+@pytest.mark.usefixtures("work")
+def test_two_inputs_with_the_same_stem_do_not_overwrite_each_other():
     photo(3).save("good/a.jpg")
     Path("good/sub").mkdir()
     photo(4, (20, 30)).save("good/sub/a.png")
@@ -132,14 +140,16 @@ def test_two_inputs_with_the_same_stem_do_not_overwrite_each_other(work):
     assert pixels("out/sub/a_cfcam.png").shape == (30, 20, 3)
 
 
-def test_the_output_folder_is_no_input_of_a_second_run(work):
+@pytest.mark.usefixtures("work")
+def test_the_output_folder_is_no_input_of_a_second_run():
     assert explain(".").status == SKIPPED
     before = files("out")
     assert explain(".").status == SKIPPED
     assert files("out") == before
 
 
-def test_the_original_programs_own_use_works_as_it_is(work):
+@pytest.mark.usefixtures("work")
+def test_the_original_programs_own_use_works_as_it_is():
     """The published script's: a ResNet with two classes, its own weights, the last block, 40 % over 60 %."""
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=2)
@@ -157,7 +167,8 @@ def test_the_original_programs_own_use_works_as_it_is(work):
     assert pixels("output/two_cfcam.png").shape == (70, 33, 3)
 
 
-def test_the_overlay_is_40_percent_heatmap_over_60_percent_upright_image(work):
+@pytest.mark.usefixtures("work")
+def test_the_overlay_is_40_percent_heatmap_over_60_percent_upright_image():
     upright = photo(9, (40, 70))
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side: turn by 90 degrees to see it upright
@@ -170,17 +181,19 @@ def test_the_overlay_is_40_percent_heatmap_over_60_percent_upright_image(work):
     assert np.abs(shown["0.4"] - (0.4 * shown["1"] + 0.6 * shown["0"])).max() <= 0.5 + 1e-4
 
 
-def test_cmap_and_alpha_reach_the_picture(work):
+@pytest.mark.usefixtures("work")
+def test_cmap_and_alpha_reach_the_picture():
     (row,) = explain_json("good/a.png", "--cmap", "jet", "--alpha", "1")["images"]
     jet = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_JET)[0, :, ::-1]
     shown = pixels(row["outputs"]["overlay"])
     assert {tuple(colour) for colour in shown.reshape(-1, 3)} <= {tuple(colour) for colour in jet}
 
 
+@pytest.mark.usefixtures("work")
 @pytest.mark.parametrize(
     ("kind", "file"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP"), ("none", None)]
 )
-def test_overlays_are_of_the_kind_asked_for(work, kind, file):
+def test_overlays_are_of_the_kind_asked_for(kind, file):
     (row,) = explain_json("good/a.png", "--overlays", kind)["images"]
     if file is None:
         assert row["outputs"] == {}
@@ -191,7 +204,8 @@ def test_overlays_are_of_the_kind_asked_for(work, kind, file):
     assert ("overlay" in explain("good/a.png", "--overlays", kind).out) == (file is not None)
 
 
-def test_more_than_fifty_images_get_a_summary_instead_of_a_table(work):
+@pytest.mark.usefixtures("work")
+def test_more_than_fifty_images_get_a_summary_instead_of_a_table():
     for i in range(51):
         photo(i, (8, 8)).save(f"good/{i:02}.png")
     Path("good/99.png").write_bytes(b"")
@@ -199,11 +213,12 @@ def test_more_than_fifty_images_get_a_summary_instead_of_a_table(work):
     assert outcome.err == "skipped good/99.png: empty file\n"
     *table, summary = outcome.out.splitlines()
     assert summary.startswith("explained 53 of 54 images")
-    blank = int(re.search(r"(\d+) blank", summary)[1])
+    (blank,) = map(int, re.findall(r"(\d+) blank", summary))
     assert len(table) == (blank + 1 if blank else 0)
 
 
-def test_the_progress_bar_is_for_terminals_and_never_on_stdout(mixed, monkeypatch):
+@pytest.mark.usefixtures("mixed")
+def test_the_progress_bar_is_for_terminals_and_never_on_stdout(monkeypatch):
     assert "explaining" not in explain("mixed").err
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes any stream for a terminal
     outcome = explain("mixed", "--json", "--out", "other")
@@ -212,6 +227,7 @@ def test_the_progress_bar_is_for_terminals_and_never_on_stdout(mixed, monkeypatc
     assert json.loads(outcome.out)["counts"]["ok"] == 2
 
 
+@pytest.mark.usefixtures("work")
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -244,7 +260,7 @@ def test_the_progress_bar_is_for_terminals_and_never_on_stdout(mixed, monkeypatc
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )  # fmt: skip
-def test_a_mistake_ends_in_one_line_that_says_what_to_do(work, arguments, status, message):
+def test_a_mistake_ends_in_one_line_that_says_what_to_do(arguments, status, message):
     outcome = explain("good", *arguments)
     assert outcome.status == status
     assert outcome.out == ""
@@ -252,7 +268,8 @@ def test_a_mistake_ends_in_one_line_that_says_what_to_do(work, arguments, status
     assert line.startswith(f"error: {message}")
 
 
-def test_a_device_that_is_not_there_is_an_error_and_nothing_falls_back(work):
+@pytest.mark.usefixtures("work")
+def test_a_device_that_is_not_there_is_an_error_and_nothing_falls_back():
     outcome = explain("good", "--device", "cuda:99")
     assert outcome.status == FAILED
     assert re.match(
@@ -261,7 +278,8 @@ def test_a_device_that_is_not_there_is_an_error_and_nothing_falls_back(work):
     assert not Path("out").exists()
 
 
-def test_a_file_name_that_is_no_text_is_explained_and_printed(work):
+@pytest.mark.usefixtures("work")
+def test_a_file_name_that_is_no_text_is_explained_and_printed():
     name = os.fsdecode(b"good/\xff[red].png")
     try:
         photo(3).save(name)

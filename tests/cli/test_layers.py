@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.helpers.command import OK, cfcam
 
 
-def test_layers_lists_candidates_and_marks_exactly_one(work):
+@pytest.mark.usefixtures("work")
+def test_layers_lists_candidates_and_marks_exactly_one():
     arguments = ("layers", "py:tinynet:make", "--size", "34x66")
     outcome = cfcam(*arguments)
     assert outcome.status == OK

@@ -71,6 +71,6 @@ def test_labels_that_match_no_class_are_told_in_counts(
     assert (re.fullmatch(expected, last) is not None) if expected else last.startswith("explained 4 of 4")
     if expected:
         rows = list(open_results(tmp_path / "out").rows(["label", "pred_name"]))
-        correct = sum(row["label"].strip("_").lower() == row["pred_name"] for row in rows)
+        correct = sum(str(row["label"]).strip("_").lower() == row["pred_name"] for row in rows)
         assert f", {correct} of these" in last
         assert counts.startswith("explained 4 of 4")

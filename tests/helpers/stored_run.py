@@ -170,7 +170,7 @@ def demo_rows(lite0: LoadedModel, photos: list[Image.Image], folder: Path) -> li
     ]
 
 
-def made_store(out: Path, count: int, change: Callable[[int], Row] = lambda number: {}) -> Path:
+def made_store(out: Path, count: int, change: Callable[[int], Row] = lambda _number: {}) -> Path:
     return write_store(out, [made_row(i, **change(i)) for i in range(count)], part_size=64)
 
 

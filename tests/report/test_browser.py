@@ -152,7 +152,8 @@ def test_one_scale_for_all_images_divides_by_the_largest_or_the_given_maximum(re
         )
 
 
-def upsampled(grid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def upsampled(grid: np.ndarray | None, size: tuple[int, int]) -> np.ndarray:
+    assert grid is not None
     return cv2.resize(grid, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
@@ -244,7 +245,7 @@ def test_correct_and_wrong_are_the_judged_ones(reader: Reader, demo: Path):
 def test_sorting_both_ways_keeps_rows_without_the_value_last(
     reader: Reader, demo: Path, key: str, field: str
 ):
-    values = {row["sample_id"]: row[field] for row in open_results(demo).rows()}
+    values: dict[str, Any] = {row["sample_id"]: dict(row)[field] for row in open_results(demo).rows()}
     reader.set("sort", key)
     for order in (1, -1):
         found = [values[name] for name in reader.shown()]

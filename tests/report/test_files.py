@@ -16,7 +16,9 @@ from tests.helpers.stored_run import (
 
 
 @pytest.mark.parametrize(("count", "folder"), [(7, False), (8, True)])
-def test_above_the_limit_of_one_file_data_lie_in_a_folder_beside_it(tmp_path: Path, count: int, folder: bool):
+def test_above_the_limit_of_one_file_data_lie_in_a_folder_beside_it(
+    tmp_path: Path, *, count: int, folder: bool
+):
     store = made_store(tmp_path / "out", count)
     page = write_report(store, tmp_path / "a #1 50%.html", self_contained=7)
     index = embedded(page)

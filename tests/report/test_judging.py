@@ -25,7 +25,7 @@ from tests.helpers.smallnet import PLAIN
         (None, ["cat", "dog"], None),
     ],
 )
-def test_labels_are_an_index_or_a_name(label: str | None, names: list[str] | None, verdict: bool | None):
+def test_labels_are_an_index_or_a_name(label: str | None, names: list[str] | None, *, verdict: bool | None):
     assert Judge(names)(label, 1, "dog" if names else "class 1") is verdict
 
 
