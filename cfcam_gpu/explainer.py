@@ -7,7 +7,7 @@ Another method (see `methods`) replaces the three steps in the middle.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cfcam_gpu._utils.checks import Check, never_ends
+from cfcam_gpu._utils.device import on_device
 from cfcam_gpu._utils.precision import full_float32
 from cfcam_gpu.capture import capture
 from cfcam_gpu.capture.layers import TargetLayer, choose_layer, find_layer, finer_layer
@@ -142,14 +143,12 @@ class CFCAM:
                 f"gradients must be (B,K,C,h,w), here {expected}, got {describe(features.gradients)}"
             )
         features = replace(features, config=self.config, engine=self.engine_name)
-        if self.method.needs_finer:
-            features = self._with_finer(features)
-        problems = {Problem.TARGET_OUT_OF_RANGE: features.out_of_range}
-        if self.method.uses_gradients:
-            problems[Problem.ZERO_GRADIENT] = (features.gradients == 0).flatten(2).all(2).any(1)
-        result = _explain(features, self.method, problems)
-        result = replace(result, logits=features.logits, targets=features.targets)
-        return finished(result, single=features.single, on_invalid=self.on_invalid)
+        with on_device(features.activations.device):
+            if self.method.needs_finer:
+                features = self._with_finer(features)
+            result = _explain(features, self.method)
+            result = replace(result, logits=features.logits, targets=features.targets)
+            return finished(result, single=features.single, on_invalid=self.on_invalid)
 
     def _with_finer(self, features: CapturedFeatures) -> CapturedFeatures:
         """The features with those of the finer layer, captured now where another method left them out."""
@@ -162,7 +161,7 @@ class CFCAM:
         self, images: Tensor, targets: Targets, *, differentiate: bool, check: Check
     ) -> CapturedFeatures:
         images = self._checked(images)
-        with torch.inference_mode(mode=False):
+        with torch.inference_mode(mode=False), on_device(images.device):
             if self._layer is None:
                 self._layer = choose_layer(self.model, images)
             finer = self._finer_layer(self._layer, images) if self.method.needs_finer else None
@@ -272,41 +271,51 @@ def explain_activations(
         config=config or CFCAMConfig(),
         engine=chosen.engine(engine, activations.device),
     )
-    return finished(_explain(features, chosen, {}), single=single, on_invalid=on_invalid)
+    with on_device(activations.device):
+        return finished(_explain(features, chosen), single=single, on_invalid=on_invalid)
 
 
-def _explain(features: Features, method: Method, problems: Mapping[Problem, Tensor]) -> Explanation:
-    """The explanation with an axis K and every problem flagged; `features.engine` is a resolved one.
-
-    Args:
-        problems: masks (B,) bool of what is known to be wrong with the images.
-    """
+def _explain(features: Features, method: Method) -> Explanation:
+    """The explanation with an axis K and every problem flagged; `features.engine` is a resolved one."""
     with torch.inference_mode(mode=False), full_float32(features.activations.device):
         a, g = features.activations.float(), features.gradients.float()
         features = replace(features, activations=a, gradients=g)
-        bad_a, bad_g = features.not_finite()
-        bad_g = bad_g & method.uses_gradients
-        maps = method(features.without(bad_a | bad_g))
+        problems = _problems(features, method)
+        bad = [
+            problems[p]
+            for p in (Problem.ACTIVATIONS_NOT_FINITE, Problem.GRADIENTS_NOT_FINITE)
+            if p in problems
+        ]
+        maps = method(features.without(bad[0] | bad[1] if len(bad) == 2 else bad[0]))
+        highest = maps.grid.amax((2, 3))
+        problems[Problem.MAP_NOT_FINITE] = ~(highest < math.inf).all(1)
         clusters = maps.clusters
         result = Explanation(
             heatmap=maps.heatmap,
             grid=maps.grid,
             peak=maps.peak,
-            blank=maps.grid.amax((2, 3)) <= 0,
+            blank=highest <= 0,
             labels=None if clusters is None else clusters.labels,
             n_clusters=None if clusters is None else clusters.n_clusters,
             eps=None if clusters is None else clusters.eps,
-            status=status_of(
-                {
-                    **problems,
-                    Problem.ACTIVATIONS_NOT_FINITE: bad_a,
-                    Problem.GRADIENTS_NOT_FINITE: bad_g,
-                    Problem.MAP_NOT_FINITE: ~maps.grid.isfinite().flatten(1).all(1),
-                }
-            ),
+            status=status_of(problems),
             engine=features.engine,
         )
         return without_invalid(result)
+
+
+def _problems(features: Features, method: Method) -> dict[Problem, Tensor]:
+    """Masks (B,) bool of what is wrong with the images before the method runs."""
+    of_activations, of_gradients = features.largest()
+    problems = {Problem.ACTIVATIONS_NOT_FINITE: ~(of_activations < math.inf)}
+    if method.uses_gradients:
+        problems[Problem.GRADIENTS_NOT_FINITE] = ~(of_gradients < math.inf).all(1)
+    if isinstance(features, CapturedFeatures):
+        if method.uses_gradients:
+            problems[Problem.ZERO_GRADIENT] = (of_gradients == 0).any(1)
+        if features.out_of_range is not None:
+            problems[Problem.TARGET_OUT_OF_RANGE] = features.out_of_range
+    return problems
 
 
 def _check_features(activations: Any, gradients: Any, size: Any) -> None:

@@ -107,7 +107,7 @@ def status_of(masks: dict[Problem, Tensor]) -> Tensor:
     """
     status = torch.zeros_like(next(iter(masks.values())), dtype=torch.int64)
     for problem in sorted(masks, reverse=True):
-        status = torch.where(masks[problem], int(problem), status)
+        status.masked_fill_(masks[problem], int(problem))
     return status
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from cfcam_gpu._utils.messages import first_line
 from cfcam_gpu.errors import BackendError, CFCAMError, ConfigError, OutOfMemory
@@ -53,6 +56,52 @@ def _automatic() -> torch.device:
     return torch.device("cuda", int(ranks[0]) % count) if ranks and count > 1 else torch.device("cuda")
 
 
+def on_device(device: torch.device) -> AbstractContextManager[None]:
+    """Within it a CUDA device is the current one of this thread; for other devices it does nothing.
+
+    PyTorch's operations run where their tensors are. Triton's kernels and cuML run on the current device.
+
+    Example:
+        >>> with on_device(torch.device("cpu")):
+        ...     pass
+    """
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def copied_to(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; the host does not wait until a CUDA device has it.
+
+    Example:
+        >>> copied_to(torch.ones(1), torch.device("cpu"))
+        tensor([1.])
+    """
+    if tensor.device == device or device.type == "cpu":
+        return tensor.to(device)
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()  # from other memory, the host waits for the copy
+    return tensor.to(device, non_blocking=True)
+
+
+def read_together(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
+    """The values of tensors (B,…), with one copy from their device: a wait for the device costs more than the copy.
+
+    Example:
+        >>> read_together({"heat": torch.tensor([0.5, 1.0]), "blank": torch.tensor([True, False])})
+        {'heat': array([0.5, 1. ], dtype=float32), 'blank': array([ True, False])}
+    """
+    if all(tensor.device.type == "cpu" for tensor in tensors.values()):
+        return {name: tensor.numpy() for name, tensor in tensors.items()}
+    rows = [tensor.reshape(len(tensor), -1).contiguous().view(torch.uint8) for tensor in tensors.values()]
+    packed = torch.cat(rows, dim=1).cpu().numpy()
+    arrays, start = {}, 0
+    for (name, tensor), row in zip(tensors.items(), rows, strict=True):
+        columns = np.ascontiguousarray(packed[:, start : start + row.shape[1]])
+        dtype = torch.empty(0, dtype=tensor.dtype).numpy().dtype
+        arrays[name] = columns.view(dtype).reshape(tensor.shape)
+        start += row.shape[1]
+    return arrays
+
+
 @contextmanager
 def model_errors(shape: Sequence[int]) -> Iterator[None]:
     """Replaces an error that the model raises in this context by one whose message says what to do.
@@ -75,7 +124,7 @@ def model_errors(shape: Sequence[int]) -> Iterator[None]:
     except CFCAMError:
         raise
     except (RuntimeError, MemoryError, AssertionError, ValueError) as error:
-        if _out_of_memory(error):
+        if out_of_memory(error):
             raise OutOfMemory(
                 f"out of memory with images {tuple(shape)}; use a smaller --size, another --precision "
                 "or --device cpu"
@@ -85,8 +134,16 @@ def model_errors(shape: Sequence[int]) -> Iterator[None]:
         ) from error
 
 
-def _out_of_memory(error: Exception) -> bool:
-    # On the CPU, PyTorch raises a plain RuntimeError.
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device's memory is used up.
+
+    On the CPU PyTorch raises a plain RuntimeError; so do a compiled model, a captured graph, Triton, cuDNN
+    and cuBLAS on a GPU.
+
+    Example:
+        >>> out_of_memory(RuntimeError("Triton Error [CUDA]: out of memory")), out_of_memory(ValueError("no"))
+        (True, False)
+    """
     text = str(error).lower()
-    signs = ("can't allocate memory", "not enough memory", "out of memory")
+    signs = ("can't allocate memory", "not enough memory", "out of memory", "status_alloc_failed")
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in text for sign in signs)

@@ -27,7 +27,14 @@ from cfcam_gpu.capture.layers import (
     list_layers,
 )
 from cfcam_gpu.capture.model_state import checked, explainable
-from cfcam_gpu.capture.targets import ScoreFunction, Targets, describe, logits_of, target_scores
+from cfcam_gpu.capture.targets import (
+    ScoreFunction,
+    Targets,
+    describe,
+    logits_of,
+    prepare_targets,
+    target_scores,
+)
 from cfcam_gpu.errors import CaptureError
 
 __all__ = [
@@ -71,7 +78,8 @@ class Capture(LayerFeatures):
         scores: (B,K) float32, the target scores.
         logits: (B,classes) float32, or whatever the model puts out for callable targets.
         targets: (B,) or (B,K) int64, or None for callable targets.
-        out_of_range: (B,) bool, on the device: images with a target that is not a class of the model.
+        out_of_range: (B,) bool, on the device: images with a target that is not a class of the model; None
+            where every target is one.
         calls: how often the layer ran in the forward pass; the last call is the one captured.
         finer: the features of the earlier layer, where one was asked for.
     """
@@ -79,7 +87,7 @@ class Capture(LayerFeatures):
     scores: Tensor
     logits: Tensor
     targets: Tensor | None
-    out_of_range: Tensor
+    out_of_range: Tensor | None
     calls: int
     finer: LayerFeatures | None = None
 
@@ -115,6 +123,7 @@ def capture(
         (torch.Size([5, 4, 6, 6]), torch.Size([5, 1, 4, 6, 6]))
     """
     with explainable(model), torch.set_grad_enabled(differentiate):
+        prepared = prepare_targets(targets, len(images), images.device)
         cuts = _cuts(layer, finer, calls)
         output = _run(model, images, cuts, check)
         if calls is not None and cuts[0].calls != calls:
@@ -122,7 +131,7 @@ def capture(
             output = _run(model, images, cuts, check)
         leaves = {cut.layer.label: cut.result(len(images)) for cut in cuts}
         logits = logits_of(output)
-        scores, indices, out_of_range = target_scores(logits, targets, len(images))
+        scores, indices, out_of_range = target_scores(logits, prepared, len(images))
         gradients = _gradients(scores if differentiate else scores[:, :0], leaves, check)
     features = [
         LayerFeatures(cut.layer, leaf.detach(), gradient)
@@ -259,7 +268,8 @@ class _AfterFunction(TorchFunctionMode):
 def _gradients(scores: Tensor, leaves: dict[str, Tensor], check: Check) -> list[Tensor]:
     """(B,K,C,h,w) float32 gradients of scores (B,K), for each of the leaves (B,C,h,w) named by their layers."""
     scale = _FLOAT16_SCALE if any(leaf.dtype == torch.float16 for leaf in leaves.values()) else 1.0
-    columns = scores.unbind(1)
+    # For one target views take the place of copies, forward and backward.
+    columns = [scores.squeeze(1)] if scores.shape[1] == 1 else scores.unbind(1)
     by_layer: dict[str, list[Tensor]] = {label: [] for label in leaves}
     for k, column in enumerate(columns):
         check()
@@ -278,10 +288,15 @@ def _gradients(scores: Tensor, leaves: dict[str, Tensor], check: Check) -> list[
                     f"the target score does not depend on layer {label!r} (no gradient reaches it); "
                     "choose a layer on the path from the image to the score, `cfcam layers` lists them"
                 )
-            of_targets.append(gradient.float() / scale)
+            of_targets.append(gradient.float() if scale == 1 else gradient.float() / scale)
     return [
-        torch.stack(of_targets, dim=1)
-        if of_targets
-        else leaf.new_zeros((len(leaf), 0, *leaf.shape[1:])).float()
+        _stacked(of_targets, leaf)
         for leaf, of_targets in zip(leaves.values(), by_layer.values(), strict=True)
     ]
+
+
+def _stacked(gradients: Sequence[Tensor], leaf: Tensor) -> Tensor:
+    """(B,K,C,h,w) of K tensors (B,C,h,w) like the leaf."""
+    if not gradients:
+        return leaf.new_zeros((len(leaf), 0, *leaf.shape[1:])).float()
+    return gradients[0][:, None] if len(gradients) == 1 else torch.stack(list(gradients), dim=1)

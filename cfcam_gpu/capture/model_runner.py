@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cfcam_gpu._utils.checks import Check, never_ends
+from cfcam_gpu._utils.device import out_of_memory
 from cfcam_gpu.capture import Capture, capture, replaced_outputs
 from cfcam_gpu.capture.layers import TargetLayer
 from cfcam_gpu.capture.model_state import checked, explainable
@@ -65,9 +66,9 @@ class ModelRunner:
         def run(chunk: Tensor) -> Tensor:
             try:
                 return torch.vmap(lambda maps: self._run_replaced(image, maps[None])[0])(chunk)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError:
+            except RuntimeError as error:
+                if out_of_memory(error):
+                    raise
                 return _in_chunks(repeated, chunk, self.images_at_once(image[0]))
 
         def repeated(chunk: Tensor) -> Tensor:
@@ -142,7 +143,7 @@ def _in_chunks(run: Callable[[Tensor], Tensor], items: Tensor, size: int) -> Ten
 def _in_halves(run: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
     try:
         return run(items)
-    except torch.OutOfMemoryError:
-        if len(items) == 1:
+    except (RuntimeError, MemoryError) as error:
+        if len(items) == 1 or not out_of_memory(error):
             raise
     return torch.cat([_in_halves(run, half) for half in items.chunk(2)])

@@ -9,7 +9,11 @@ import torch
 from torch import nn
 
 from cfcam_gpu._utils.checks import Check, never_ends
+from cfcam_gpu._utils.switches import SharedSwitch
 from cfcam_gpu.errors import CaptureError
+
+#: The stance holds for the whole process.
+_NOT_COMPILED = SharedSwitch(lambda: torch.compiler.set_stance("force_eager"))
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -80,7 +84,7 @@ def explainable(model: nn.Module) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         # Compiled code would not run the hooks.
         if any(map(_is_compiled, modules)):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(_NOT_COMPILED)
         stack.enter_context(torch.inference_mode(mode=False))
         try:
             for module in training:

@@ -68,10 +68,10 @@ def cluster_channels(activations: Tensor, config: CFCAMConfig, scan: Scan) -> Cl
         return Clusters(labels, none, torch.full_like(none, EPS_FLOOR, dtype=torch.float64))
     # The channels that are not dominant come first, in their own order, so that all images share one shape.
     order = torch.sort(dominant.byte(), dim=1, stable=True).indices[:, :n]
-    valid = ~dominant.gather(1, order)
+    outside = dominant.gather(1, order)
     rows = features.gather(1, order[..., None].expand(-1, -1, features.shape[2]))
-    row_labels, n_clusters, eps = scan(rows, valid, config)
-    labels.scatter_(1, order, torch.where(valid, row_labels, DOMINANT))
+    row_labels, n_clusters, eps = scan(rows, ~outside, config)
+    labels.scatter_(1, order, row_labels.masked_fill(outside, DOMINANT))
     return Clusters(labels, n_clusters, eps)
 
 
@@ -84,7 +84,7 @@ def dominant_channels(features: Tensor, percentile: float | None) -> Tensor:
     """
     if percentile is None:
         return torch.zeros(features.shape[:2], dtype=torch.bool, device=features.device)
-    norms = torch.linalg.vector_norm(features.double(), dim=2)
+    norms = torch.linalg.vector_norm(features, dim=2, dtype=torch.float64)
     ordered = norms.sort(dim=1).values
     low, fraction = divmod(percentile / 100 * (norms.shape[1] - 1), 1.0)
     below = ordered[:, int(low)]
@@ -169,7 +169,9 @@ def distance_percentile(distances: Tensor, counts: Tensor, percentile: float) ->
     n = distances.shape[1]
     if n < 2:
         return torch.full(counts.shape, EPS_FLOOR, dtype=torch.float64, device=distances.device)
-    pairs = distances.flatten(1).index_select(1, _upper_triangle(n, distances.device))
+    # A CUDA graph may go on reading positions that a cache drops: only the CPU's are kept.
+    positions = _kept_triangle(n) if distances.device.type == "cpu" else _upper_triangle(n, distances.device)
+    pairs = distances.flatten(1).index_select(1, positions)
     entries = (counts * (counts - 1)).double()
     position = (entries - 1).clamp_min(0) * (percentile / 100)
     low = position.floor()
@@ -181,6 +183,10 @@ def distance_percentile(distances: Tensor, counts: Tensor, percentile: float) ->
 
 
 @functools.lru_cache(maxsize=8)
+def _kept_triangle(n: int) -> Tensor:
+    return _upper_triangle(n, torch.device("cpu"))
+
+
 def _upper_triangle(n: int, device: torch.device) -> Tensor:
     """Positions of the pairs i < j in a flattened n×n matrix, int32 (n·n stays far below 2³¹)."""
     rows, columns = torch.triu_indices(n, n, offset=1, device=device)

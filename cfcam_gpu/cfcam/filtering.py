@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from kornia.filters import bilateral_blur, gaussian_blur2d, get_gaussian_kernel2d
 from torch import Tensor
 
 from cfcam_gpu.config import CFCAMConfig
@@ -22,29 +21,14 @@ CHUNK_BYTES = 128 * 2**20
 def bilateral(maps: Tensor, config: CFCAMConfig) -> Tensor:
     """Bilateral filter with a circular window and reflect-101 borders.
 
-    Source: equal to `cv2.bilateralFilter`; the spatial kernel is kornia's.
+    Source: equal to `cv2.bilateralFilter`.
 
     Example:
         >>> step = torch.tensor([[[0.0, 0.0, 1.0, 1.0]]]).expand(1, 3, 4)  # far above sigma_range: it stays
         >>> bilateral(step, CFCAMConfig(sigma_range=0.1)).round()[0, 0]
         tensor([0., 0., 1., 1.])
     """
-    h, w = maps.shape[-2:]
-    radius = config.radius(h, w)
-    size = 2 * radius + 1
-    space = get_gaussian_kernel2d(
-        (size, size), (config.sigma_space, config.sigma_space), device=maps.device, dtype=maps.dtype
-    )
-    offsets = torch.arange(-radius, radius + 1, device=maps.device)
-    circle = offsets[:, None] ** 2 + offsets[None, :] ** 2 <= radius**2
-    space = torch.where(circle, space[0], 0).reshape(1, size * size, 1)
-    padded = F.pad(maps[:, None], [radius] * 4, mode="reflect") if radius else maps[:, None]
-    windows = F.unfold(padded, size)
-    difference = windows - maps.reshape(len(maps), 1, h * w)
-    weights = space * torch.exp(-0.5 * (difference / config.sigma_range) ** 2)
-    # Averaging the differences instead of the values keeps small variations of a large map.
-    change = (weights * difference).sum(1) / weights.sum(1)
-    return maps + change.view_as(maps)
+    return _weighted_means(maps, config, circle=True, ranged=True)
 
 
 def bilateral_relative(maps: Tensor, config: CFCAMConfig) -> Tensor:
@@ -61,22 +45,23 @@ def bilateral_relative(maps: Tensor, config: CFCAMConfig) -> Tensor:
 
 
 def bilateral_square(maps: Tensor, config: CFCAMConfig) -> Tensor:
-    """Bilateral filter with the full square window and reflect-101 borders: `kornia.filters.bilateral_blur`.
+    """Bilateral filter with the full square window and reflect-101 borders.
+
+    Source: equal to `kornia.filters.bilateral_blur`, which copies its sigmas to the device: a wait.
 
     Example:
         >>> bilateral_square(torch.ones(1, 2, 2), CFCAMConfig())
         tensor([[[1., 1.],
                  [1., 1.]]])
     """
-    size = 2 * config.radius(*maps.shape[-2:]) + 1
-    sigma = (config.sigma_space, config.sigma_space)
-    return bilateral_blur(maps[:, None], (size, size), config.sigma_range, sigma)[:, 0]
+    return _weighted_means(maps, config, circle=False, ranged=True)
 
 
 def gaussian(maps: Tensor, config: CFCAMConfig) -> Tensor:
-    """Gaussian filter with reflect-101 borders: `kornia.filters.gaussian_blur2d`.
+    """Gaussian filter with reflect-101 borders.
 
-    Source: the filter that the paper describes (section 3.3).
+    Source: the filter that the paper describes (section 3.3); equal to `kornia.filters.gaussian_blur2d`,
+    whose convolution may run in TF32.
 
     Example:
         >>> dot = torch.zeros(1, 5, 5)
@@ -84,8 +69,35 @@ def gaussian(maps: Tensor, config: CFCAMConfig) -> Tensor:
         >>> gaussian(dot, CFCAMConfig(sigma_space=1.0, diameter=3))[0, 2]
         tensor([0.0000, 0.1238, 0.2042, 0.1238, 0.0000])
     """
-    size = 2 * config.radius(*maps.shape[-2:]) + 1
-    return gaussian_blur2d(maps[:, None], (size, size), (config.sigma_space, config.sigma_space))[:, 0]
+    return _weighted_means(maps, config, circle=False, ranged=False)
+
+
+def _weighted_means(maps: Tensor, config: CFCAMConfig, *, circle: bool, ranged: bool) -> Tensor:
+    """The weighted mean of each cell's window, with reflect-101 borders.
+
+    The weights fall with the distance of the cells and, if `ranged`, with the difference of their
+    values. Nothing is copied to the device, and no convolution is used.
+
+    Args:
+        circle: whether the window is the circle in the square.
+    """
+    h, w = maps.shape[-2:]
+    radius = config.radius(h, w)
+    size = 2 * radius + 1
+    offsets = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype).square_()
+    squares = offsets[:, None] + offsets
+    exponents = squares * (-0.5 / config.sigma_space**2)
+    if circle:
+        exponents.masked_fill_(squares > radius**2, -torch.inf)
+    padded = F.pad(maps[:, None], [radius] * 4, mode="reflect") if radius else maps[:, None]
+    difference = F.unfold(padded, size) - maps.reshape(len(maps), 1, h * w)
+    weights = exponents.reshape(1, size * size, 1)
+    if ranged:
+        weights = weights - (difference * (0.5**0.5 / config.sigma_range)).square_()
+    weights = weights.exp()
+    # Averaging the differences instead of the values keeps small variations of a large map.
+    change = (weights * difference).sum(1) / weights.sum(1)
+    return maps + change.view_as(maps)
 
 
 def upstream(maps: Tensor, config: CFCAMConfig) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -54,7 +53,7 @@ def upsample_and_normalise(grid: Tensor, size: tuple[int, int]) -> tuple[Tensor,
     """
     upsampled = F.interpolate(grid, size=size, mode="bilinear", align_corners=False)
     peak = upsampled.amax((2, 3), keepdim=True)
-    return upsampled / torch.where(peak > 0, peak, 1), peak[:, :, 0, 0]
+    return upsampled / peak.masked_fill(peak <= 0, 1), peak[:, :, 0, 0]
 
 
 def over_maximum(maps: Tensor) -> Tensor:
@@ -67,4 +66,4 @@ def over_maximum(maps: Tensor) -> Tensor:
                  [[0.0000, 0.0000]]]])
     """
     peak = maps.amax((2, 3), keepdim=True)
-    return maps / torch.where(peak > 0, peak, 1)
+    return maps / peak.masked_fill(peak <= 0, 1)

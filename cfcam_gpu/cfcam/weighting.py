@@ -48,7 +48,7 @@ def channel_weights(
     if pooled.shape[2]:
         member = labels.clamp(0, pooled.shape[2] - 1)[:, None, :].expand_as(weights)
         weights = torch.where((labels >= 0)[:, None], pooled.gather(2, member), weights)
-    return POOLED[config.weighting](weights, (labels != NOISE)[:, None])
+    return POOLED[config.weighting](weights, (labels == NOISE)[:, None])
 
 
 def pooled_weights(gradients: Tensor, clusters: Clusters, config: CFCAMConfig) -> Tensor:
@@ -90,16 +90,16 @@ def cluster_means(gradients: Tensor, labels: Tensor, slots: int) -> Tensor:
     return means.view(b, slots, k, h, w).transpose(1, 2)
 
 
-def _mean(weights: Tensor, valid: Tensor) -> Tensor:
-    return torch.where(valid, weights, 0)
+def _mean(weights: Tensor, noise: Tensor) -> Tensor:
+    return weights.masked_fill(noise, 0)
 
 
-def _softmax(weights: Tensor, valid: Tensor) -> Tensor:
+def _softmax(weights: Tensor, noise: Tensor) -> Tensor:
     """Softmax over the channels that are not noise; all zero where every channel is noise."""
-    return torch.where(valid, weights.masked_fill(~valid, -torch.inf).softmax(2), 0)
+    return weights.masked_fill(noise, -torch.inf).softmax(2).masked_fill_(noise, 0)
 
 
-#: `CFCAMConfig.weighting` -> (weights (B,K,C), which channels are not noise (B,1,C) bool) -> weights (B,K,C).
+#: `CFCAMConfig.weighting` -> (weights (B,K,C), which channels are noise (B,1,C) bool) -> weights (B,K,C).
 #: `spatial` weights are not pooled and have a function of their own.
 POOLED = {"mean": _mean, "softmax": _softmax}
 
@@ -173,7 +173,7 @@ def spatial_weights(gradients: Tensor, clusters: Clusters, config: CFCAMConfig) 
         filtered = filter_maps(means.flatten(0, 2), config).view_as(means)
         member = labels.clamp(0, slots - 1)[:, None, :, None, None].expand_as(gradients)
         weights = torch.where((labels >= 0)[:, None, :, None, None], filtered.gather(2, member), weights)
-    return torch.where((labels != NOISE)[:, None, :, None, None], weights, 0).relu_()
+    return weights.masked_fill((labels == NOISE)[:, None, :, None, None], 0).relu_()
 
 
 def _filtered_where(mask: Tensor, maps: Tensor, config: CFCAMConfig) -> Tensor:

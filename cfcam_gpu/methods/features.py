@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -50,8 +51,13 @@ class Features:
 
     def not_finite(self) -> tuple[Tensor, Tensor]:
         """Images with NaN or Inf in their activations, and in their gradients: two masks (B,) bool."""
-        a, g = self.activations, self.gradients
-        return ~a.isfinite().flatten(1).all(1), ~g.isfinite().flatten(1).all(1)
+        of_activations, of_gradients = self.largest()
+        return ~(of_activations < math.inf), ~(of_gradients < math.inf).all(1)
+
+    def largest(self) -> tuple[Tensor, Tensor]:
+        """Largest magnitudes of each image's activations (B,) and gradients (B,K); NaN where one is NaN."""
+        a, g = self.activations.flatten(1), self.gradients.flatten(2)
+        return torch.linalg.vector_norm(a, math.inf, dim=1), torch.linalg.vector_norm(g, math.inf, dim=2)
 
     def without(self, bad: Tensor) -> Self:
         """With zeros for the images in `bad`, (B,) bool; contiguous, as the engines take them."""
@@ -84,7 +90,7 @@ class CapturedFeatures(Features):
         functions: the callable targets, one per image; empty where the targets are classes.
         scores: (B,K) float32, the targets' logits.
         logits: (B,classes) float32, or whatever the model puts out for callable targets.
-        out_of_range: (B,) bool: images with a target that is not a class of the model.
+        out_of_range: (B,) bool: images with a target that is not a class of the model; None: there is none.
         runner: the model around the layer.
         finer: an earlier layer with larger maps, for methods that look at two layers; None for others.
         single: whether one target per image was asked for, so that results have no axis K.
@@ -102,7 +108,7 @@ class CapturedFeatures(Features):
     functions: tuple[ScoreFunction, ...]
     scores: Tensor
     logits: Tensor
-    out_of_range: Tensor
+    out_of_range: Tensor | None
     runner: ModelRunner
     finer: LayerFeatures | None
     single: bool

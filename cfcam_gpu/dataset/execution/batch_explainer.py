@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from cfcam_gpu._utils.checks import Check, never_ends
-from cfcam_gpu._utils.device import model_errors
+from cfcam_gpu._utils.device import copied_to, model_errors, read_together
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.errors import OutOfMemory, TargetError
 from cfcam_gpu.explainer import CFCAM, Explanation
+from cfcam_gpu.explanation import Problem
 from cfcam_gpu.images.views import View
 from cfcam_gpu.models import LoadedModel
 
@@ -116,17 +117,16 @@ class BatchExplainer:
         Args:
             logits: (B, classes); targets: (B,) explained classes.
         """
-        probabilities = logits.float().softmax(1).cpu()
-        best, predicted = probabilities.max(1)
-        targets = targets.cpu()
-        return {
-            "target": targets.tolist(),
-            "target_name": [self.loaded.class_name(index) for index in targets.tolist()],
-            "target_prob": probabilities.gather(1, targets[:, None])[:, 0].tolist(),
-            "pred": predicted.tolist(),
-            "pred_name": [self.loaded.class_name(index) for index in predicted.tolist()],
-            "prob": best.tolist(),
+        return self._named(
+            {name: v.tolist() for name, v in read_together(_predictions(logits, targets)).items()}
+        )
+
+    def _named(self, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """The columns of `_predictions` and those of the names of the classes."""
+        names = {
+            name: [self.loaded.class_name(index) for index in columns[name]] for name in ("target", "pred")
         }
+        return {**columns, "target_name": names["target"], "pred_name": names["pred"]}
 
     def _target(self, sample: Sample) -> int | TargetError | None:
         """Index of the class to explain, None for the predicted one; the error if there is no such class."""
@@ -161,26 +161,33 @@ class BatchExplainer:
         log.warning("out of memory with %d images at once; going on with %d", batch_size, self.batch_size)
 
     def _explanation(self, pixels: torch.Tensor, targets: Any, check: Check) -> Explanation:
-        images = self.loaded.preprocess.normalise(pixels.to(self.device))
+        images = self.loaded.preprocess.normalise(copied_to(pixels, self.device))
         return self.cam(images, targets=targets, check=check)
 
     def _rows(self, explanation: Explanation) -> list[Row]:
         # Both are None only for targets that are functions, and for features captured elsewhere.
         assert explanation.logits is not None
         assert explanation.targets is not None
-        count = len(explanation.logits)
-        columns: dict[str, Any] = {
-            "status": ["ok"] * count,
-            **self.prediction_columns(explanation.logits, explanation.targets),
-            "n_clusters": _listed(explanation.n_clusters, count),
-            "noise_fraction": _listed(explanation.noise_fraction, count),
-            "blank": explanation.blank.tolist(),
-            "grid": list(explanation.grid.float().cpu().numpy()),
-            "heatmap_max": explanation.peak.tolist(),
+        tensors = {
+            **_predictions(explanation.logits, explanation.targets),
+            "n_clusters": explanation.n_clusters,
+            "noise_fraction": explanation.noise_fraction,
+            "blank": explanation.blank,
+            "grid": explanation.grid.float(),
+            "heatmap_max": explanation.peak,
+            "problem": explanation.status,
         }
+        values = read_together({name: tensor for name, tensor in tensors.items() if tensor is not None})
+        count, problems = len(explanation.logits), values.pop("problem").tolist()
+        columns: dict[str, Any] = {
+            name: list(v) if name == "grid" else v.tolist() for name, v in values.items()
+        }
+        columns = {"n_clusters": [None] * count, "noise_fraction": [None] * count, **self._named(columns)}
         return [
-            row if problem is None else error_columns("InvalidImagesError", problem)
-            for row, problem in zip(rows_of(columns), explanation.problems, strict=True)
+            error_columns("InvalidImagesError", Problem(problem).sentence)
+            if problem
+            else {"status": "ok", **row}
+            for row, problem in zip(rows_of(columns), problems, strict=True)
         ]
 
 
@@ -194,8 +201,17 @@ def stacked_pixels(views: Sequence[View], device: torch.device) -> torch.Tensor:
     """
     arrays = [view.pixels for view in views if isinstance(view.pixels, np.ndarray)]
     if len(arrays) == len(views):
-        return torch.from_numpy(np.stack(arrays)).to(device)
+        return copied_to(torch.from_numpy(np.stack(arrays)), device)
     return torch.stack([torch.as_tensor(view.pixels).to(device) for view in views])
+
+
+def _predictions(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+    """(B,) each: the explained and the predicted classes and their probabilities, of logits (B,classes)."""
+    probabilities = logits.float().softmax(1)
+    highest, predicted = probabilities.max(1)
+    inside = targets.clamp(0, logits.shape[1] - 1)  # one that is no class is a problem of its own
+    target_probability = probabilities.gather(1, inside[:, None])[:, 0]
+    return {"target": targets, "target_prob": target_probability, "pred": predicted, "prob": highest}
 
 
 def rows_of(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
@@ -207,10 +223,6 @@ def rows_of(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
     """
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return cast(list[Row], rows)
-
-
-def _listed(values: torch.Tensor | None, count: int) -> list[Any]:
-    return [None] * count if values is None else values.tolist()
 
 
 def error_columns(error_type: str, message: str) -> Row:

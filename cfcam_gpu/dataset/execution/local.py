@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from cfcam_gpu._utils.checks import Check
-from cfcam_gpu._utils.device import model_errors, resolve_device
+from cfcam_gpu._utils.device import model_errors, on_device, resolve_device
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.execution.gpu_decoder import GpuDecoder, check_decoder
 from cfcam_gpu.dataset.execution.parts import FinishedParts, OverlayFiles, PendingPart
@@ -122,11 +122,12 @@ def opened_explainer(
     weights = weights_hash(loaded.model)
     home = next((parameter.device for parameter in loaded.model.parameters()), torch.device("cpu"))
     try:
-        ready = replace(loaded, model=_prepared(loaded, options, home, device))
-        with _cam(ready, options) as cam:
-            explainer = make(ready, cam, device, options.batch_size, target)
-            explainer.warm_up()
-            yield explainer, weights
+        with on_device(device):
+            ready = replace(loaded, model=_prepared(loaded, options, home, device))
+            with _cam(ready, options) as cam:
+                explainer = make(ready, cam, device, options.batch_size, target)
+                explainer.warm_up()
+                yield explainer, weights
     finally:
         loaded.model.to(home)
 
