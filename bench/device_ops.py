@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -25,9 +26,15 @@ import cfcam_gpu.kernels
 from bench.common import command, print_table
 from cfcam_gpu import CFCAM, PRESETS, CFCAMConfig, explain_activations
 from cfcam_gpu import engines as engine_table
+from cfcam_gpu._utils.checks import never_ends
 from cfcam_gpu.config import FILTERS
+from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
+from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.engines import triton_engine
+from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS
+from cfcam_gpu.images.views import View
 from cfcam_gpu.methods import METHODS
+from cfcam_gpu.models import LoadedModel
 
 #: The stand-in for a GPU.
 DEVICE = "meta"
@@ -269,9 +276,21 @@ def run(options: Options) -> dict[str, Any]:
         "default_operations": dict(default.places.most_common()),
         "left_out": LEFT_OUT,
         "reads_with_on_invalid_raise": counted(lambda: raising(images)).to_host,
+        "dataset_batch": _dataset_batch(options, model).row,
         "extra_ops": default.operations + default.launches - forward.operations,
         "waits": sum(count.waits for count in counts.values()),
     }
+
+
+def _dataset_batch(options: Options, model: nn.Module) -> Counts:
+    """A batch of a dataset run: the pixels go to the device, and all that the rows hold comes back at once."""
+    loaded = LoadedModel(model, PUBLISHED_PREPROCESS, None, options.model, "none")
+    with stubbed_kernels(lambda _name, _grid: None):
+        cam = CFCAM(model, options.layer, on_invalid="flag")
+    explainer = BatchExplainer(loaded, cam, torch.device(DEVICE), options.batch)
+    view = View(np.zeros((*PUBLISHED_PREPROCESS.size, 3), np.uint8), width=224, height=224)
+    items = [(view, Sample(str(i), f"{i}.png")) for i in range(options.batch)]
+    return counted(lambda: explainer.explain_batch(items, None, never_ends))
 
 
 def show(result: dict[str, Any]) -> None:

@@ -91,14 +91,23 @@ def read_together(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray[Any, An
     """
     if all(tensor.device.type == "cpu" for tensor in tensors.values()):
         return {name: tensor.numpy() for name, tensor in tensors.items()}
+    return _unpacked(_packed(tensors).cpu().numpy(), tensors)
+
+
+def _packed(tensors: Mapping[str, Tensor]) -> Tensor:
+    """(B,bytes) uint8: the bytes of each row of each of the tensors (B,…)."""
     rows = [tensor.reshape(len(tensor), -1).contiguous().view(torch.uint8) for tensor in tensors.values()]
-    packed = torch.cat(rows, dim=1).cpu().numpy()
+    return torch.cat(rows, dim=1)
+
+
+def _unpacked(packed: np.ndarray[Any, Any], like: Mapping[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays that `_packed` joined, with the shapes and types of the tensors in `like`."""
     arrays, start = {}, 0
-    for (name, tensor), row in zip(tensors.items(), rows, strict=True):
-        columns = np.ascontiguousarray(packed[:, start : start + row.shape[1]])
+    for name, tensor in like.items():
+        end = start + tensor[0].numel() * tensor.element_size()
         dtype = torch.empty(0, dtype=tensor.dtype).numpy().dtype
-        arrays[name] = columns.view(dtype).reshape(tensor.shape)
-        start += row.shape[1]
+        arrays[name] = np.ascontiguousarray(packed[:, start:end]).view(dtype).reshape(tensor.shape)
+        start = end
     return arrays
 
 

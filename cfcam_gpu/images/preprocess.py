@@ -102,7 +102,9 @@ class Preprocess:
         """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 on the same device: (x / 255 - mean) / std."""
         import torch
 
-        mean, std = (views.new_tensor(values, dtype=torch.float32) for values in (self.mean, self.std))
+        from cfcam_gpu._utils.device import copied_to
+
+        mean, std = copied_to(torch.tensor([self.mean, self.std]), views.device)
         return ((views.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
     def visible_box(self, width: int, height: int) -> tuple[float, float, float, float]:

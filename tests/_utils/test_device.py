@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cfcam_gpu._utils.device import model_errors, resolve_device
+from cfcam_gpu._utils import device as devices
+from cfcam_gpu._utils.device import copied_to, model_errors, resolve_device
 from cfcam_gpu.errors import BackendError, CFCAMError, ConfigError, OutOfMemory
 
 
@@ -74,3 +75,46 @@ def test_what_a_model_raises_is_one_line_that_says_what_to_do(
     with pytest.raises(kind, match=message) as caught, model_errors((1, 3, 8, 8)):
         raise error
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Triton Error [CUDA]: out of memory", "CUDNN_STATUS_ALLOC_FAILED", "backend raised: CUDA out of memory"],
+)
+def test_memory_that_is_used_up_is_known_by_the_messages_of_all_who_allocate(text: str) -> None:
+    assert devices.out_of_memory(RuntimeError(text))
+
+
+def test_a_copy_to_a_cuda_device_is_from_pinned_memory_and_nobody_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps: list[object] = []
+
+    def pinned(tensor: torch.Tensor) -> torch.Tensor:
+        steps.append("pinned")
+        return tensor
+
+    def to(tensor: torch.Tensor, device: torch.device, non_blocking: bool = False) -> torch.Tensor:
+        steps.append((device, non_blocking))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pinned)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    copied_to(torch.zeros(1), torch.device("cuda", 1))
+    copied_to(torch.zeros(1), torch.device("cpu"))
+    assert steps == ["pinned", (torch.device("cuda", 1), True), (torch.device("cpu"), False)]
+
+
+def test_what_is_read_together_is_what_was_packed() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        "blank": torch.tensor([True, False, True]),
+        "grid": torch.randn(3, 5, 2, generator=generator),
+        "eps": torch.randn(3, generator=generator, dtype=torch.float64),
+        "target": torch.tensor([3, -1, 2**40]),
+    }
+    arrays = devices._unpacked(devices._packed(tensors).numpy(), tensors)
+    assert list(arrays) == list(tensors)
+    for name, tensor in tensors.items():
+        assert torch.equal(torch.from_numpy(arrays[name]), tensor)
+        assert torch.equal(torch.from_numpy(devices.read_together(tensors)[name]), tensor)

@@ -49,6 +49,13 @@ def test_every_method_is_a_case_or_left_out_for_a_reason(result: dict[str, Any])
 
 
 @pytest.mark.slow
+def test_a_batch_of_a_dataset_run_is_read_once(result: dict[str, Any]) -> None:
+    """The pixels, and the model's mean and deviation, are copied without a wait."""
+    batch = result["dataset_batch"]
+    assert (batch["to_device"], batch["to_host"], batch["waits"]) == (2, 1, 1)
+
+
+@pytest.mark.slow
 def test_invalid_images_are_looked_for_by_one_read(result: dict[str, Any]) -> None:
     assert result["reads_with_on_invalid_raise"] == 1
 

@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from kornia.filters import bilateral_blur
+from kornia.filters import bilateral_blur, gaussian_blur2d
 from scipy.ndimage import gaussian_filter
 
+from bench.device_ops import counted
 from cfcam_gpu import CFCAMConfig
 from cfcam_gpu.cfcam import reference
 from cfcam_gpu.cfcam.filtering import CHUNK_BYTES, filter_maps
@@ -47,6 +48,21 @@ def test_bilateral_is_opencvs_on_every_path(shape, diameter):
         expected = cv2.bilateralFilter(before, clamped, 0.2, 2.0, borderType=cv2.BORDER_REFLECT_101)
         assert_close(after, expected, inputs)
         assert_close(reference.bilateral(before.astype(np.float64), config), expected, inputs)
+
+
+def test_gaussian_is_kornias():
+    inputs = maps((9, 7), 0.3)
+    expected = gaussian_blur2d(inputs[:, None], (5, 5), (2.0, 2.0))[:, 0]
+    filtered = filter_maps(inputs, CFCAMConfig(filter="gaussian", diameter=5, sigma_space=2.0))
+    assert_close(filtered.numpy(), expected.numpy(), inputs)
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_no_filter_convolves_or_copies_numbers_to_the_device(name):
+    """A convolution may run in TF32, and the host waits for numbers that it copies."""
+    counts = counted(lambda: filter_maps(torch.zeros(2, 9, 7, device="meta"), CFCAMConfig(filter=name)))
+    assert not [operation for operation in counts.places if "conv" in operation]
+    assert counts.waits == counts.to_device == 0
 
 
 def test_bilateral_square_is_kornias():
