@@ -61,7 +61,7 @@ MODULES = {module_name(path): path for path in PACKAGE.rglob("*.py") if "kernels
 
 def imported(path: Path) -> set[str]:
     """Modules of the package that a file imports, also inside functions."""
-    names = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "cfcam_gpu":
             package = str(node.module).removeprefix("cfcam_gpu").lstrip(".")

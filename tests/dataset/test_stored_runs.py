@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,7 @@ from tests.helpers.stored_net import write_photos
 
 STORED = Path(__file__).parents[1] / "golden" / "stored_runs"
 
-SETTINGS = {"workers": 0, "max_errors": 5, "device": "cpu"}
+SETTINGS: dict[str, Any] = {"workers": 0, "max_errors": 5, "device": "cpu"}
 
 Model = Callable[[], LoadedModel]
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.store.schema import Row as StoredRow
 from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.explainer import CFCAM
 from cfcam_gpu.models import LoadedModel
@@ -25,6 +26,7 @@ HOSTILE_NAME = "<img src=x onerror=window.hacked=1>.png"
 HOSTILE_LABEL = "</script><script>window.hacked=1</script><!--"
 LABELS = ("Egyptian cat", "espresso", "moped", "missile", None, HOSTILE_LABEL, "daisy")
 
+#: A row whose columns a test may change as it likes.
 Row = dict[str, Any]
 
 
@@ -36,7 +38,7 @@ def write_store(out: Path, rows: list[Row], names: list[str] | None = None, part
     plan = store.write_plan(samples, part_size)
     for part in range(plan.parts):
         start, stop = plan.bounds(part)
-        store.write_part(part, rows[start:stop], GRID)
+        store.write_part(part, cast(list[StoredRow], rows[start:stop]), GRID)
     store.write_run(
         {
             "fingerprint": {

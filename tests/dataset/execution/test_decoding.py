@@ -15,6 +15,7 @@ from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.errors import ConfigError, StoreError
 from cfcam_gpu.images.decode import load_image
 from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS
+from cfcam_gpu.images.views import View
 from cfcam_gpu.models import LoadedModel
 from tests.helpers.large_photos import jpeg, mosaic, waves
 from tests.helpers.smallnet import make_loaded, rows, run
@@ -40,8 +41,8 @@ def test_rows_and_overlays_are_of_the_original(
     tmp_path: Path, large: Path, lite0: LoadedModel, workers: int
 ) -> None:
     for decode in ("full", "scaled"):
-        settings = {"workers": workers, "device": "cpu", "alpha": 0.0, "decode": decode}
-        explain_dataset([str(large)], tmp_path / decode, lite0, **settings)
+        options = RunOptions(workers=workers, device="cpu", alpha=0.0, decode=decode)
+        explain_dataset([str(large)], tmp_path / decode, lite0, options)
     full, scaled = rows(tmp_path / "full"), rows(tmp_path / "scaled")
     assert [(row["width"], row["height"]) for row in scaled] == [(999, 1501), (2048, 1536), (600, 400)]
     assert [row["box"] for row in scaled] == [row["box"] for row in full]
@@ -113,5 +114,7 @@ def test_the_small_network_sees_smaller_jpegs_too(tmp_path: Path) -> None:
     full, scaled = (
         read_view(str(tmp_path / "a.jpg"), preprocess, None, decode) for decode in ("full", "scaled")
     )
+    assert isinstance(full, View)
+    assert isinstance(scaled, View)
     difference = np.abs(np.asarray(full.pixels).astype(int) - np.asarray(scaled.pixels))
     assert 0 < difference.max() <= 4

@@ -226,4 +226,6 @@ def test_rows_are_those_of_the_full_decode(tmp_path: Path) -> None:
         assert row == {name: pytest.approx(value, rel=0.02) if isinstance(value, float) else value
                        for name, value in other.items()}  # fmt: skip
     for grid, other_grid in maps[:5]:
+        assert isinstance(grid, np.ndarray)
+        assert isinstance(other_grid, np.ndarray)
         np.testing.assert_allclose(grid, other_grid, atol=0.02 * np.max(other_grid))
