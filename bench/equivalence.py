@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cfcam_gpu import CFCAMConfig, Explanation, explain_activations
-from cfcam_gpu.capture import capture
-from cfcam_gpu.capture.layers import choose_layer, find_layer
+from cfcam_gpu.capture import capture, choose_layer, find_layer
 from cfcam_gpu.cfcam.reference import is_dominant, pairwise_distances
 from cfcam_gpu.config import EPS_SLACK
 

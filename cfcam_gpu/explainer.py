@@ -8,6 +8,7 @@ Another method (see `methods`) replaces the three steps in the middle.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +18,15 @@ from torch import Tensor, nn
 from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu._utils.device import on_device
 from cfcam_gpu._utils.precision import full_float32
-from cfcam_gpu.capture import capture
-from cfcam_gpu.capture.layers import TargetLayer, choose_layer, find_layer, finer_layer
+from cfcam_gpu.capture import (
+    TargetLayer,
+    capture,
+    choose_layer,
+    find_layer,
+    finer_layer,
+    with_layout,
+)
+from cfcam_gpu.capture.layouts import check_layout
 from cfcam_gpu.capture.model_runner import ModelRunner
 from cfcam_gpu.capture.model_state import unwrapped
 from cfcam_gpu.capture.targets import Targets, describe, score_functions
@@ -47,6 +55,9 @@ class CFCAM:
         method: a key of `cfcam_gpu.methods.METHODS`.
         finer_layer: the earlier layer of a method that looks at two layers (`cfcam-fine`), given as
             `target_layer` is. None: the last one with maps of twice the target layer's resolution.
+        layout: how the target layer's output holds its map: a key of `cfcam_gpu.capture.LAYOUTS`, or `auto`.
+        reshape_transform: a function from the output of `target_layer` to (B,C,h,w), as pytorch-grad-cam
+            takes it, for outputs in no such layout.
 
     Raises:
         CaptureError: the model has no such layer.
@@ -69,8 +80,11 @@ class CFCAM:
         on_invalid: str = "raise",
         method: str = "cfcam",
         finer_layer: str | nn.Module | None = None,
+        layout: str = "auto",
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         _check_on_invalid(on_invalid)
+        _check_layout(target_layer, layout, reshape_transform)
         self.method = find_method(method)
         self.model = unwrapped(model)
         self.config = config or CFCAMConfig()
@@ -80,6 +94,8 @@ class CFCAM:
         if finer_layer is not None and not self.method.needs_finer:
             raise ConfigError(f"method {method!r} looks at one layer, target_layer; leave finer_layer out")
         self._finer = self._find(finer_layer)
+        self.layout = layout
+        self.reshape_transform = reshape_transform
         self._calls: int | None = None
         self.method.engine(engine, _device_of(self.model))
 
@@ -153,7 +169,7 @@ class CFCAM:
     def _with_finer(self, features: CapturedFeatures) -> CapturedFeatures:
         """The features with those of the finer layer, captured now where another method left them out."""
         layer = self._finer_layer(features.runner.layer, features.images)
-        if features.finer is not None and features.finer.layer == layer:
+        if features.finer is not None and features.finer.layer.label == layer.label:
             return features
         return replace(features, finer=features.captured_at(layer))
 
@@ -162,8 +178,7 @@ class CFCAM:
     ) -> CapturedFeatures:
         images = self._checked(images)
         with torch.inference_mode(mode=False), on_device(images.device):
-            if self._layer is None:
-                self._layer = choose_layer(self.model, images)
+            self._layer = self._ready_layer(images)
             finer = self._finer_layer(self._layer, images) if self.method.needs_finer else None
             captured = capture(
                 self.model,
@@ -175,7 +190,7 @@ class CFCAM:
                 finer=finer,
                 check=check,
             )
-        self._calls = captured.calls
+        self._calls, self._layer = captured.calls, captured.layer
         kind, indices = images.device.type, captured.targets
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         return CapturedFeatures(
@@ -190,10 +205,18 @@ class CFCAM:
             scores=captured.scores,
             logits=captured.logits,
             out_of_range=captured.out_of_range,
-            runner=ModelRunner(self.model, self._layer, captured.calls, autocast, check),
+            runner=ModelRunner(self.model, captured.layer, captured.calls, autocast, check),
             finer=captured.finer,
             single=indices is None or indices.ndim == 1,
         )
+
+    def _ready_layer(self, images: Tensor) -> TargetLayer:
+        """The target layer, chosen if none was named, with its layout where the caller says anything of that."""
+        if self._layer is None:
+            return choose_layer(self.model, images, self.layout)
+        if self._layer.layout is None and (self.layout != "auto" or self.reshape_transform is not None):
+            return with_layout(self.model, self._layer, images, self.layout, self.reshape_transform)
+        return self._layer
 
     def _finer_layer(self, layer: TargetLayer, images: Tensor) -> TargetLayer:
         if self._finer is None:
@@ -337,6 +360,16 @@ def _check_features(activations: Any, gradients: Any, size: Any) -> None:
         )
     if not (len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)):
         raise ConfigError(f"size must be (H, W), two positive integers, got {size!r}")
+
+
+def _check_layout(
+    layer: str | nn.Module | None, layout: str, reshape_transform: Callable[[Tensor], Tensor] | None
+) -> None:
+    check_layout(layout)
+    if reshape_transform is not None and layer is None:
+        raise ConfigError("reshape_transform reads the output of one layer; pass target_layer as well")
+    if reshape_transform is not None and layout != "auto":
+        raise ConfigError("reshape_transform and layout both say how an output is read; pass one of them")
 
 
 def _check_on_invalid(on_invalid: str) -> None:

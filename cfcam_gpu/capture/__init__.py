@@ -8,25 +8,20 @@ model comes back as it was given, also after an exception.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from cfcam_gpu._utils.checks import Check, never_ends
-from cfcam_gpu.capture.layers import (
-    NONLINEARITIES,
-    LayerInfo,
-    TargetLayer,
-    choose_layer,
-    find_layer,
-    finer_layer,
-    list_layers,
-)
+from cfcam_gpu.capture.choice import choose_layer, finer_layer, list_layers
+from cfcam_gpu.capture.hooks import replaced_outputs
+from cfcam_gpu.capture.layers import LayerInfo, TargetLayer, find_layer
+from cfcam_gpu.capture.layouts import LAYOUTS, Layout
 from cfcam_gpu.capture.model_state import checked, explainable
+from cfcam_gpu.capture.reading import with_known_layout, with_layout
 from cfcam_gpu.capture.targets import (
     ScoreFunction,
     Targets,
@@ -38,9 +33,11 @@ from cfcam_gpu.capture.targets import (
 from cfcam_gpu.errors import CaptureError
 
 __all__ = [
+    "LAYOUTS",
     "Capture",
     "LayerFeatures",
     "LayerInfo",
+    "Layout",
     "ScoreFunction",
     "TargetLayer",
     "Targets",
@@ -49,6 +46,7 @@ __all__ = [
     "find_layer",
     "finer_layer",
     "list_layers",
+    "with_layout",
 ]
 
 #: Loss scaling: float16 scores are multiplied by this to avoid underflow, the gradients divided by it.
@@ -60,7 +58,7 @@ class LayerFeatures:
     """What a layer put out for B images, and the gradients of K target scores each.
 
     Attributes:
-        layer: the layer.
+        layer: the layer, with the layout of its output.
         activations: (B,C,h,w) in the model's dtype, detached.
         gradients: (B,K,C,h,w) float32; (B,0,C,h,w) where they were not asked for.
     """
@@ -113,7 +111,7 @@ def capture(
         check: called often; raises to end the capture.
 
     Raises:
-        CaptureError: the layer did not run, its output is not (B,C,h,w), or no score depends on it.
+        CaptureError: the layer did not run, its output is no map, or no score depends on it.
         TargetError: targets that do not fit the batch or the classes.
 
     Example:
@@ -129,16 +127,17 @@ def capture(
         if calls is not None and cuts[0].calls != calls:
             cuts = _cuts(layer, finer, None)
             output = _run(model, images, cuts, check)
-        leaves = {cut.layer.label: cut.result(len(images)) for cut in cuts}
+        leaves = {cut.layer.label: cut.result() for cut in cuts}
+        layers = [with_known_layout(model, cut.layer, cut.result(), images) for cut in cuts]
         logits = logits_of(output)
         scores, indices, out_of_range = target_scores(logits, prepared, len(images))
         gradients = _gradients(scores if differentiate else scores[:, :0], leaves, check)
     features = [
-        LayerFeatures(cut.layer, leaf.detach(), gradient)
-        for cut, leaf, gradient in zip(cuts, leaves.values(), gradients, strict=True)
+        _features(one, leaf.detach(), gradient, len(images))
+        for one, leaf, gradient in zip(layers, leaves.values(), gradients, strict=True)
     ]
     return Capture(
-        layer=layer,
+        layer=layers[0],
         activations=features[0].activations,
         gradients=features[0].gradients,
         finer=features[1] if finer else None,
@@ -184,10 +183,11 @@ class _Cut:
         self.calls += 1
         if self.expected is not None and self.calls != self.expected:
             return output
-        if not (isinstance(output, Tensor) and output.ndim == 4 and output.is_floating_point()):
+        axes = (3, 4) if self.layer.layout is None else (2, 3, 4, 5)
+        if not (isinstance(output, Tensor) and output.ndim in axes and output.is_floating_point()):
             raise CaptureError(
-                f"target layer {self.layer.label!r} must put out a floating-point tensor (B,C,h,w), "
-                f"got {describe(output)}; `cfcam layers` lists the layers that do"
+                f"target layer {self.layer.label!r} must put out a floating-point tensor (B,C,h,w), (B,h,w,C) "
+                f"or (B,tokens,C), got {describe(output)}; `cfcam layers` lists the layers that do"
             )
         with torch.enable_grad():
             if self.attached:
@@ -199,16 +199,11 @@ class _Cut:
             # was captured.
             return self.leaf.clone()
 
-    def result(self, batch: int) -> Tensor:
+    def result(self) -> Tensor:
         if self.leaf is None:
             raise CaptureError(
                 f"target layer {self.layer.label!r} did not run in the forward pass; "
                 "choose a layer that takes part in it, `cfcam layers` lists them"
-            )
-        if len(self.leaf) != batch:
-            raise CaptureError(
-                f"target layer {self.layer.label!r} put out {len(self.leaf)} maps for {batch} images; "
-                "choose a layer that keeps the batch dimension"
             )
         if self.attached and not self.leaf.requires_grad:
             raise CaptureError(
@@ -218,55 +213,25 @@ class _Cut:
         return self.leaf
 
 
-@contextlib.contextmanager
-def replaced_outputs(layer: TargetLayer, replace: Callable[[Any], Any]) -> Iterator[None]:
-    """Within it, `replace(output)` takes the place of every output of the layer.
+def _features(layer: TargetLayer, output: Tensor, gradients: Sequence[Tensor], batch: int) -> LayerFeatures:
+    """The maps in a layer's output, and in its K gradients.
 
-    Example:
-        >>> model = nn.Sequential(nn.Identity())
-        >>> with replaced_outputs(find_layer(model, "0"), lambda output: output + 1):
-        ...     model(torch.zeros(2))
-        tensor([1., 1.])
+    Raises:
+        CaptureError: not one map per image.
     """
-    with contextlib.ExitStack() as stack:
-        if layer.then is None:
-            handle = layer.module.register_forward_hook(lambda _m, _args, output: replace(output))
-        else:
-            mode = stack.enter_context(_AfterFunction(layer.then, replace))
-            handle = layer.module.register_forward_hook(lambda _m, _args, output: mode.watch(output))
-        stack.callback(handle.remove)
-        yield
+    assert layer.layout is not None
+    activations = layer.layout.maps(output)
+    if len(activations) != batch:
+        raise CaptureError(
+            f"target layer {layer.label!r} put out {len(activations)} maps for {batch} images; "
+            "choose a layer that keeps the batch dimension"
+        )
+    maps = [layer.layout.maps(gradient) for gradient in gradients]
+    return LayerFeatures(layer, activations, _stacked(maps, activations))
 
 
-class _AfterFunction(TorchFunctionMode):
-    """Applies `replace` to the output of the first call of `function` on the tensor being watched."""
-
-    def __init__(self, function: str, replace: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-        self.replace = replace
-        self.watched: Tensor | None = None
-
-    def watch(self, output: Any) -> None:
-        self.watched = output
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: Any = (),
-        kwargs: Any = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        called = NONLINEARITIES.get(getattr(func, "__name__", ""))
-        if self.watched is not None and called == self.function and args and args[0] is self.watched:
-            self.watched = None
-            return self.replace(result)
-        return result
-
-
-def _gradients(scores: Tensor, leaves: dict[str, Tensor], check: Check) -> list[Tensor]:
-    """(B,K,C,h,w) float32 gradients of scores (B,K), for each of the leaves (B,C,h,w) named by their layers."""
+def _gradients(scores: Tensor, leaves: dict[str, Tensor], check: Check) -> list[list[Tensor]]:
+    """K float32 gradients of scores (B,K), for each of the leaves, which are named by their layers."""
     scale = _FLOAT16_SCALE if any(leaf.dtype == torch.float16 for leaf in leaves.values()) else 1.0
     # For one target views take the place of copies, forward and backward.
     columns = [scores.squeeze(1)] if scores.shape[1] == 1 else scores.unbind(1)
@@ -289,14 +254,11 @@ def _gradients(scores: Tensor, leaves: dict[str, Tensor], check: Check) -> list[
                     "choose a layer on the path from the image to the score, `cfcam layers` lists them"
                 )
             of_targets.append(gradient.float() if scale == 1 else gradient.float() / scale)
-    return [
-        _stacked(of_targets, leaf)
-        for leaf, of_targets in zip(leaves.values(), by_layer.values(), strict=True)
-    ]
+    return list(by_layer.values())
 
 
-def _stacked(gradients: Sequence[Tensor], leaf: Tensor) -> Tensor:
-    """(B,K,C,h,w) of K tensors (B,C,h,w) like the leaf."""
+def _stacked(gradients: Sequence[Tensor], activations: Tensor) -> Tensor:
+    """(B,K,C,h,w) of K tensors (B,C,h,w) like the activations."""
     if not gradients:
-        return leaf.new_zeros((len(leaf), 0, *leaf.shape[1:])).float()
+        return activations.new_zeros((len(activations), 0, *activations.shape[1:])).float()
     return gradients[0][:, None] if len(gradients) == 1 else torch.stack(list(gradients), dim=1)

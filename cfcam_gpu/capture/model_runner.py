@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu._utils.device import out_of_memory
-from cfcam_gpu.capture import Capture, capture, replaced_outputs
+from cfcam_gpu.capture import Capture, capture
+from cfcam_gpu.capture.hooks import replaced_outputs
 from cfcam_gpu.capture.layers import TargetLayer
+from cfcam_gpu.capture.layouts import ChannelsFirst
 from cfcam_gpu.capture.model_state import checked, explainable
 from cfcam_gpu.capture.targets import Targets, logits_of
 from cfcam_gpu.errors import CaptureError
@@ -108,12 +110,13 @@ class ModelRunner:
 
     def _run_replaced(self, images: Tensor, activations: Tensor) -> Tensor:
         calls = 0
+        layout = self.layer.layout or ChannelsFirst()
 
         def replace(output: Any) -> Any:
             nonlocal calls
             calls += 1
             # A copy: an in-place operation may follow.
-            return activations.to(output.dtype, copy=True) if calls == self.calls else output
+            return layout.put_back(activations, output).clone() if calls == self.calls else output
 
         with replaced_outputs(self.layer, replace):
             logits = self._run(images)

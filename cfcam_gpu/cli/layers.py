@@ -25,11 +25,11 @@ def layers(
     *,
     as_json: Json = False,
 ) -> None:
-    """List the layers that can be explained, with their maps' shapes and the automatic choice."""
+    """List the layers whose output may be a map of the image, how it is read, and the automatic choice."""
     import torch
 
     from cfcam_gpu._utils.device import model_errors
-    from cfcam_gpu.capture.layers import list_layers
+    from cfcam_gpu.capture import list_layers
 
     raise_again()
     loaded = dataclasses.replace(options, model=spec).load()
@@ -40,9 +40,23 @@ def layers(
         print_json({"model": loaded.spec, "layers": [dataclasses.asdict(info) for info in infos]})
         return
     print_table(
-        {"layer": "left", "type": "left", "channels x height x width": "right", "choice": "left"},
+        {
+            "layer": "left",
+            "type": "left",
+            "output": "right",
+            "layout": "left",
+            "map": "right",
+            "choice": "left",
+        },
         [
-            (info.name, info.type, " x ".join(map(str, info.shape)), "automatic" if info.chosen else "")
+            (
+                info.name,
+                info.type,
+                " x ".join(map(str, info.shape)),
+                info.layout,
+                " x ".join(map(str, info.map_shape)),
+                f"automatic: {info.note}" if info.chosen else info.note,
+            )
             for info in infos
         ],
     )

@@ -113,7 +113,7 @@ CAPTURE_ERRORS = {
     "not a map": (
         Net,
         "fc",
-        r"'fc' must put out a floating-point tensor \(B,C,h,w\), got a float32 tensor of shape",
+        r"'fc' must put out a floating-point tensor \(B,C,h,w\), \(B,h,w,C\) .* got a float32 tensor of shape",
     ),
     "zero gradient": (Saturated, "relu", r"image 0: the gradient of the target score is zero everywhere"),
     "batch changed": (Merging, "relu", r"'relu' put out 9 maps for 3 images"),

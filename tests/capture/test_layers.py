@@ -9,8 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from cfcam_gpu import CFCAM, CaptureError
-from cfcam_gpu.capture import capture
-from cfcam_gpu.capture.layers import choose_layer, find_layer, finer_layer, list_layers
+from cfcam_gpu.capture import capture, choose_layer, find_layer, finer_layer, list_layers
 
 CHOICES = {
     "torchvision:resnet18": "layer4",
@@ -79,7 +78,7 @@ class Plain(nn.Module):
         ("relu", True, "norm:relu"),
         ("gelu", False, "conv:gelu"),
         ("", False, "conv"),
-        ("", True, "conv"),  # never the bare BatchNorm output
+        ("", True, "norm"),  # what the head reads
     ],
 )
 def test_functional_nonlinearities(activation, norm, expected):
@@ -113,7 +112,9 @@ def test_list_marks_exactly_the_choice():
 
 def test_a_model_without_maps_is_an_error():
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
-    with pytest.raises(CaptureError, match=r"no module of this model has a 4-D output .* pass target_layer"):
+    with pytest.raises(
+        CaptureError, match=r"no module of this Sequential has a map larger .* pass target_layer"
+    ):
         CFCAM(model)(torch.randn(1, 3, 4, 4))
 
 

@@ -14,17 +14,17 @@ def test_layers_lists_candidates_and_marks_exactly_one():
     arguments = ("layers", "py:tinynet:make", "--size", "34x66")
     outcome = cfcam(*arguments)
     assert outcome.status == OK
+    reason = "last map that the score depends on"
     table = [line.split() for line in outcome.out.splitlines()[1:]]
-    assert table == [
-        ["0", "Conv2d", "24", "x", "8", "x", "16"],
-        ["1", "ReLU", "24", "x", "8", "x", "16", "automatic"],
-    ]
+    shape = ["24", "x", "8", "x", "16", "nchw", "8", "x", "16"]
+    assert table == [["0", "Conv2d", *shape], ["1", "ReLU", *shape, "automatic:", *reason.split()]]
     content = json.loads(cfcam(*arguments, "--json").out)
+    both = {"shape": [24, 8, 16], "layout": "nchw", "map_shape": [8, 16]}
     assert content == {
         "model": "py:tinynet:make",
         "layers": [
-            {"name": "0", "type": "Conv2d", "shape": [24, 8, 16], "chosen": False},
-            {"name": "1", "type": "ReLU", "shape": [24, 8, 16], "chosen": True},
+            {"name": "0", "type": "Conv2d", "chosen": False, "note": "", **both},
+            {"name": "1", "type": "ReLU", "chosen": True, "note": reason, **both},
         ],
     }
 
@@ -32,4 +32,6 @@ def test_layers_lists_candidates_and_marks_exactly_one():
 def test_layers_of_the_packaged_model():
     layers = json.loads(cfcam("layers", "efficientnet-lite0", "--json").out)["layers"]
     chosen = [layer for layer in layers if layer["chosen"]]
-    assert chosen == [{"name": "_swish", "type": "ReLU6", "shape": [1280, 7, 7], "chosen": True}]
+    assert [(layer["name"], layer["layout"], layer["map_shape"]) for layer in chosen] == [
+        ("_swish", "nchw", [7, 7])
+    ]

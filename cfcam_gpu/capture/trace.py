@@ -1,0 +1,212 @@
+"""One forward pass of a model, written down: which modules ran, what they put out, and what became of it."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from cfcam_gpu.capture.layers import NONLINEARITIES
+from cfcam_gpu.capture.layouts import ChannelsFirst, Geometry, Layout, MapShape, geometry_of, readings
+from cfcam_gpu.capture.model_state import explainable
+from cfcam_gpu.capture.targets import logits_of
+
+#: Functions that hold or mix most of a model's work; how many have run says how far a pass has come.
+_WORK = {
+    "conv1d", "conv2d", "conv3d", "linear", "matmul", "__matmul__", "bmm", "baddbmm", "addmm", "einsum",
+    "scaled_dot_product_attention", "multi_head_attention_forward",
+}  # fmt: skip
+
+#: Functions of which attention is made.
+_ATTENTION = {"softmax", "scaled_dot_product_attention", "multi_head_attention_forward"}
+
+
+@dataclass(frozen=True)
+class Call:
+    """The last call of a module that put out a tensor of three or four axes.
+
+    Attributes:
+        name: the module's name.
+        output: the tensor, part of a graph from the image to the scores.
+        taken: shape of the first tensor that the module took.
+        made_by: name of the function of torch that made the output; None: an earlier tensor is passed on.
+        followed_by: the nonlinearity that took the output first.
+        share: how much of the model's work on maps was done by then, from 0 to 1.
+        layouts: the ways to read the output as maps of more than one channel, the likeliest first.
+        last: whether no convolution or linear layer ran after it.
+    """
+
+    name: str
+    module: nn.Module
+    output: Tensor
+    taken: tuple[int, ...] | None
+    made_by: str | None
+    followed_by: str | None
+    share: float
+    last: bool
+    layouts: tuple[Layout, ...]
+
+    @property
+    def map_shape(self) -> MapShape:
+        """(h,w) of the map, read in the likeliest way."""
+        _, rows, columns = self.layouts[0].sizes(self.output.shape)
+        return rows, columns
+
+    @property
+    def channels(self) -> int:
+        """Of the map, read in the likeliest way."""
+        return self.layouts[0].sizes(self.output.shape)[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The output's shape without the batch axis."""
+        return tuple(self.output.shape[1:])
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The calls of one forward pass, in the order in which they ended.
+
+    Attributes:
+        geometry: sizes of the image and of the maps that convolutions and the model's patches make.
+        logits: the model's output, (1,classes) for a classifier.
+        attention: whether the model attends: then not every output of four axes is a map.
+    """
+
+    calls: tuple[Call, ...]
+    geometry: Geometry
+    logits: Tensor
+    attention: bool
+    modules: dict[str, nn.Module] = field(repr=False)
+
+    def gradients(self, calls: Sequence[Call]) -> list[Tensor | None]:
+        """Of a mixture of the logits with respect to the calls' outputs; None: the logits do not depend on it."""
+        outputs = [call.output for call in calls if call.output.requires_grad]
+        if not outputs or not self.logits.requires_grad:
+            return [None] * len(calls)
+        generator = torch.Generator().manual_seed(0)
+        mixture = torch.randn(self.logits.shape, generator=generator).to(self.logits)
+        found = torch.autograd.grad(
+            self.logits, outputs, grad_outputs=mixture, retain_graph=True, allow_unused=True
+        )
+        gradients = iter(found)
+        return [next(gradients) if call.output.requires_grad else None for call in calls]
+
+
+def trace(model: nn.Module, image: Tensor) -> Trace:
+    """Run the model once on an image (1,channels,H,W), with a graph from the image to the logits."""
+    recorder = _Recorder()
+    records: dict[nn.Module, tuple[str, Tensor, tuple[int, ...] | None, int, str | None]] = {}
+
+    def record(module: nn.Module, name: str, arguments: Any, output: Any) -> None:
+        records.pop(module, None)
+        if isinstance(output, Tensor) and output.ndim in (3, 4) and output.is_floating_point():
+            taken = next((tuple(one.shape) for one in arguments if isinstance(one, Tensor)), None)
+            records[module] = (name, output, taken, recorder.step, recorder.made_by.get(id(output)))
+
+    with explainable(model), torch.enable_grad(), _hooks(model, record), recorder:
+        # A copy that is no leaf may be changed in place.
+        leaf = image.detach().clone().requires_grad_()
+        logits = logits_of(model(leaf.clone()))
+    size = (image.shape[2], image.shape[3])
+    named = geometry_of(model, size)
+    geometry = replace(named, grids=tuple(dict.fromkeys([*named.grids, *recorder.grids])))
+    calls = tuple(
+        Call(
+            name=name,
+            module=module,
+            output=output,
+            taken=taken,
+            made_by=made_by,
+            followed_by=recorder.nonlinearity_after(output, step),
+            share=bisect.bisect_right(recorder.work, step) / len(recorder.work) if recorder.work else 1.0,
+            last=step >= recorder.last_work,
+            layouts=_layouts(output.shape, geometry, recorder),
+        )
+        for module, (name, output, taken, step, made_by) in records.items()
+    )
+    return Trace(
+        calls, geometry, logits, recorder.attention, dict(model.named_modules(remove_duplicate=False))
+    )
+
+
+def _layouts(shape: Sequence[int], geometry: Geometry, recorder: _Recorder) -> tuple[Layout, ...]:
+    likely = readings(shape, geometry)
+    if not likely and len(shape) == 4 and max(shape[2:]) > 1 and not recorder.attention:
+        likely = [ChannelsFirst()]  # pooled to a size of its own
+    return tuple(layout for layout in likely if layout.sizes(shape)[0] > 1)
+
+
+@contextlib.contextmanager
+def _hooks(model: nn.Module, record: Any) -> Iterator[None]:
+    """Call record(module, name, arguments, output) after every call of every module below the model."""
+    handles = [
+        module.register_forward_hook(lambda m, args, output, name=name: record(m, name, args, output))
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Recorder(TorchFunctionMode):
+    """Records, by each tensor's id, the function that made it and the nonlinearities it went into, with the step.
+
+    Attributes:
+        work: steps of the functions that work on maps.
+        last_work: step of the last that works on anything.
+        grids: (h,w) that convolutions put out.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = 0
+        self.made_by: dict[int, str] = {}
+        self.nonlinearities: dict[int, list[tuple[int, str]]] = {}
+        self.work: list[int] = []
+        self.last_work = 0
+        self.grids: dict[tuple[int, int], None] = {}
+        self.attention = False
+        self.alive: list[Tensor] = []
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.step += 1
+        name = getattr(func, "__name__", "")
+        if args and isinstance(args[0], Tensor) and name in NONLINEARITIES:
+            self.nonlinearities.setdefault(id(args[0]), []).append((self.step, NONLINEARITIES[name]))
+        self.attention |= name in _ATTENTION
+        if isinstance(result, Tensor):
+            # Kept alive, so that no other tensor gets the same id.
+            self.alive.append(result)
+            self.made_by[id(result)] = name.rstrip("_")
+        if name in _WORK:
+            self._note_work(name, result[0] if isinstance(result, tuple) else result)
+        return result
+
+    def _note_work(self, name: str, result: Tensor) -> None:
+        self.last_work = self.step
+        on_maps = result.ndim >= 3 and sum(n > 1 for n in result.shape[1:]) >= 2
+        if on_maps:
+            self.work.append(self.step)
+        if name == "conv2d" and on_maps:
+            self.grids[(result.shape[2], result.shape[3])] = None
+
+    def nonlinearity_after(self, tensor: Tensor, step: int) -> str | None:
+        """The first nonlinearity that took the tensor after a step."""
+        return next((name for at, name in self.nonlinearities.get(id(tensor), []) if at > step), None)
