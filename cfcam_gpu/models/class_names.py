@@ -1,7 +1,9 @@
-"""Files of class names."""
+"""Class names: those of ImageNet, and files of names."""
 
 from __future__ import annotations
 
+import runpy
+from importlib.util import find_spec
 from pathlib import Path
 
 from cfcam_gpu._utils.messages import one_line
@@ -39,3 +41,24 @@ def read_class_names(path: Path, count: int | None = None) -> tuple[str, ...]:
     if count is not None and len(names) != count:
         raise ModelError(f"the class names {path} must be {count}, one per line, got {len(names)}")
     return names
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """The names of the 1000 ImageNet classes, in the usual order of outputs.
+
+    They are read from the one file of torchvision that holds them. Importing torchvision takes
+    longer than importing PyTorch, because it imports PyTorch's compiler.
+
+    Example:
+        >>> imagenet_names()[:3]
+        ('tench', 'goldfish', 'great white shark')
+    """
+    package = find_spec("torchvision")
+    for folder in (package and package.submodule_search_locations) or ():
+        file = Path(folder) / "models" / "_meta.py"
+        names = runpy.run_path(str(file)).get("_IMAGENET_CATEGORIES") if file.is_file() else None
+        if names:
+            return tuple(names)
+    from torchvision.models import ResNet50_Weights  # a release of torchvision that keeps them elsewhere
+
+    return tuple(ResNet50_Weights.IMAGENET1K_V2.meta["categories"])

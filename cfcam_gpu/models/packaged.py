@@ -6,9 +6,9 @@ from pathlib import Path
 
 from cfcam_gpu._utils.optional import require
 from cfcam_gpu.images.preprocess import Preprocess
+from cfcam_gpu.models.class_names import imagenet_names
 from cfcam_gpu.models.loaded import LoadedModel
 from cfcam_gpu.models.request import Request
-from cfcam_gpu.models.torchvision import imagenet_names
 from cfcam_gpu.models.weights import load_state_dict, read_state_dict
 
 _PREPROCESS = Preprocess((224, 224), (127 / 255,) * 3, (128 / 255,) * 3, interpolation="bicubic")

@@ -15,10 +15,10 @@ from cfcam_gpu._utils.messages import did_you_mean, either
 from cfcam_gpu._utils.optional import require
 from cfcam_gpu.errors import ModelError
 from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS, Preprocess, rgb
+from cfcam_gpu.models.class_names import imagenet_names
 from cfcam_gpu.models.downloads import downloading
 from cfcam_gpu.models.loaded import LoadedModel
 from cfcam_gpu.models.request import Request
-from cfcam_gpu.models.torchvision import imagenet_names
 
 
 def load(request: Request) -> LoadedModel:

@@ -46,11 +46,6 @@ def classifiers() -> list[str]:
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
-def imagenet_names() -> tuple[str, ...]:
-    """The names of the 1000 ImageNet classes, in the usual order of outputs."""
-    return tuple(torchvision.models.ResNet50_Weights.IMAGENET1K_V2.meta["categories"])
-
-
 def preprocess_of(weights: WeightsEnum) -> Preprocess:
     """The preprocessing that pretrained weights were evaluated with."""
     transform = weights.transforms()

@@ -1,4 +1,4 @@
-"""Class names from a file."""
+"""Class names from a file, and those of ImageNet."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cfcam_gpu.models import load_model
+from cfcam_gpu.models.class_names import imagenet_names
 from tests.helpers.load_models import RESNET, problem
 
 
@@ -33,3 +34,15 @@ def test_bad_class_name_files(tmp_path: Path, content: bytes | None, message: st
     assert problem(f"{RESNET}@none", num_classes=2, class_names=path).startswith(
         f"the class names {path} {message}"
     )
+
+
+def test_imagenet_names_are_those_of_torchvisions_weights() -> None:
+    from torchvision.models import ResNet50_Weights
+
+    assert imagenet_names() == tuple(ResNet50_Weights.IMAGENET1K_V2.meta["categories"])
+
+
+def test_imagenet_names_where_torchvision_keeps_them_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = imagenet_names()
+    monkeypatch.setattr(Path, "is_file", lambda _path: False)
+    assert imagenet_names() == names
