@@ -240,10 +240,12 @@ def _gradients(scores: Tensor, leaves: dict[str, Tensor], check: Check) -> list[
         check()
         gradients: Sequence[Tensor | None] = [None] * len(leaves)
         if column.requires_grad:
+            # To check the shape of `grad_outputs`, PyTorch imports SymPy, which takes about a second.
+            summed = column.is_cpu and scale == 1
             gradients = torch.autograd.grad(
-                column,
+                column.sum() if summed else column,
                 list(leaves.values()),
-                grad_outputs=torch.full_like(column, scale),
+                grad_outputs=None if summed else torch.full_like(column, scale),
                 retain_graph=k + 1 < len(columns),
                 allow_unused=True,
             )

@@ -74,6 +74,8 @@ class Verdicts:
 
     def add(self, judge: Judge, table: pa.Table) -> None:
         """Counts the rows of a table with the columns label, pred and pred_name."""
+        if table["label"].null_count == len(table):
+            return
         groups = table.group_by(["label", "pred", "pred_name"]).aggregate([([], "count_all")])
         for group in groups.to_pylist():
             label, pred, count = group["label"], group["pred"], group["count_all"]

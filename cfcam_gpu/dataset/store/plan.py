@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.store.arrays import arrow_array
 from cfcam_gpu.dataset.store.atomic_files import atomic_file, sync_folder
 from cfcam_gpu.errors import StoreError
 
@@ -69,7 +70,7 @@ class Plan:
         metadata = self._file.metadata
         groups = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
         self._group_start = [0, *accumulate(groups)]
-        self._group: tuple[int, pa.Table] = (-1, _SCHEMA.empty_table())
+        self._group: tuple[int, pa.Table] | None = None
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -119,7 +120,7 @@ class Plan:
 
     def _read(self, group: int) -> pa.Table:
         """A row group of the file; the last one stays in memory."""
-        if self._group[0] != group:
+        if self._group is None or self._group[0] != group:
             self._group = group, self._file.read_row_group(group, columns=list(_FIELDS))
         return self._group[1]
 
@@ -140,7 +141,7 @@ def write_plan(path: Path, samples: Iterable[Sample], segments: Sequence[int], p
     rest = iter(samples)
     with atomic_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         while piece := list(islice(rest, _GROUP)):
-            columns = [pa.array([getattr(s, name) for s in piece], pa.string()) for name in _FIELDS]
+            columns = [arrow_array([getattr(s, name) for s in piece], pa.string()) for name in _FIELDS]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
     sync_folder(path.parent)
     return Plan(path)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cfcam_gpu._utils.messages import unknown
 from cfcam_gpu._utils.optional import require
@@ -99,6 +98,8 @@ class Results:
             `total`: samples of the run; `ok`: explained; `error`: failed; `blank`: those of the explained whose map
             is zero everywhere; `missing`: without a row so far.
         """
+        import pyarrow.compute as pc
+
         total, ok, blank, rows = len(self.plan), 0, 0, 0
         for table in self.tables(["status", "blank"]):
             good = pc.equal(table["status"], "ok")
@@ -163,6 +164,8 @@ class Results:
         Raises:
             InputError: no finished part has the sample.
         """
+        import pyarrow.compute as pc
+
         for part in self.parts:
             position = pc.index(self.store.read_part(part, ["sample_id"])["sample_id"], sample_id).as_py()
             if position >= 0:

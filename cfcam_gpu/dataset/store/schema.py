@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from cfcam_gpu.dataset.store.arrays import arrow_array, fixed_size_lists
+
 #: The name of a column, so that mypy finds a misspelt one where code lists columns.
 ColumnName = Literal[
     "sample_id", "uri", "status", "stage", "error_type", "message", "label", "target", "target_name",
@@ -130,7 +132,7 @@ def rows_to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Ta
     arrays = [
         _tensors([row.get("grid") for row in rows], field.type)
         if field.name == "grid"
-        else pa.array([row.get(field.name) for row in rows], field.type)
+        else arrow_array([row.get(field.name) for row in rows], field.type)
         for field in schema
     ]
     return pa.Table.from_arrays(arrays, schema=schema)
@@ -179,6 +181,5 @@ def _tensors(maps: Sequence[npt.NDArray[np.float32] | None], kind: pa.FixedShape
     for line, grid in zip(values, maps, strict=True):
         if grid is not None:
             line[:] = grid.reshape(-1)
-    missing = pa.array([grid is None for grid in maps], pa.bool_())
-    storage = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), h * w, mask=missing)
-    return pa.ExtensionArray.from_storage(kind, storage)
+    present = [grid is not None for grid in maps]
+    return pa.ExtensionArray.from_storage(kind, fixed_size_lists(values, present))

@@ -203,8 +203,10 @@ class Store:
         """
         path = self.part_file(part)
         try:
-            return pq.read_table(path, columns=columns, partitioning=None)
-        except (OSError, pa.ArrowException) as error:
+            with pq.ParquetFile(path) as file:  # `pq.read_table` imports pandas where it is installed
+                table = file.read(columns)
+            return table if columns is None else table.select(columns)
+        except (OSError, KeyError, pa.ArrowException) as error:
             raise StoreError(
                 f"{path} cannot be read ({first_line(error)}); remove it and run again to redo it"
             ) from error
