@@ -1,20 +1,25 @@
 """Which decoder is fastest from the file to the model's view, and do the decoders' pixels agree?
 
-    python -m bench.decode [--images 8] [--repeats 7]
+    python -m bench.decode [--images 8] [--repeats 7] [--photos FOLDER] [--pictures 12]
 
-Decodes generated, photo-like images of three sizes, as JPEG and PNG, from files that the system keeps in memory,
+Decodes generated, photo-like images of several sizes, as JPEG and PNG, from files that the system keeps in memory,
 to the model's view: 224×224 RGB uint8, resized by the same code for every decoder. One thread; its CPU time is
-measured. The pixels are compared with Pillow's, for plain images and where decoders differ: EXIF orientation,
-transparency, 16-bit grayscale, CMYK. torchcodec is measured if it is installed. Prints a table, then one line of
-JSON, which it also stores in bench/results/.
+measured. Three decoders give the full size; the scaled ones decode JPEGs at the scale that `--decode scaled` takes.
+`pillow, 1/8` is no decoder to use: the smallest size shows what reading the compressed data alone costs.
+
+The full decoders' pixels are compared with Pillow's, for plain images and where decoders differ: EXIF orientation,
+transparency, 16-bit grayscale, CMYK. The views by `--decode scaled` are compared with the full decode's on pictures
+made of real photos: those that packages bring, or the JPEGs in FOLDER. Prints tables, then one line of JSON, which
+it also stores in bench/results/.
 """
 
 from __future__ import annotations
 
-import argparse
+import math
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -24,39 +29,130 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
-from bench.common import ratio, save, summary
-from cfcam_gpu.images.decode import load_image
+from bench.common import command, print_table, ratio, summary
+from bench.scaled_views import measure_views, read_photos
+from cfcam_gpu._utils.messages import first_line
+from cfcam_gpu.images.decode import decode, load_image
 from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS
+from cfcam_gpu.images.scaled import jpeg_scale
 
-SIZES = ((500, 375), (1024, 768), (2048, 1536))
-SETTINGS: dict[str, dict[str, Any]] = {"jpg": {"quality": 90}, "png": {}}
-PACKAGES = {"pillow": "pillow", "opencv": "opencv-python-headless", "torchcodec": "torchcodec"}
-Decoder = Callable[[Path], Image.Image]
+#: (width, height), file name extension, and settings of the encoder.
+FILES: tuple[tuple[tuple[int, int], str, dict[str, Any]], ...] = (
+    ((500, 375), "jpg", {"quality": 90}),
+    ((1024, 768), "jpg", {"quality": 90}),
+    ((2048, 1536), "jpg", {"quality": 75}),
+    ((2048, 1536), "jpg", {"quality": 90}),
+    ((2048, 1536), "jpg", {"quality": 90, "progressive": True}),
+    ((4000, 3000), "jpg", {"quality": 90}),
+    ((500, 375), "png", {}),
+    ((2048, 1536), "png", {}),
+)
+PACKAGES = {
+    "pillow": "pillow",
+    "opencv": "opencv-python-headless",
+    "torchcodec": "torchcodec",
+    "simplejpeg": "simplejpeg",
+    "PyTurboJPEG": "PyTurboJPEG",
+}
+REDUCED = {
+    1: cv2.IMREAD_COLOR_RGB,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+#: Decoders that are measured at the full size; decoders that can decode a JPEG smaller.
+FULL = ("pillow", "opencv", "torchcodec")
+SCALED = ("pillow", "opencv", "simplejpeg", "PyTurboJPEG")
+#: From a file and the scale of the decoded image to an RGB image.
+Decoder = Callable[[Path, int], Image.Image]
 
 
-def decode_opencv(path: Path) -> Image.Image:
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+@dataclass(frozen=True)
+class Options:
+    """Options of the command: images of each kind of file, turns, a folder of photos, and pictures made of them."""
+
+    images: int = 8
+    repeats: int = 7
+    photos: str = ""
+    pictures: int = 12
+
+
+def decode_pillow(path: Path, scale: int) -> Image.Image:
+    """As this package does it, with its checks."""
+    with path.open("rb") as stream:
+        return decode(stream, scale=None if scale == 1 else lambda _width, _height: scale).image
+
+
+def decode_opencv(path: Path, scale: int) -> Image.Image:
+    pixels = cv2.imread(str(path), REDUCED[scale])
     if pixels is None:
         raise ValueError("OpenCV cannot read it")
-    return Image.fromarray(pixels)
+    return Image.fromarray(pixels if scale == 1 else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
 
 
-def decoders() -> dict[str, Decoder]:
-    """Name -> function from a file to an RGB image; the first one is this package's: Pillow, with checks."""
-    by_name: dict[str, Decoder] = {"pillow": load_image, "opencv": decode_opencv}
-    try:
-        from torchcodec.decoders import decode_image  # type: ignore[import-not-found,unused-ignore]
-    except (ImportError, OSError, RuntimeError) as error:
-        print(f"torchcodec is left out: {(str(error).splitlines() or ['not installed'])[0]}")
-        return by_name
+def torchcodec_decoder() -> Decoder:
+    from torchcodec.decoders import decode_image  # type: ignore[import-not-found,unused-ignore]
 
-    def decode_torchcodec(path: Path) -> Image.Image:
-        return Image.fromarray(decode_image(path).permute(1, 2, 0).contiguous().numpy())
+    return lambda path, _scale: Image.fromarray(decode_image(path).permute(1, 2, 0).contiguous().numpy())
 
-    return {**by_name, "torchcodec": decode_torchcodec}
+
+def simplejpeg_decoder() -> Decoder:
+    import simplejpeg  # type: ignore[import-not-found,unused-ignore]
+
+    def decode_simplejpeg(path: Path, scale: int) -> Image.Image:
+        content = path.read_bytes()
+        height, width, _, _ = simplejpeg.decode_jpeg_header(content)
+        least = {"min_width": math.ceil(width / scale), "min_height": math.ceil(height / scale)}
+        return Image.fromarray(simplejpeg.decode_jpeg(content, "RGB", **least))
+
+    return decode_simplejpeg
+
+
+def turbojpeg_decoder() -> Decoder:
+    import turbojpeg  # type: ignore[import-not-found,unused-ignore]
+
+    decoder = turbojpeg.TurboJPEG()
+
+    def decode_turbojpeg(path: Path, scale: int) -> Image.Image:
+        pixels = decoder.decode(path.read_bytes(), turbojpeg.TJPF_RGB, scaling_factor=(1, scale))
+        return Image.fromarray(pixels)
+
+    return decode_turbojpeg
+
+
+def decoders() -> tuple[dict[str, Decoder], dict[str, str]]:
+    """Name -> decoder, the first one this package's; and name -> why a decoder is left out."""
+    by_name: dict[str, Decoder] = {"pillow": decode_pillow, "opencv": decode_opencv}
+    absent: dict[str, str] = {}
+    for name, make in (
+        ("torchcodec", torchcodec_decoder),
+        ("simplejpeg", simplejpeg_decoder),
+        ("PyTurboJPEG", turbojpeg_decoder),
+    ):
+        try:
+            by_name[name] = make()
+        except (ImportError, OSError, RuntimeError) as error:
+            absent[name] = first_line(error)
+    return by_name, absent
+
+
+def cases(by_name: dict[str, Decoder], scale: int) -> dict[str, Callable[[Path], Image.Image]]:
+    """The full decoders; for a scale above 1 the scaled ones, too."""
+    functions: dict[str, Callable[[Path], Image.Image]] = {}
+    for name in FULL:
+        if name in by_name:
+            functions[name] = partial(_call, by_name[name], 1)
+    if scale > 1:
+        for name in SCALED:
+            if name in by_name:
+                functions[f"{name}, scaled"] = partial(_call, by_name[name], scale)
+        functions["pillow, 1/8"] = partial(_call, decode_pillow, 8)
+    return functions
+
+
+def _call(decoder: Decoder, scale: int, path: Path) -> Image.Image:
+    return decoder(path, scale)
 
 
 def photo(size: tuple[int, int], seed: int) -> Image.Image:
@@ -89,19 +185,26 @@ def awkward(folder: Path) -> dict[str, Path]:
     return {kind: folder / name for kind, (_, name, _) in images.items()}
 
 
-def difference(decode: Decoder, path: Path) -> int | str:
+def difference(decoder: Callable[[Path], Image.Image], path: Path) -> int | str:
     """Largest difference from Pillow's pixels; or why there is none: the decoder fails, or the size differs."""
     expected = np.asarray(load_image(path)).astype(int)
     try:
-        got = np.asarray(decode(path)).astype(int)
+        got = np.asarray(decoder(path)).astype(int)
     except (ValueError, RuntimeError, TypeError) as error:
-        return f"fails: {(str(error).splitlines() or [''])[0][:80]}"
+        return f"fails: {first_line(error)[:80]}"
     return int(np.abs(got - expected).max()) if got.shape == expected.shape else f"size {got.shape[1::-1]}"
 
 
-def view_all(decode: Decoder, paths: list[Path]) -> None:
+def view_difference(decoder: Callable[[Path], Image.Image], path: Path) -> dict[str, float]:
+    """Mean and largest difference of the view from that of Pillow's full decode, levels of 0 to 255."""
+    expected = PUBLISHED_PREPROCESS.view(load_image(path)).astype(int)
+    change = np.abs(PUBLISHED_PREPROCESS.view(decoder(path)) - expected)
+    return {"mean": round(float(change.mean()), 3), "largest": int(change.max())}
+
+
+def view_all(decoder: Callable[[Path], Image.Image], paths: list[Path]) -> None:
     for path in paths:
-        PUBLISHED_PREPROCESS.view(decode(path))
+        PUBLISHED_PREPROCESS.view(decoder(path))
 
 
 def cpu_seconds(cases: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
@@ -116,52 +219,76 @@ def cpu_seconds(cases: dict[str, Callable[[], object]], repeats: int) -> dict[st
     return seconds
 
 
-def measure(decoders: dict[str, Decoder], paths: list[Path], repeats: int) -> dict[str, Any]:
+def measure(by_name: dict[str, Decoder], scale: int, paths: list[Path], repeats: int) -> dict[str, Any]:
+    functions = cases(by_name, scale)
     seconds = cpu_seconds(
-        {name: partial(view_all, decode, paths) for name, decode in decoders.items()}, repeats
+        {name: partial(view_all, function, paths) for name, function in functions.items()}, repeats
     )
     per_image = {name: summary(s, len(paths))["ms_per_image"] for name, s in seconds.items()}
     return {
+        "scale": scale,
+        "kilobytes": round(sum(path.stat().st_size for path in paths) / len(paths) / 1000),
         "images_per_cpu_second": {name: round(1000 / ms, 1) for name, ms in per_image.items()},
         "speed_over_pillow": {name: ratio(seconds["pillow"], s) for name, s in seconds.items()},
-        "difference": {name: difference(decode, paths[0]) for name, decode in decoders.items()},
+        "view_difference": {
+            name: view_difference(function, paths[0]) for name, function in functions.items()
+        },
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=7)
-    options = parser.parse_args()
+def run(options: Options) -> dict[str, Any]:
+    """The benchmark's result."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    competing = decoders()
+    by_name, absent = decoders()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        full = cases(by_name, 1)
         kinds = {
-            kind: {name: difference(decode, path) for name, decode in competing.items()}
+            kind: {name: difference(function, path) for name, function in full.items()}
             for kind, path in awkward(folder).items()
         }
-        for suffix, settings in SETTINGS.items():
-            for size in SIZES:
-                paths = [folder / f"{size[0]}-{i}.{suffix}" for i in range(options.images)]
-                for seed, path in enumerate(paths):
-                    photo(size, seed).save(path, **settings)
-                file = f"{size[0]}x{size[1]} {suffix}"
-                rows.append({"file": file, **measure(competing, paths, options.repeats)})
-    table = Table(
-        "file", *(f"{name}, images/CPU s" for name in competing), *(f"{n} / pillow" for n in competing)
-    )
-    for row in rows:
-        speeds = [f"{value:.0f}" for value in row["images_per_cpu_second"].values()]
-        table.add_row(row["file"], *speeds, *(f"{value:.2f}" for value in row["speed_over_pillow"].values()))
-    Console().print(table)
-    for kind, differences in kinds.items():
+        for number, (size, suffix, settings) in enumerate(FILES):
+            paths = [folder / f"{number}-{i}.{suffix}" for i in range(options.images)]
+            for seed, path in enumerate(paths):
+                photo(size, seed).save(path, **settings)
+            scale = jpeg_scale(PUBLISHED_PREPROCESS, *size) if suffix == "jpg" else 1
+            words = [f"{size[0]}x{size[1]} {suffix}"]
+            words += [f"q{settings['quality']}"] if settings else []
+            words += ["progressive"] if settings.get("progressive") else []
+            row = measure(by_name, scale, paths, options.repeats)
+            rows.append({"file": " ".join(words), **row})
+    return {
+        "view": "224x224 RGB uint8, one thread",
+        "rows": rows,
+        "kinds": kinds,
+        "scaled": measure_views(read_photos(options.photos), options.pictures),
+        "gpu": "not measured",
+        "decoders": {name: version(PACKAGES[name]) for name in by_name},
+        "absent": absent,
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    for row in result["rows"]:
+        speeds = row["images_per_cpu_second"]
+        title = f"{row['file']}, {row['kilobytes']} kB, scale {row['scale']}"
+        lines = [
+            (name, speeds[name], row["speed_over_pillow"][name], *row["view_difference"][name].values())
+            for name in speeds
+        ]
+        print_table(title, ("decoder", "images/CPU s", "x Pillow", "mean", "largest"), lines)
+    for kind, differences in result["kinds"].items():
         print(f"{kind}: largest difference from Pillow's pixels {differences}")
-    view = "224x224 RGB uint8, one thread"
-    versions = {name: version(PACKAGES[name]) for name in competing}
-    save("decode", {"view": view, "rows": rows, "kinds": kinds, "decoders": versions})
+    for kind in ("mosaics", "enlarged"):
+        print(f"{kind}: {result['scaled'][kind]}")
+    for name, reason in result["absent"].items():
+        print(f"{name} is left out: {reason}")
+
+
+def main() -> None:
+    command("decode", Options, run, show, __doc__)
 
 
 if __name__ == "__main__":

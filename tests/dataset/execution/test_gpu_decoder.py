@@ -6,6 +6,7 @@ import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -211,7 +212,7 @@ def test_rows_are_those_of_the_full_decode(tmp_path: Path) -> None:
     explainer = BatchExplainer(make_loaded(), CFCAM(make_loaded().model, "conv", on_invalid="flag"), CPU, 4)
     explainer.warm_up()
 
-    def rows(decode: str, decoder: GpuDecoder | None) -> list[dict[str, object]]:
+    def rows(decode: str, decoder: GpuDecoder | None) -> list[dict[str, Any]]:
         pipeline = Pipeline(explainer, InlinePool(), 4, 8, None, lambda: None, decode, decoder)
         ((_, found),) = pipeline([PendingPart(0, samples)], lambda _: None)
         return [dict(row) for row in found]
