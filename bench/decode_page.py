@@ -41,9 +41,9 @@ def _speed(rows: list[dict[str, Any]]) -> str:
 
 def _views(scaled: dict[str, Any]) -> str:
     head = [
-        "view of 224×224",
+        "view of 224 by 224",
         *(f"{kind}: {what}" for kind in _PICTURES.values() for what in ("mean", "largest")),
-    ]  # noqa: RUF001
+    ]
     lines = [
         [
             name,
