@@ -11,6 +11,7 @@ import dataclasses
 import sys
 import types
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -80,11 +81,12 @@ def test_a_call_runs_the_model_and_the_kernels_on_the_images_device(launches, cu
 def test_cumls_fit_runs_on_the_features_device(monkeypatch, current):
     """cuML is a stand-in, and CUDA the CPU."""
     fitted = []
-    monkeypatch.setattr(
-        cuml_engine,
-        "_dbscan_labels",
-        lambda rows, *_: fitted.append(current[-1]) or torch.zeros(len(rows)).long(),
-    )
+
+    def labels(rows: torch.Tensor, *_: object) -> torch.Tensor:
+        fitted.append(current[-1])
+        return torch.zeros(len(rows)).long()
+
+    monkeypatch.setattr(cuml_engine, "_dbscan_labels", labels)
     monkeypatch.setattr(cuml_engine, "available", lambda _: (True, "stand-in"))
     explainer = sys.modules["cfcam_gpu.explainer"]
     monkeypatch.setattr(explainer, "on_device", lambda _: on_device(SECOND))
@@ -97,7 +99,7 @@ def test_a_dataset_run_is_prepared_and_warmed_up_on_its_device(monkeypatch, curr
     devices = []
     monkeypatch.setattr(local, "on_device", lambda _: on_device(SECOND))
 
-    def explainer(*_arguments: object) -> types.SimpleNamespace:
+    def explainer(*_arguments: object) -> Any:
         return types.SimpleNamespace(warm_up=lambda: devices.append(current[-1]))
 
     with local.opened_explainer(make_loaded(), RunOptions(layer="conv:relu"), torch.device("cpu"), explainer):

@@ -94,7 +94,7 @@ def test_a_copy_to_a_cuda_device_is_from_pinned_memory_and_nobody_waits(
         steps.append("pinned")
         return tensor
 
-    def to(tensor: torch.Tensor, device: torch.device, non_blocking: bool = False) -> torch.Tensor:
+    def to(tensor: torch.Tensor, device: torch.device, *, non_blocking: bool = False) -> torch.Tensor:
         steps.append((device, non_blocking))
         return tensor
 

@@ -15,7 +15,7 @@ CASES: list[tuple[list[Any], pa.DataType]] = [
     (["a", None, "", "é\U0001f600", "x" * 1000], pa.string()),
     ([None, None], pa.string()),
     ([True, None, False] * 7, pa.bool_()),
-    ([np.bool_(True), False], pa.bool_()),
+    ([np.array(1, np.bool_)[()], False], pa.bool_()),
     ([1, None, -(2**31)], pa.int32()),
     ([2**40, 0], pa.int64()),
     ([0.1, None, float("inf")], pa.float32()),
