@@ -92,8 +92,9 @@ class Trace:
             return [None] * len(calls)
         generator = torch.Generator().manual_seed(0)
         mixture = torch.randn(self.logits.shape, generator=generator).to(self.logits)
+        # With `grad_outputs` PyTorch imports SymPy, which takes about a second.
         found = torch.autograd.grad(
-            self.logits, outputs, grad_outputs=mixture, retain_graph=True, allow_unused=True
+            (self.logits * mixture).sum(), outputs, retain_graph=True, allow_unused=True
         )
         gradients = iter(found)
         return [next(gradients) if call.output.requires_grad else None for call in calls]

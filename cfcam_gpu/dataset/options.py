@@ -21,6 +21,9 @@ from cfcam_gpu.models import PRECISIONS
 #: Samples of a part unless the options say otherwise.
 PART_SIZE = 256
 
+#: For so many samples or fewer, worker processes and code compiled by Numba take longer to start than they save.
+FEW_SAMPLES = 8
+
 #: File formats of the overlays; `none`: no overlays are written.
 OVERLAYS = ("none", "png", "jpeg", "webp")
 
@@ -70,7 +73,8 @@ class RunOptions:
         precision, channels_last, fold_batchnorm: see `cfcam_gpu.models.prepared`.
         cmap, alpha: colour map of the overlays and how much of them is colour, from 0 to 1.
         overlays: file format of the overlays, one of `OVERLAYS`.
-        workers: number of processes that decode images and write pictures; 0: this process does it.
+        workers: number of processes that decode images and write pictures; 0: this process does it; None:
+            `default_workers()`, or a thread of this process for up to `FEW_SAMPLES` samples.
         decode: how images are decoded for the model, a key of `cfcam_gpu.images.decoders.DECODERS`.
         sample_timeout: seconds that a worker may spend on one image.
         max_errors: the run stops when more samples fail: a number, or a percentage of the samples such as
@@ -139,9 +143,9 @@ class RunOptions:
         default=0.4, metadata=option("Share of the heatmap in the overlay, 0..1.", OUTPUT, "A")
     )
     overlays: str = field(default="png", metadata=option(f"Pictures: {', '.join(OVERLAYS)}.", OUTPUT, "KIND"))
-    workers: int = field(
-        default_factory=default_workers,
-        metadata=option(f"Processes that decode and write; here {default_workers()}.", RUN, "N"),
+    workers: int | None = field(
+        default=None,
+        metadata=option(f"Processes that decode and write; here {default_workers()}.", RUN, "N", unset=True),
     )
     decode: str = field(
         default="full",
@@ -182,7 +186,8 @@ class RunOptions:
         self._check_finer(method)
         least = {"batch_size": 1, "workers": 0, "world_size": 1}
         for name, low in least.items():
-            if getattr(self, name) < low:
+            value = getattr(self, name)
+            if value is not None and value < low:
                 raise ConfigError(f"{_words(name)} must be at least {low}, got {getattr(self, name)}")
         if self.part_size is not None and self.part_size < 1:
             raise ConfigError(f"part size must be at least 1, got {self.part_size}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -118,16 +118,20 @@ def explain_dataset(
     store, observer = Store(Path(out)), observer or Observer()
     opening = _part_explainer(model, options, observer)
     samples = samples_of(inputs, store.out)
-    with opening as (part_explainer, run_content):
+    with opening(len(samples)) as (part_explainer, run_content):
         return carry_out(store, samples, part_explainer, run_content, options, observer)
 
 
 def _part_explainer(
     model: Model, options: RunOptions, observer: Observer
-) -> AbstractContextManager[tuple[PartExplainer, dict[str, Any]]]:
-    """What explains the parts, and the content of run.json. The model is loaded on entering."""
+) -> Callable[[int], AbstractContextManager[tuple[PartExplainer, dict[str, Any]]]]:
+    """A function of the number of samples: what explains the parts, and the content of run.json.
+
+    The model is loaded on entering.
+    """
     if options.distributed:
-        return ray_part_explainer(model, options, observer)
+        opening = ray_part_explainer(model, options, observer)
+        return lambda _samples: opening
     return local_part_explainer(model, options)
 
 

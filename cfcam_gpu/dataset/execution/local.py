@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from cfcam_gpu.dataset.execution.gpu_decoder import GpuDecoder, check_decoder
 from cfcam_gpu.dataset.execution.parts import FinishedParts, OverlayFiles, PendingPart
 from cfcam_gpu.dataset.execution.pipeline import Pipeline
 from cfcam_gpu.dataset.execution.pool import Pool, make_pool
-from cfcam_gpu.dataset.options import RunOptions
+from cfcam_gpu.dataset.options import FEW_SAMPLES, RunOptions, default_workers
 from cfcam_gpu.dataset.store.fingerprint import about, weights_hash
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.explainer import CFCAM
@@ -31,10 +32,15 @@ Model = str | LoadedModel | Callable[[], LoadedModel]
 
 @dataclass(frozen=True)
 class LocalPartExplainer:
-    """Explains parts one after the other in this process (see `parts.PartExplainer`)."""
+    """Explains parts one after the other in this process (see `parts.PartExplainer`).
+
+    Attributes:
+        samples: number of samples of the run, which decides where they are decoded; None: many.
+    """
 
     explainer: BatchExplainer
     options: RunOptions
+    samples: int | None = None
 
     @property
     def map_shape(self) -> tuple[int, int]:
@@ -59,7 +65,7 @@ class LocalPartExplainer:
         on_row: Callable[[Row], None],
         check: Check,
     ) -> FinishedParts:
-        pool = make_pool(self.options.workers, self.options.sample_timeout)
+        pool = make_pool(self.options.workers, self.options.sample_timeout, self.samples)
         try:
             yield from make_pipeline(self.explainer, pool, self.options, overlays, check)(parts, on_row)
         finally:
@@ -68,22 +74,26 @@ class LocalPartExplainer:
 
 def local_part_explainer(
     model: Model, options: RunOptions
-) -> AbstractContextManager[tuple[LocalPartExplainer, dict[str, Any]]]:
-    """An explainer of parts in this process, and the content of run.json.
+) -> Callable[[int], AbstractContextManager[tuple[LocalPartExplainer, dict[str, Any]]]]:
+    """A function of the number of samples, which opens an explainer of parts in this process.
+
+    Entering what it returns gives the explainer and the content of run.json.
 
     Raises:
         ConfigError, BackendError: at once, if there is no such device.
         CFCAMError: on entering, if the model, the layer or the target does not work.
     """
-    return _local_part_explainer(model, options, resolve_device(options.device))
+    return partial(_local_part_explainer, model, options, resolve_device(options.device))
 
 
 @contextmanager
 def _local_part_explainer(
-    model: Model, options: RunOptions, device: torch.device
+    model: Model, options: RunOptions, device: torch.device, samples: int
 ) -> Iterator[tuple[LocalPartExplainer, dict[str, Any]]]:
+    if options.engine == "auto" and device.type == "cpu" and samples <= FEW_SAMPLES:
+        options = replace(options, engine="torch")
     with opened_explainer(model, options, device) as (explainer, weights):
-        yield LocalPartExplainer(explainer, options), about(explainer, weights, options)
+        yield LocalPartExplainer(explainer, options, samples), about(explainer, weights, options)
 
 
 def make_pipeline(
@@ -94,7 +104,7 @@ def make_pipeline(
     check: Check,
 ) -> Pipeline:
     """The pipeline that the options ask for."""
-    ahead = max(options.batch_size, 4 * options.workers)
+    ahead = max(options.batch_size, 4 * (default_workers() if options.workers is None else options.workers))
     gpu_decoder = None
     if DECODERS[options.decode].needs_cuda:
         gpu_decoder = GpuDecoder(explainer.device, explainer.loaded.preprocess)

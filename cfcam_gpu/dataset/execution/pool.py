@@ -13,15 +13,20 @@ import sys
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from multiprocessing.connection import Connection, wait
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from cfcam_gpu.dataset.execution.worker import READY, Failure, perform
+from cfcam_gpu.dataset.options import FEW_SAMPLES, default_workers
 from cfcam_gpu.errors import BackendError
 
 #: Seconds that a process may take to start.
 _START_LIMIT = 120.0
+
+#: Seconds that the end of a run waits for a task of a thread.
+_CLOSE_LIMIT = 1.0
 
 #: After this many failed starts in a row the pool gives up.
 _START_ATTEMPTS = 3
@@ -43,18 +48,24 @@ class Pool(Protocol):
     def close(self) -> None: ...
 
 
-def make_pool(workers: int, timeout: float) -> Pool:
+def make_pool(workers: int | None, timeout: float, samples: int | None = None) -> Pool:
     """A pool of worker processes.
 
     Args:
-        workers: their number; 0: this process performs the tasks, without a time limit.
+        workers: their number; 0: this process performs the tasks, without a time limit; None: chosen by the
+            number of samples.
         timeout: seconds that a task may take.
+        samples: number of samples; None: many.
 
     Example:
         >>> pool = make_pool(0, timeout=60.0)
         >>> pool.submit("view", "missing.png", None).result().message
         'the file does not exist'
     """
+    if workers is None and samples is not None and samples <= FEW_SAMPLES:
+        return ThreadPool(timeout)
+    if workers is None:
+        workers = default_workers()
     return ProcessPool(workers, timeout) if workers else InlinePool()
 
 
@@ -68,6 +79,54 @@ class InlinePool:
 
     def close(self) -> None:
         return None
+
+
+class ThreadPool:
+    """Performs one task after the other in a thread of this process, so that the caller computes meanwhile.
+
+    A task that exceeds the time limit fails, and another thread does the later tasks. The thread of that task
+    cannot be ended; it does not keep the process from ending.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self._tasks: SimpleQueue[tuple[Future[Any], tuple[Any, ...]] | None] = SimpleQueue()
+        self._start_thread()
+
+    def submit(self, task: str, *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._tasks.put((future, (task, *arguments)))
+        return future
+
+    def close(self) -> None:
+        """Ends the thread after its current task. Futures whose tasks have not begun never complete."""
+        with contextlib.suppress(Empty):
+            while True:
+                self._tasks.get_nowait()
+        self._tasks.put(None)
+        self._thread.join(_CLOSE_LIMIT)
+
+    def _start_thread(self) -> None:
+        self._thread = threading.Thread(target=self._serve, name="cfcam-pool", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while (item := self._tasks.get()) is not None:
+            future, task = item
+            timer = threading.Timer(min(self.timeout, threading.TIMEOUT_MAX), self._expire, [future])
+            timer.daemon = True
+            timer.start()
+            result = perform(*task)
+            timer.cancel()
+            try:
+                future.set_result(result)
+            except InvalidStateError:  # it took too long, and another thread serves the tasks
+                return
+
+    def _expire(self, future: Future[Any]) -> None:
+        with contextlib.suppress(InvalidStateError):  # it was done at the last moment
+            future.set_result(Failure(None, "Timeout", f"not done after {self.timeout:g} s"))
+            self._start_thread()
 
 
 class _Worker:
