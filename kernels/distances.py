@@ -65,7 +65,7 @@ def order_statistics(features: Tensor, counts: Tensor, ranks: Tensor, block: int
     """Squared distances (B,2) float32 at two ranks (B,2) among the pairs i < j of each image.
 
     Launches: one program for each image that takes the sample, then `_PASSES` times a grid
-    (tiles, tiles, B) that counts and one program for each image that narrows its interval. Programs
+    (B · pairs of tiles) that counts and one program for each image that narrows its interval. Programs
     of an image whose statistics are found end at once.
 
     Args:
@@ -77,7 +77,7 @@ def order_statistics(features: Tensor, counts: Tensor, ranks: Tensor, block: int
     """
     columns, block = feature_columns(features, block)
     b, depth, padded = columns.shape
-    tiles = padded // block
+    pairs = tile_pairs(padded // block)
     low, shift = torch.empty_like(counts, dtype=torch.int32), torch.empty_like(counts, dtype=torch.int32)
     below = low.new_zeros(_PASSES, b)
     bins = low.new_zeros(_PASSES, b, 2**LOG2_BINS)
@@ -85,7 +85,9 @@ def order_statistics(features: Tensor, counts: Tensor, ranks: Tensor, block: int
     statistics = columns.new_zeros(b, 2)
     _sample[(b,)](columns, counts, ranks, low, shift, padded, depth, SAMPLES, LOG2_BINS, LAST)
     for tally in zip(below, bins, above, strict=True):
-        _count[(tiles, tiles, b)](columns, counts, low, shift, *tally, padded, depth, block, LOG2_BINS, LAST)
+        _count[(b * pairs,)](
+            columns, counts, low, shift, *tally, pairs, padded, depth, block, LOG2_BINS, LAST
+        )
         _narrow[(b,)](ranks, low, shift, *tally, statistics, LOG2_BINS, LAST)
     return statistics
 
@@ -109,6 +111,21 @@ def feature_columns(features: Tensor, block: int | None = None) -> tuple[Tensor,
     columns = features.new_zeros(b, depth, -(-n // block) * block)
     columns[:, :, :n] = features.mT
     return columns, block
+
+
+def tile_pairs(tiles: int) -> int:
+    """Number of tiles on and above the diagonal: an image has a program for each of these."""
+    return tiles * (tiles + 1) // 2
+
+
+@triton.jit
+def tile_pair(index: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
+    """Row and column of a tile on or above the diagonal, in the order (0,0), (0,1), (1,1), (0,2), …"""
+    column = ((tl.sqrt(8.0 * index.to(tl.float32) + 1.0) - 1.0) * 0.5).to(tl.int32)
+    # The root is rounded, for large indices also to the next column.
+    column = tl.where(column * (column + 1) // 2 > index, column - 1, column)
+    column = tl.where((column + 1) * (column + 2) // 2 <= index, column + 1, column)
+    return index - column * (column + 1) // 2, column
 
 
 @triton.jit
@@ -209,6 +226,7 @@ def _count(
     below: tl.tensor,
     bins: tl.tensor,
     above: tl.tensor,
+    pairs: tl.tensor,
     padded: tl.tensor,
     depth: tl.tensor,
     BLOCK: tl.constexpr,
@@ -216,11 +234,11 @@ def _count(
     LAST: tl.constexpr,
 ) -> None:
     """Counts a tile's pairs i < j below the interval and in each of its parts, and keeps the lowest pattern above."""
-    row, column = tl.program_id(0), tl.program_id(1)
-    image = tl.program_id(2).to(tl.int64)
+    row, column = tile_pair(tl.program_id(0) % pairs)
+    image = (tl.program_id(0) // pairs).to(tl.int64)
     count = tl.load(counts + image).to(tl.int32)
     width = tl.load(shift + image)
-    if (width >= 0) & (row <= column) & (column * BLOCK < count):
+    if (width >= 0) & (column * BLOCK < count):
         i, j = tile_rows(row, BLOCK), tile_columns(column, BLOCK)
         squared = squared_distances(columns + image * depth * padded, i, j, padded, depth, BLOCK)
         # Entries that are no pair come last in the order, behind every rank.

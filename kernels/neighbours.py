@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .distances import feature_columns, squared_distances, tile_columns, tile_rows
+from .distances import feature_columns, squared_distances, tile_columns, tile_pair, tile_pairs, tile_rows
 
 
 def neighbours(
@@ -27,7 +27,7 @@ def neighbours(
 ) -> tuple[Tensor, Tensor]:
     """Each channel's neighbours, itself included, as a row of bits, and their number.
 
-    Launch: a grid (tiles, tiles, B); the tiles on and above the diagonal also write their mirror images.
+    Launch: a grid (B · pairs of tiles); the tiles above the diagonal also write their mirror images.
 
     Args:
         features: (B,N,D) float32, finite; the first `counts` rows of an image hold its channels.
@@ -47,8 +47,10 @@ def neighbours(
     words = columns.new_zeros(b, n, n_words, dtype=torch.int32)
     degrees = columns.new_zeros(b, n, dtype=torch.int32)
     limits = squared_limit((eps * (1 + slack)).float())
-    tiles = padded // block
-    _neighbours[(tiles, tiles, b)](columns, counts, limits, words, degrees, n, n_words, padded, depth, block)
+    pairs = tile_pairs(padded // block)
+    _neighbours[(b * pairs,)](
+        columns, counts, limits, words, degrees, n, n_words, pairs, padded, depth, block
+    )
     return words, degrees
 
 
@@ -73,15 +75,16 @@ def _neighbours(
     degrees: tl.tensor,
     n: tl.tensor,
     n_words: tl.tensor,
+    pairs: tl.tensor,
     padded: tl.tensor,
     depth: tl.tensor,
     BLOCK: tl.constexpr,
 ) -> None:
     """Words and degrees of a tile, and of its mirror image below the diagonal."""
-    row, column = tl.program_id(0), tl.program_id(1)
-    image = tl.program_id(2).to(tl.int64)
+    row, column = tile_pair(tl.program_id(0) % pairs)
+    image = (tl.program_id(0) // pairs).to(tl.int64)
     count = tl.load(counts + image).to(tl.int32)
-    if (row <= column) & (column * BLOCK < count):
+    if column * BLOCK < count:
         i, j = tile_rows(row, BLOCK), tile_columns(column, BLOCK)
         squared = squared_distances(columns + image * depth * padded, i, j, padded, depth, BLOCK)
         near = ((squared <= tl.load(limits + image)) & (i < count) & (j < count)).to(tl.int32)

@@ -26,7 +26,7 @@ def weighted_sum(
 ) -> Tensor:
     """The grid (B,K,h,w) float32, not negative.
 
-    Launch: a grid (blocks of cells, K, B).
+    Launch: a grid (B · blocks of cells, K). CUDA allows 65,535 programs along all axes but the first.
 
     Args:
         activations: (B,C,h,w) float32, bfloat16 or float16, contiguous.
@@ -38,7 +38,7 @@ def weighted_sum(
     k = weights.shape[1]
     grid = torch.empty(b, k, h, w, device=activations.device)
     blocks = triton.cdiv(h * w, cells)
-    _weighted_sum[(blocks, k, b)](activations, weights.contiguous(), grid, c, h * w, channels, cells)
+    _weighted_sum[(b * blocks, k)](activations, weights.contiguous(), grid, c, h * w, blocks, channels, cells)
     return grid
 
 
@@ -49,13 +49,14 @@ def _weighted_sum(
     grid: tl.tensor,
     c: tl.tensor,
     hw: tl.tensor,
+    blocks: tl.tensor,
     CHANNELS: tl.constexpr,
     CELLS: tl.constexpr,
 ) -> None:
     """The sum of one block of cells of one image for one target."""
-    image = tl.program_id(2).to(tl.int64)
+    image = (tl.program_id(0) // blocks).to(tl.int64)
     target = image * tl.num_programs(1) + tl.program_id(1)
-    cell = tl.program_id(0) * CELLS + tl.arange(0, CELLS)
+    cell = tl.program_id(0) % blocks * CELLS + tl.arange(0, CELLS)
     total = tl.zeros((CELLS,), tl.float32)
     for start in range(0, c, CHANNELS):
         channel = start + tl.arange(0, CHANNELS)

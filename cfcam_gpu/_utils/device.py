@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -13,7 +16,10 @@ import torch
 from torch import Tensor
 
 from cfcam_gpu._utils.messages import first_line
+from cfcam_gpu._utils.nvidia import why_unusable
 from cfcam_gpu.errors import BackendError, CFCAMError, ConfigError, OutOfMemory
+
+log = logging.getLogger("cfcam_gpu")
 
 #: Environment variables with this process's rank on its machine: torchrun's and Slurm's.
 _LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
@@ -49,11 +55,24 @@ def resolve_device(text: str) -> torch.device:
 
 
 def _automatic() -> torch.device:
-    if not torch.cuda.is_available():
+    with warnings.catch_warnings():
+        # PyTorch warns of a driver that is too old; the note below says the same, and what to do.
+        warnings.simplefilter("ignore")
+        available = torch.cuda.is_available()
+    if not available:
+        _note_unusable_gpu()
         return torch.device("cpu")
     ranks = [os.environ[name] for name in _LOCAL_RANKS if os.environ.get(name, "").isdecimal()]
     count = torch.cuda.device_count()
     return torch.device("cuda", int(ranks[0]) % count) if ranks and count > 1 else torch.device("cuda")
+
+
+@functools.cache
+def _note_unusable_gpu() -> None:
+    """Says once that there is a GPU which PyTorch cannot use."""
+    reason = why_unusable()
+    if reason is not None:
+        log.warning("running on the CPU: %s", reason)
 
 
 def on_device(device: torch.device) -> AbstractContextManager[None]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from cfcam_gpu._utils.messages import first_line
+from cfcam_gpu._utils.nvidia import why_unusable
 from cfcam_gpu._utils.optional import INSTALL
 from cfcam_gpu.engines import ENGINES
 from cfcam_gpu.errors import CFCAMError
@@ -98,6 +99,9 @@ def _devices() -> list[Finding]:
 
 
 def _why_no_cuda() -> str:
+    reason = why_unusable()
+    if reason is not None:
+        return reason
     if torch.version.cuda is None:
         return "this build of PyTorch has no CUDA support"
     return f"PyTorch is built for CUDA {torch.version.cuda} but sees no CUDA device"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import cfcam_gpu
+from cfcam_gpu._utils import nvidia
 from cfcam_gpu.cli import doctor_checks
 from tests.helpers.command import FAILED, OK, cfcam
 
@@ -56,3 +57,16 @@ def test_doctor_fails_when_the_engines_disagree(monkeypatch):
     outcome = cfcam("doctor")
     assert outcome.status == FAILED
     assert re.search(r"end to end\s+no", outcome.out)
+
+
+def test_doctor_names_the_mismatch_of_driver_and_pytorch(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(nvidia, "driver_version", lambda: (12, 4))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = {finding.name: finding for finding in doctor_checks.examine()["devices"]}
+    assert not found["cuda"].usable
+    assert found["cuda"].detail.startswith("the NVIDIA driver supports CUDA up to 12.4, but PyTorch ")
+    assert found["cuda"].detail.endswith(
+        "is built for CUDA 13.0; update the driver, or install a build of PyTorch for CUDA 12"
+    )

@@ -42,6 +42,34 @@ def test_pooled_weights_are_those_of_the_filtered_mean_maps(device, name, shape,
     assert not pooled[2, :, 3:].any()
 
 
+@pytest.mark.parametrize("name", cluster_filter.FILTERS)
+def test_a_map_of_112_rows_and_columns_is_filtered_in_tiles(device, name):
+    """12,544 cells of values far from zero, one cluster of three channels: the sums lose no digits."""
+    gradients = 5 + torch.randn(2, 1, 4, 112, 112, generator=torch.Generator().manual_seed(1))
+    labels, n_clusters = torch.tensor([[0, -1, 0, 0], [-1, -1, -2, -2]]), torch.tensor([1, 0])
+    config = CFCAMConfig(filter=name, sigma_space=1.0, sigma_range=0.5, diameter=3)
+    pooled = cluster_filter.pooled_weights(
+        gradients.to(device), labels.to(device), n_clusters.to(device), 2, name, 1, 1.0, 0.5
+    ).cpu()
+    mean = gradients[0, 0, labels[0] == 0].double().mean(0)
+    expected = filtering.filter_maps(mean[None], config).mean()
+    assert abs(float(pooled[0, 0, 0]) - float(expected)) < FILTER * float(mean.abs().max())
+    assert not pooled[0, 0, 1:].any()
+    assert not pooled[1].any()
+
+
+@pytest.mark.parametrize("name", cluster_filter.FILTERS)
+def test_tiles_give_the_weights_of_the_whole_map(device, name):
+    """Two targets, several clusters, a map that is no multiple of the tile."""
+    gradients = torch.randn(2, 2, 9, 7, 11, generator=torch.Generator().manual_seed(3)).to(device)
+    labels = torch.tensor([[0, 1, 2, 1, -1, -2, 0, 1, 0], [0] * 8 + [-1]]).to(device)
+    n_clusters = torch.tensor([3, 1]).to(device)
+    arguments = (gradients, labels, n_clusters, 4, name, 2, 1.0, 0.3)
+    whole = cluster_filter.pooled_weights(*arguments)
+    tiled = cluster_filter.pooled_weights(*arguments, tile_cells=16)
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=FILTER * float(gradients.abs().max()))
+
+
 def test_pooled_weights_of_a_large_map(device):
     gradients = torch.randn(1, 1, 3, 56, 56, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([[0, -1, 0]])

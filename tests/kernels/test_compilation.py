@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 
 COMPILE = """
+import json, re, resource, subprocess, sys, tempfile
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -16,6 +18,7 @@ POINTERS = {
     "columns": "*fp32", "statistics": "*fp32", "limits": "*fp32", "gradients": "*fp32", "pooled": "*fp32",
     "weights": "*fp32", "grid": "*fp32", "activations": "*bf16", "sigma_space": "fp32", "sigma_range": "fp32",
     "counts": "*i64", "ranks": "*i64", "minimum": "*i64", "labels": "*i64", "n_clusters": "*i64",
+    "means": "*fp32",
     **dict.fromkeys(["low", "shift", "below", "bins", "above", "words", "degrees", "frontiers"], "*i32"),
 }
 search = dict(LOG2_BINS=distances.LOG2_BINS, LAST=distances.LAST)
@@ -30,23 +33,47 @@ kernels = [
     (cluster_filter._pooled, dict(CIRCLE=True, RANGE=True, CELLS=64, CHANNELS=64)),
     (cluster_filter._pooled, dict(CIRCLE=False, RANGE=False, CELLS=4096, CHANNELS=1)),
     (cluster_filter._pooled, dict(CIRCLE=False, RANGE=True, CELLS=16, CHANNELS=1, c=1, h=1, w=1)),
+    (cluster_filter._means, dict(CELLS=1024, CHANNELS=4)),
+    (cluster_filter._pooled_tiles, dict(CIRCLE=True, RANGE=True, CELLS=1024)),
     (weighted_sum._weighted_sum, dict(CHANNELS=128, CELLS=32)),
 ]
+
+def seconds():
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+def spilled_bytes(ptx):
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        command = [triton.knobs.nvidia.ptxas.path, "-v", "--gpu-name=sm_90a", file.name, "-o", "/dev/null"]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return sum(map(int, re.findall(r"(\\d+) bytes spill stores", told)))
 for kernel, constants in kernels:
     signature = {name: "constexpr" if name in constants else POINTERS.get(name, "i32") for name in kernel.arg_names}
     source = ASTSource(kernel, signature, constexprs=constants)
+    begun = seconds()
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32))
     # The H100 has 227 KB of shared memory a block.
     assert compiled.metadata.shared <= 227 * 1024, kernel
-    print(kernel.__name__, len(compiled.asm["cubin"]))
+    took = seconds() - begun
+    print(json.dumps([kernel.__name__, took, spilled_bytes(compiled.asm["ptx"])]))
 """
+
+#: Seconds of CPU time that a kernel may take to compile; the slowest takes 2.
+SECONDS = 12.0
 
 
 def test_every_kernel_compiles_for_an_h100(tmp_path):
-    """Compiling needs no GPU."""
+    """Compiling needs no GPU. No kernel takes long to compile, and none keeps registers in memory."""
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     run = subprocess.run(
         [sys.executable, "-c", COMPILE], capture_output=True, text=True, check=False, env=environment
     )
     assert run.returncode == 0, run.stderr[-2000:]
-    assert len(run.stdout.splitlines()) == 11
+    kernels = [json.loads(line) for line in run.stdout.splitlines()]
+    print(kernels)
+    assert len(kernels) == 13
+    for name, seconds, spilled in kernels:
+        assert seconds < SECONDS, name
+        assert spilled == 0, name
