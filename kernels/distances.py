@@ -35,7 +35,12 @@ LAST = 0x7FFFFFFF
 
 
 def distance_percentile(
-    features: Tensor, counts: Tensor, percentile: float, floor: float, block: int | None = None
+    features: Tensor,
+    counts: Tensor,
+    percentile: float,
+    floor: float,
+    block: int | None = None,
+    columns: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The percentile of the off-diagonal distances of each image, NumPy's linear interpolation.
 
@@ -45,6 +50,7 @@ def distance_percentile(
         percentile: 0 to 100.
         floor: the smallest eps, and the eps of an image with fewer than two channels.
         block: number of rows and of columns of a tile, a power of two from 32; None: `tile_size`.
+        columns: of these features, as `feature_columns` gives them for the same block.
 
     Returns:
         The two squared distances (B,2) float32 around the percentile, zeros where there is no pair,
@@ -55,13 +61,19 @@ def distance_percentile(
     position = last * (percentile / 100)
     low = position.floor()
     ranks = torch.stack([low, torch.minimum(low + 1, last)], dim=1).long() // 2
-    squared = order_statistics(features, counts, ranks, block)
+    squared = order_statistics(features, counts, ranks, block, columns)
     below, above = squared.double().sqrt().unbind(1)
     eps = torch.lerp(below, above, position - low)
-    return squared, torch.where(counts < 2, floor, eps).clamp_min(floor)
+    return squared, eps.clamp_min(floor)  # without a pair, both distances are 0
 
 
-def order_statistics(features: Tensor, counts: Tensor, ranks: Tensor, block: int | None = None) -> Tensor:
+def order_statistics(
+    features: Tensor,
+    counts: Tensor,
+    ranks: Tensor,
+    block: int | None = None,
+    columns: Tensor | None = None,
+) -> Tensor:
     """Squared distances (B,2) float32 at two ranks (B,2) among the pairs i < j of each image.
 
     Launches: one program for each image that takes the sample, then `_PASSES` times a grid
@@ -69,20 +81,22 @@ def order_statistics(features: Tensor, counts: Tensor, ranks: Tensor, block: int
     of an image whose statistics are found end at once.
 
     Args:
-        features, counts, block: as for `distance_percentile`.
+        features, counts, block, columns: as for `distance_percentile`.
         ranks: (B,2) int64 from 0; the second is the first or the one after it.
 
     Returns:
         (B,2) float32, zeros for an image without a pair.
     """
-    columns, block = feature_columns(features, block)
+    block = block or tile_size(features.shape[1])
+    columns = feature_columns(features, block) if columns is None else columns
     b, depth, padded = columns.shape
     pairs = tile_pairs(padded // block)
     low, shift = torch.empty_like(counts, dtype=torch.int32), torch.empty_like(counts, dtype=torch.int32)
-    below = low.new_zeros(_PASSES, b)
-    bins = low.new_zeros(_PASSES, b, 2**LOG2_BINS)
+    sizes = (_PASSES * b * 2**LOG2_BINS, _PASSES * b, 2 * b)
+    bins, below, statistics = low.new_zeros(sum(sizes)).split(sizes)
+    bins, below, statistics = bins.view(_PASSES, -1), below.view(_PASSES, b), statistics.view(b, 2)
+    statistics = statistics.view(torch.float32)
     above = low.new_full((_PASSES, b), LAST)
-    statistics = columns.new_zeros(b, 2)
     _sample[(b,)](columns, counts, ranks, low, shift, padded, depth, SAMPLES, LOG2_BINS, LAST)
     for tally in zip(below, bins, above, strict=True):
         _count[(b * pairs,)](
@@ -100,17 +114,17 @@ def tile_size(n: int) -> int:
     return 32 if n <= 32 else 64
 
 
-def feature_columns(features: Tensor, block: int | None = None) -> tuple[Tensor, int]:
-    """Features (B,N,D) transposed to (B,D,M), and the size of a tile.
+def feature_columns(features: Tensor, block: int | None = None) -> Tensor:
+    """Features (B,N,D) transposed to (B,D,M); M is N rounded up to a multiple of the size of a tile, with zeros.
 
-    M is N rounded up to a multiple of that size, filled with zeros. Then a step over D reads
+    Then a step over D reads
     neighbouring floats, and no tile reads outside the tensor.
     """
     b, n, depth = features.shape
     block = block or tile_size(n)
     columns = features.new_zeros(b, depth, -(-n // block) * block)
     columns[:, :, :n] = features.mT
-    return columns, block
+    return columns
 
 
 def tile_pairs(tiles: int) -> int:

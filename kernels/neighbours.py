@@ -4,7 +4,7 @@ PyTorch reference: `cfcam_gpu.cfcam.clustering.pairwise_distances` and the compa
 
 Mathematics. Channels i and j are neighbours when √d² ≤ t, both in float32, with the d² of
 `distances.squared_distances` and t = eps·(1 + slack) rounded to float32. The kernel compares
-d² ≤ `squared_limit(t)`, the largest float32 whose correctly rounded square root is at most t. This is
+d² ≤ `squared_limit`, the largest float32 whose correctly rounded square root is at most t. This is
 the same comparison without a square root for each pair.
 
 Least work: 2·D operations for each of N(N+1)/2 pairs; N²/8 bytes written for each image.
@@ -12,18 +12,29 @@ Least work: 2·D operations for each of N(N+1)/2 pairs; N²/8 bytes written for 
 
 from __future__ import annotations
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .distances import feature_columns, squared_distances, tile_columns, tile_pair, tile_pairs, tile_rows
+from .distances import (
+    feature_columns,
+    squared_distances,
+    tile_columns,
+    tile_pair,
+    tile_pairs,
+    tile_rows,
+    tile_size,
+)
 
 
 def neighbours(
-    features: Tensor, counts: Tensor, eps: Tensor, slack: float, block: int | None = None
+    features: Tensor,
+    counts: Tensor,
+    eps: Tensor,
+    slack: float,
+    block: int | None = None,
+    columns: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Each channel's neighbours, itself included, as a row of bits, and their number.
 
@@ -35,42 +46,47 @@ def neighbours(
         eps: (B,) float64, positive.
         slack: a neighbour may lie this much further away than eps, relative to eps.
         block: number of rows and of columns of a tile, a power of two from 32; None: `distances.tile_size`.
+        columns: of these features, as `distances.feature_columns` gives them for the same block.
 
     Returns:
         words (B,N,⌈N/32⌉) int32, channel j at bit j % 32 of word j // 32; degrees (B,N) int32.
         Both are zero where an image has no channel.
     """
-    columns, block = feature_columns(features, block)
+    block = block or tile_size(features.shape[1])
+    columns = feature_columns(features, block) if columns is None else columns
     b, depth, padded = columns.shape
     n = features.shape[1]
     n_words = -(-n // 32)
-    words = columns.new_zeros(b, n, n_words, dtype=torch.int32)
-    degrees = columns.new_zeros(b, n, dtype=torch.int32)
-    limits = squared_limit((eps * (1 + slack)).float())
+    zeros = columns.new_zeros(b * n * (n_words + 1), dtype=torch.int32)
+    words, degrees = zeros[: b * n * n_words].view(b, n, n_words), zeros[b * n * n_words :].view(b, n)
     pairs = tile_pairs(padded // block)
     _neighbours[(b * pairs,)](
-        columns, counts, limits, words, degrees, n, n_words, pairs, padded, depth, block
+        columns, counts, eps, words, degrees, n, n_words, pairs, padded, depth, block, 1 + slack
     )
     return words, degrees
 
 
-def squared_limit(t: Tensor) -> Tensor:
-    """The largest float32 whose correctly rounded square root is at most t, positive float32.
+@triton.jit
+def squared_limit(eps: tl.tensor, FACTOR: tl.constexpr) -> tl.tensor:
+    """The largest float32 whose correctly rounded square root is at most t = eps · FACTOR, rounded to float32.
 
-    The square root of x rounds to t or below when x < m², with m half way from t to the next float.
-    m has 25 bits, so m² is exact in float64 and never a float32.
+    eps is float64 and positive. The square root of x rounds to t or below when x < m², with m half way
+    from t to the next float. m has 25 bits, so m² is exact in float64 and never a float32.
     """
-    above = torch.nextafter(t, torch.full_like(t, math.inf))
-    square = ((t.double() + above.double()) / 2) ** 2
-    rounded = square.float()
-    return torch.where(rounded.double() > square, torch.nextafter(rounded, torch.zeros_like(t)), rounded)
+    t = (eps * FACTOR).to(tl.float32)
+    above = (t.to(tl.int32, bitcast=True) + 1).to(tl.float32, bitcast=True)
+    middle = (t.to(tl.float64) + above.to(tl.float64)) * 0.5
+    square = middle * middle
+    rounded = square.to(tl.float32)
+    before = (rounded.to(tl.int32, bitcast=True) - 1).to(tl.float32, bitcast=True)
+    return tl.where(rounded.to(tl.float64) > square, before, rounded)
 
 
 @triton.jit
 def _neighbours(
     columns: tl.tensor,
     counts: tl.tensor,
-    limits: tl.tensor,
+    eps: tl.tensor,
     words: tl.tensor,
     degrees: tl.tensor,
     n: tl.tensor,
@@ -79,6 +95,7 @@ def _neighbours(
     padded: tl.tensor,
     depth: tl.tensor,
     BLOCK: tl.constexpr,
+    FACTOR: tl.constexpr,
 ) -> None:
     """Words and degrees of a tile, and of its mirror image below the diagonal."""
     row, column = tile_pair(tl.program_id(0) % pairs)
@@ -87,7 +104,8 @@ def _neighbours(
     if column * BLOCK < count:
         i, j = tile_rows(row, BLOCK), tile_columns(column, BLOCK)
         squared = squared_distances(columns + image * depth * padded, i, j, padded, depth, BLOCK)
-        near = ((squared <= tl.load(limits + image)) & (i < count) & (j < count)).to(tl.int32)
+        limit = squared_limit(tl.load(eps + image), FACTOR)
+        near = ((squared <= limit) & (i < count) & (j < count)).to(tl.int32)
         near = tl.reshape(tl.permute(near, (0, 2, 1, 3)), (BLOCK, BLOCK))
         image_words, image_degrees = words + image * n * n_words, degrees + image * n
         _write(near, row, column, image_words, image_degrees, n, n_words, BLOCK)

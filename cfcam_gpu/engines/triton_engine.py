@@ -41,12 +41,13 @@ def available(device_type: str) -> tuple[bool, str]:
 def _scan(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[Tensor, Tensor, Tensor]:
     """`clustering.Scan` in the kernels, which store no distance and one bit for each pair of channels."""
     from cfcam_gpu.kernels.components import dbscan
-    from cfcam_gpu.kernels.distances import distance_percentile
+    from cfcam_gpu.kernels.distances import distance_percentile, feature_columns
     from cfcam_gpu.kernels.neighbours import neighbours
 
     counts = valid.sum(1)
-    _, eps = distance_percentile(features, counts, config.eps_percentile, EPS_FLOOR)
-    words, degrees = neighbours(features, counts, eps, EPS_SLACK)
+    columns = feature_columns(features)
+    _, eps = distance_percentile(features, counts, config.eps_percentile, EPS_FLOOR, columns=columns)
+    words, degrees = neighbours(features, counts, eps, EPS_SLACK, columns=columns)
     labels, n_clusters = dbscan(words, degrees, min_samples(counts, config))
     return labels, n_clusters, eps
 

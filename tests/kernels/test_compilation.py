@@ -15,7 +15,7 @@ from triton.compiler import ASTSource
 from cfcam_gpu.kernels import cluster_filter, components, distances, neighbours, weighted_sum
 
 POINTERS = {
-    "columns": "*fp32", "statistics": "*fp32", "limits": "*fp32", "gradients": "*fp32", "pooled": "*fp32",
+    "columns": "*fp32", "statistics": "*fp32", "eps": "*fp64", "gradients": "*fp32", "pooled": "*fp32",
     "weights": "*fp32", "grid": "*fp32", "activations": "*bf16", "sigma_space": "fp32", "sigma_range": "fp32",
     "counts": "*i64", "ranks": "*i64", "minimum": "*i64", "labels": "*i64", "n_clusters": "*i64",
     "means": "*fp32",
@@ -26,8 +26,8 @@ kernels = [
     (distances._sample, dict(SAMPLES=distances.SAMPLES, **search)),
     (distances._count, dict(BLOCK=64, **search)),
     (distances._narrow, search),
-    (neighbours._neighbours, dict(BLOCK=64)),
-    (neighbours._neighbours, dict(BLOCK=32, n=1, n_words=1, depth=1)),
+    (neighbours._neighbours, dict(BLOCK=64, FACTOR=1 + 1e-6)),
+    (neighbours._neighbours, dict(BLOCK=32, FACTOR=1 + 1e-6, n=1, n_words=1, depth=1)),
     (components._dbscan, dict(WORDS=64, ROWS=128)),
     (components._dbscan, dict(WORDS=1, ROWS=1, n=1, n_words=1)),
     (cluster_filter._pooled, dict(CIRCLE=True, RANGE=True, CELLS=64, CHANNELS=64)),

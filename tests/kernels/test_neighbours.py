@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK
@@ -11,11 +13,20 @@ from cfcam_gpu.kernels import neighbours
 from tests.helpers.kernel_inputs import SHAPES, packed, random_features, roots, sequential, valid_rows
 
 
-def test_the_squared_limit_is_the_comparison_of_roots():
+@triton.jit
+def _limits(eps: tl.tensor, out: tl.tensor, count: tl.tensor, COUNT: tl.constexpr) -> None:
+    index = tl.arange(0, COUNT)
+    limits = neighbours.squared_limit(tl.load(eps + index, mask=index < count, other=1.0), 1.0)
+    tl.store(out + index, limits, mask=index < count)
+
+
+def test_the_squared_limit_is_the_comparison_of_roots(device):
     """d² <= limit holds just where the float32 root of d² is at most t."""
     t = 10 ** (12 * torch.rand(20_000, generator=torch.Generator().manual_seed(0)) - 5)
     t = torch.cat([t, torch.tensor([EPS_FLOOR, 1.0, 2.0, 0.5, 3.0])])
-    limit = neighbours.squared_limit(t)
+    limit = torch.empty_like(t, device=device)
+    _limits[(1,)](t.double().to(device), limit, len(t), 32768)
+    limit = limit.cpu()
     assert (roots(limit) <= t).all()
     assert (roots(torch.nextafter(limit, torch.full_like(t, torch.inf))) > t).all()
 
