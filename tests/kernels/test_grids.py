@@ -18,7 +18,7 @@ from cfcam_gpu.kernels import distances
 )
 def test_every_launch_is_within_cudas_limits(batch, channels, side, targets):
     """Shapes without values, on the device `meta`; kernels are not launched."""
-    grids = {}
+    grids: dict[str, tuple[int, ...]] = {}
     activations = torch.empty(batch, channels, side, side, device="meta")
     gradients = torch.empty(batch, targets, channels, side, side, device="meta")
     with stubbed_kernels(lambda name, grid: grids.setdefault(name, grid)):
