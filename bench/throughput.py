@@ -36,7 +36,8 @@ from bench.common import (
 from bench.equivalence import CORRELATION, MAP_TOLERANCE, MEAN_TOLERANCE, check_engine, closeness
 from bench.peers import Explain, checked_peers
 from bench.published import published_steps
-from cfcam_gpu import CFCAM, CFCAMConfig
+from cfcam_gpu import CFCAM, CFCAMConfig, Explanation
+from cfcam_gpu.capture.targets import logits_of
 from cfcam_gpu.engines import ENGINES, resolve_engine
 from cfcam_gpu.models.prepare import prepared
 
@@ -61,11 +62,8 @@ PREPARED_BATCH = 8
 
 #: How the forward pass is compiled, by device type.
 COMPILED: dict[str, dict[str, dict[str, Any]]] = {
-    "cpu": {"forward only, compiled": {}},
-    "cuda": {
-        "forward only, compiled": {},
-        "forward only, compiled, CUDA graph": {"mode": "reduce-overhead"},
-    },
+    "cpu": {"compiled": {}},
+    "cuda": {"compiled": {}, "compiled, CUDA graph": {"mode": "reduce-overhead"}},
 }
 
 #: Root mean square difference of the compiled model's logits, relative to their standard deviation: sums in
@@ -136,12 +134,13 @@ def run(options: Options) -> dict[str, Any]:
         others, result["peers"] = other_entries(plain, float32)
     explained, result["engines"] = explained_entries(model, options)
     faster, result["prepared"] = prepared_entries(plain, float32)
-    compiled = compiled_entries(model, options) if options.compiled else {}
+    compiled = compiled_entries(entries | explained | faster) if options.compiled else {}
     entries |= compiled | explained | faster | others
     result |= {"compiled": {}, "batches": {}}
     for batch in options.batches:
         first_calls = {
-            name: first_call(entry, entries["forward only"], batch) for name, entry in compiled.items()
+            name: first_call(entry, entries[name.partition(", compiled")[0]], batch)
+            for name, entry in compiled.items()
         }
         result["compiled"][str(batch)] = first_calls
         able = {
@@ -226,21 +225,46 @@ def prepared_entries(plain: nn.Module, setup: Setup) -> tuple[dict[str, Entry], 
     return entries, {"chosen": fastest, "tolerance": tolerance, "candidates": candidates}
 
 
-def compiled_entries(model: nn.Module, options: Options) -> dict[str, Entry]:
-    """The forward pass, compiled for one shape at a time; on a copy of the model that nothing else uses."""
+def compiled_entries(eager: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Forward passes, compiled for one shape at a time, and explanations with compiled models.
+
+    Each has a copy of the model that nothing else uses.
+
+    Args:
+        eager: has the entries of the explanations, whose models are compiled.
+    """
     entries = {}
-    for name, how in COMPILED[torch.device(options.device).type].items():
-        compiled = torch.compile(copy.deepcopy(model), dynamic=False, **how)
-        entries[name] = Entry(functools.partial(forward, compiled), options)
+    for kind in ("", ", prepared"):
+        setup = eager[f"explained{kind}"].setup
+        cam = eager[f"explained{kind}"].work
+        assert isinstance(cam, CFCAM)
+        for name, how in COMPILED[torch.device(setup.device).type].items():
+            compiled = torch.compile(copy.deepcopy(cam.model), dynamic=False, **how)
+            entries[f"forward only{kind}, {name}"] = Entry(functools.partial(forward, compiled), setup)
+        explain = CFCAM(copy.deepcopy(cam.model), setup.layer, compile=True)
+        entries[f"explained{kind}, compiled"] = Entry(twice_at_first(explain), setup)
     return entries
+
+
+def twice_at_first(cam: CFCAM) -> Callable[[Tensor], Explanation]:
+    """Explains images twice when their shape comes for the first time: the second time compiles."""
+    shapes = set()
+
+    def explain(images: Tensor) -> Explanation:
+        if images.shape not in shapes:
+            shapes.add(images.shape)
+            cam(images)
+        return cam(images)
+
+    return explain
 
 
 def first_call(entry: Entry, eager: Entry, batch: int) -> dict[str, Any]:
     """Seconds of the first call, which compiles, and the difference from the eager logits; or why it is not timed."""
-    case, expected = entry.case(batch), eager.case(batch)()
+    case, expected = entry.case(batch), logits_of(eager.case(batch)())
     start = time.perf_counter()
     try:
-        logits = case()
+        logits = logits_of(case())
     except Exception as error:  # such as a missing C++ compiler, which must not end the benchmark
         return {"not_timed": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
     seconds = round(time.perf_counter() - start, 1)

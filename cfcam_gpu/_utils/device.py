@@ -163,7 +163,7 @@ def model_errors(shape: Sequence[int]) -> Iterator[None]:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device's memory is used up.
+    """Whether an error, or what caused it, says that the device's memory is used up.
 
     On the CPU PyTorch raises a plain RuntimeError; so do a compiled model, a captured graph, Triton, cuDNN
     and cuBLAS on a GPU.
@@ -174,4 +174,6 @@ def out_of_memory(error: BaseException) -> bool:
     """
     text = str(error).lower()
     signs = ("can't allocate memory", "not enough memory", "out of memory", "status_alloc_failed")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in text for sign in signs)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in text for sign in signs):
+        return True
+    return error.__cause__ is not None and out_of_memory(error.__cause__)

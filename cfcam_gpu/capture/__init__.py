@@ -8,7 +8,7 @@ model comes back as it was given, also after an exception.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu.capture.choice import choose_layer, finer_layer, list_layers
+from cfcam_gpu.capture.compiled import CompiledModel
 from cfcam_gpu.capture.hooks import replaced_outputs
 from cfcam_gpu.capture.layers import LayerInfo, TargetLayer, find_layer
 from cfcam_gpu.capture.layouts import LAYOUTS, Layout
@@ -100,6 +101,7 @@ def capture(
     differentiate: bool = True,
     finer: TargetLayer | None = None,
     check: Check = never_ends,
+    compiled: CompiledModel | None = None,
 ) -> Capture:
     """Run the model on images (B,…) once and differentiate the target scores K times, down to the layer.
 
@@ -109,6 +111,7 @@ def capture(
         differentiate: False leaves the backward passes out.
         finer: an earlier layer to capture in the same passes, which then go back as far as that.
         check: called often; raises to end the capture.
+        compiled: runs the model in compiled halves where it can, at one layer.
 
     Raises:
         CaptureError: the layer did not run, its output is no map, or no score depends on it.
@@ -123,15 +126,23 @@ def capture(
     with explainable(model), torch.set_grad_enabled(differentiate):
         prepared = prepare_targets(targets, len(images), images.device)
         cuts = _cuts(layer, finer, calls)
-        output = _run(model, images, cuts, check)
+        output, head = _run(model, images, cuts, check, compiled)
         if calls is not None and cuts[0].calls != calls:
             cuts = _cuts(layer, finer, None)
-            output = _run(model, images, cuts, check)
+            output, head = _run(model, images, cuts, check)
         leaves = {cut.layer.label: cut.result() for cut in cuts}
         layers = [with_known_layout(model, cut.layer, cut.result(), images) for cut in cuts]
         logits = logits_of(output)
         scores, indices, out_of_range = target_scores(logits, prepared, len(images))
-        gradients = _gradients(scores if differentiate else scores[:, :0], leaves, check)
+
+        def again(k: int) -> Tensor:
+            """The k-th target's scores, by the compiled head once more."""
+            assert head is not None
+            logits = logits_of(head(leaves[layer.label].clone()))
+            return target_scores(logits, prepared, len(images))[0][:, k]
+
+        differentiated = scores if differentiate else scores[:, :0]
+        gradients = _gradients(differentiated, leaves, check, again if head else None)
     features = [
         _features(one, leaf.detach(), gradient, len(images))
         for one, leaf, gradient in zip(layers, leaves.values(), gradients, strict=True)
@@ -155,13 +166,28 @@ def _cuts(layer: TargetLayer, finer: TargetLayer | None, calls: int | None) -> l
     return [_Cut(layer, calls, attached=True), _Cut(finer, None)]
 
 
-def _run(model: nn.Module, images: Tensor, cuts: Sequence[_Cut], check: Check) -> Any:
+def _run(
+    model: nn.Module,
+    images: Tensor,
+    cuts: Sequence[_Cut],
+    check: Check,
+    compiled: CompiledModel | None = None,
+) -> tuple[Any, Callable[[Tensor], Any] | None]:
+    """The model's output; and the head, where the model ran in compiled halves."""
+    if compiled is not None and len(cuts) == 1:
+        passed = compiled.run(model, cuts[0].layer, images, cuts[0].cut_last, check)
+        if passed is not None:
+            cuts[0].calls = passed.calls
+            return passed.output, passed.head
+        cuts[0].calls = 0
+    elif compiled is not None:
+        compiled.refuse("the method reads two layers")
     with contextlib.ExitStack() as stack:
         for cut in cuts:
             stack.enter_context(replaced_outputs(cut.layer, cut.cut))
         stack.enter_context(checked(model, images.device, check))
         # With frozen parameters there is no graph before the cut.
-        return model(images.detach())
+        return model(images.detach()), None
 
 
 class _Cut:
@@ -183,6 +209,9 @@ class _Cut:
         self.calls += 1
         if self.expected is not None and self.calls != self.expected:
             return output
+        return self.cut_last(output)
+
+    def cut_last(self, output: Any) -> Any:
         axes = (3, 4) if self.layer.layout is None else (2, 3, 4, 5)
         if not (isinstance(output, Tensor) and output.ndim in axes and output.is_floating_point()):
             raise CaptureError(
@@ -230,14 +259,25 @@ def _features(layer: TargetLayer, output: Tensor, gradients: Sequence[Tensor], b
     return LayerFeatures(layer, activations, _stacked(maps, activations))
 
 
-def _gradients(scores: Tensor, leaves: dict[str, Tensor], check: Check) -> list[list[Tensor]]:
-    """K float32 gradients of scores (B,K), for each of the leaves, which are named by their layers."""
+def _gradients(
+    scores: Tensor,
+    leaves: dict[str, Tensor],
+    check: Check,
+    again: Callable[[int], Tensor] | None = None,
+) -> list[list[Tensor]]:
+    """K float32 gradients of scores (B,K), for each of the leaves, which are named by their layers.
+
+    Args:
+        again: computes the k-th column of the scores anew: compiled code can be differentiated only once.
+    """
     scale = _FLOAT16_SCALE if any(leaf.dtype == torch.float16 for leaf in leaves.values()) else 1.0
     # For one target views take the place of copies, forward and backward.
     columns = [scores.squeeze(1)] if scores.shape[1] == 1 else scores.unbind(1)
     by_layer: dict[str, list[Tensor]] = {label: [] for label in leaves}
     for k, column in enumerate(columns):
         check()
+        if k and again is not None:
+            column = again(k)
         gradients: Sequence[Tensor | None] = [None] * len(leaves)
         if column.requires_grad:
             # To check the shape of `grad_outputs`, PyTorch imports SymPy, which takes about a second.
@@ -246,7 +286,7 @@ def _gradients(scores: Tensor, leaves: dict[str, Tensor], check: Check) -> list[
                 column.sum() if summed else column,
                 list(leaves.values()),
                 grad_outputs=None if summed else torch.full_like(column, scale),
-                retain_graph=k + 1 < len(columns),
+                retain_graph=again is None and k + 1 < len(columns),
                 allow_unused=True,
             )
         for (label, of_targets), gradient in zip(by_layer.items(), gradients, strict=True):

@@ -19,8 +19,7 @@ _NOT_COMPILED = SharedSwitch(lambda: torch.compiler.set_stance("force_eager"))
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside `torch.compile`'s and the data-parallel wrappers; it shares its parameters with them.
 
-    Compiled and replicated code does not run hooks that are set later, so the module inside is
-    explained, without compilation.
+    Compiled and replicated code does not run hooks that are set later, so the module inside is explained.
 
     Example:
         >>> layer = nn.Linear(3, 2)
@@ -53,7 +52,13 @@ def modules_of(model: nn.Module) -> list[nn.Module]:
     return list(modules)
 
 
-def _is_compiled(module: nn.Module) -> bool:
+def is_compiled(module: nn.Module) -> bool:
+    """Whether `torch.compile` wraps this module, or `Module.compile` was called.
+
+    Example:
+        >>> is_compiled(nn.ReLU()), is_compiled(torch.compile(nn.ReLU()))
+        (False, True)
+    """
     return "_orig_mod" in module._modules or module._compiled_call_impl is not None
 
 
@@ -83,7 +88,7 @@ def explainable(model: nn.Module) -> Iterator[None]:
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     with contextlib.ExitStack() as stack:
         # Compiled code would not run the hooks.
-        if any(map(_is_compiled, modules)):
+        if any(map(is_compiled, modules)):
             stack.enter_context(_NOT_COMPILED)
         stack.enter_context(torch.inference_mode(mode=False))
         try:

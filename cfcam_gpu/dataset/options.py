@@ -71,6 +71,7 @@ class RunOptions:
         device: auto, cpu, cuda or cuda:N.
         batch_size: images per forward pass.
         precision, channels_last, fold_batchnorm: see `cfcam_gpu.models.prepared`.
+        compile: see `cfcam_gpu.CFCAM`.
         cmap, alpha: colour map of the overlays and how much of them is colour, from 0 to 1.
         overlays: file format of the overlays, one of `OVERLAYS`.
         workers: number of processes that decode images and write pictures; 0: this process does it; None:
@@ -138,6 +139,7 @@ class RunOptions:
     )
     channels_last: bool = field(default=False, metadata=option("NHWC layout of the model.", RUN))
     fold_batchnorm: bool = field(default=False, metadata=option("Fold BatchNorm into the convolutions.", RUN))
+    compile: bool = field(default=False, metadata=option("Compile the model; the first batch waits.", RUN))
     cmap: str = field(default="inferno", metadata=option(f"Colours: {', '.join(COLORMAPS)}.", OUTPUT, "NAME"))
     alpha: float = field(
         default=0.4, metadata=option("Share of the heatmap in the overlay, 0..1.", OUTPUT, "A")

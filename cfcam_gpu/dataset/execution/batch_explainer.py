@@ -63,15 +63,30 @@ class BatchExplainer:
     def warm_up(self) -> None:
         """Explains one image of noise, so that a model or layer that does not work is reported at once.
 
+        A model that is to be compiled is so now, for whole batches, and gets one of noise.
+
         Raises:
             CFCAMError: the model, the layer or the target does not work, or the memory is too small.
         """
         noise = self.noise()
+        if self.cam.compiles:
+            self._compile(noise)
         with model_errors((1, 3, *noise.shape[1:3])):
             explanation = self._explanation(noise, self.target, never_ends)
         assert explanation.logits is not None
         self.map_shape = (explanation.grid.shape[1], explanation.grid.shape[2])
         self.class_count = explanation.logits.shape[1]
+
+    def _compile(self, noise: torch.Tensor) -> None:
+        """Explains a whole batch of noise; where the memory does not hold it, batches are halved."""
+        while self.batch_size > 1:
+            batch = noise.expand(self.batch_size, -1, -1, -1)
+            try:
+                with model_errors((len(batch), 3, *batch.shape[1:3])):
+                    self._explanation(batch, self.target, never_ends)
+                return
+            except OutOfMemory:
+                self._halve(len(batch))
 
     def noise(self) -> torch.Tensor:
         """An image of noise at the model's input size, (1, H, W, 3) uint8; always the same."""

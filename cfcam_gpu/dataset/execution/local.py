@@ -168,4 +168,5 @@ def _cam(loaded: LoadedModel, options: RunOptions) -> CFCAM:
         on_invalid="flag",
         method=options.method,
         finer_layer=finer_layer,
+        compile=options.compile,
     )

@@ -19,7 +19,7 @@ from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.options import PART_SIZE, RunOptions
 
 #: Fields of the fingerprint that earlier versions of the package did not store, with the value they stand for.
-_LATER_FIELDS = {"method": "cfcam", "decode": "full"}
+_LATER_FIELDS = {"method": "cfcam", "decode": "full", "compile": False}
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -83,6 +83,7 @@ def fingerprint(explainer: BatchExplainer, weights: str, options: RunOptions) ->
         "channels_last": options.channels_last,
         "fold_batchnorm": options.fold_batchnorm,
         "decode": options.decode,
+        "compile": options.compile,
         "overlays": {"kind": "none"} if options.overlays == "none" else overlays,
         "versions": versions(),
     }

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import pytest
 import torch
+from torch import fx, nn
 
+from cfcam_gpu.capture import compiled
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.errors import CFCAMError
@@ -46,6 +50,39 @@ def test_out_of_memory_halves_the_batch_and_the_run_goes_on(caplog):
     plain = BatchExplainer(loaded, CFCAM(loaded.model, on_invalid="flag"), torch.device("cpu"), 16)
     expected = plain.explain(views, samples)
     assert [row["prob"] for row in explained] == pytest.approx([row["prob"] for row in expected])
+
+
+def small_memory(graph: fx.GraphModule, _inputs: list[torch.Tensor]) -> Callable[..., Any]:
+    """A backend whose code holds two images at once."""
+
+    def run(*args: torch.Tensor) -> Any:
+        if any(arg.ndim == 4 and len(arg) > 2 and arg.shape[1:] == (3, 32, 32) for arg in args):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return graph.forward(*args)
+
+    return run
+
+
+def test_a_compiled_model_warms_up_with_whole_batches_which_out_of_memory_halves(caplog, monkeypatch):
+    monkeypatch.setattr(compiled, "BACKEND", small_memory)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 24, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(24 * 64, 3)
+    ).eval()
+    loaded = dataclasses.replace(make_loaded(), model=model)
+    views, samples = decoded(7)
+    cam = CFCAM(model, "1", on_invalid="flag", compile=True)
+    explainer = BatchExplainer(loaded, cam, torch.device("cpu"), 5)
+    with caplog.at_level(logging.WARNING, logger="cfcam_gpu"):
+        explainer.warm_up()
+        rows = explainer.explain(views, samples)
+    said = [record.getMessage() for record in caplog.records if record.name == "cfcam_gpu"]
+    assert said == ["out of memory with 5 images at once; going on with 2"]
+    plain = BatchExplainer(loaded, CFCAM(model, "1", on_invalid="flag"), torch.device("cpu"), 5)
+    plain.warm_up()
+    for row, expected in zip(rows, plain.explain(views, samples), strict=True):
+        assert row["prob"] == pytest.approx(expected["prob"])
+        torch.testing.assert_close(torch.tensor(row["grid"]), torch.tensor(expected["grid"]))
 
 
 class FailingCam(CFCAM):

@@ -12,7 +12,13 @@ import pytest
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.options import RunOptions
-from cfcam_gpu.dataset.store.fingerprint import differences, fingerprint, versions, weights_hash
+from cfcam_gpu.dataset.store.fingerprint import (
+    differences,
+    fingerprint,
+    versions,
+    weights_hash,
+    with_later_fields,
+)
 from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.evaluation import EvaluationOptions
 from cfcam_gpu.methods import METHODS
@@ -59,7 +65,7 @@ def test_a_parameter_that_the_method_does_not_read_is_refused(method):
 
 
 def test_a_fingerprint_has_the_fields_that_stored_runs_have():
-    options = RunOptions(precision="bfloat16", channels_last=True, fold_batchnorm=True)
+    options = RunOptions(precision="bfloat16", channels_last=True, fold_batchnorm=True, compile=True)
     assert json.loads(json.dumps(fingerprint(explainer(), "abc", options))) == {
         "method": "cfcam",
         "config": {
@@ -78,9 +84,18 @@ def test_a_fingerprint_has_the_fields_that_stored_runs_have():
         "channels_last": True,
         "fold_batchnorm": True,
         "decode": "full",
+        "compile": True,
         "overlays": {"kind": "png", "cmap": "inferno", "alpha": 0.4},
         "versions": versions(),
     }  # fmt: skip
+
+
+def test_a_run_stored_before_models_were_compiled_was_not_compiled():
+    now = fingerprint(explainer(), "abc", RunOptions())
+    stored = {name: value for name, value in now.items() if name != "compile"}
+    assert differences(with_later_fields(stored, now), now) == []
+    compiled = fingerprint(explainer(), "abc", RunOptions(compile=True))
+    assert differences(with_later_fields(stored, compiled), compiled) == ["compile was False, now True"]
 
 
 def test_methods_of_an_evaluation_have_the_entries_that_stored_evaluations_have():
