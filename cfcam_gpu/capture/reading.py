@@ -59,6 +59,7 @@ def with_layout(
         CaptureError: the output cannot be read in any layout, or not in that one.
 
     Example:
+        >>> import torch
         >>> from cfcam_gpu.capture import find_layer
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
         >>> with_layout(model, find_layer(model, "1"), torch.rand(1, 3, 8, 8)).layout

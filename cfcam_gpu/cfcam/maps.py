@@ -31,6 +31,7 @@ def maps_of(grid: Tensor, size: tuple[int, int], clusters: Clusters | None = Non
     """The `Maps` of a grid (B,K,h,w) float32, not negative, with heatmaps of `size` (H,W).
 
     Example:
+        >>> import torch
         >>> maps = maps_of(torch.tensor([[[[0.0, 2.0], [0.0, 8.0]]]]), (2, 2))
         >>> maps.heatmap
         tensor([[[[0.0000, 0.2500],
@@ -47,6 +48,7 @@ def upsample_and_normalise(grid: Tensor, size: tuple[int, int]) -> tuple[Tensor,
     Upsampling to `size` (H,W) is bilinear (align_corners=False). A blank grid gives zeros and maximum 0.
 
     Example:
+        >>> import torch
         >>> heatmap, peak = upsample_and_normalise(torch.tensor([[[[0.0, 4.0]]]]), (1, 4))
         >>> heatmap, peak
         (tensor([[[[0.0000, 0.2500, 0.7500, 1.0000]]]]), tensor([[4.]]))
@@ -60,6 +62,7 @@ def over_maximum(maps: Tensor) -> Tensor:
     """Maps (B,K,h,w), not negative, divided by their maxima; blank ones stay zeros.
 
     Example:
+        >>> import torch
         >>> over_maximum(torch.tensor([[[[1.0, 4.0]], [[0.0, 0.0]]]]))
         tensor([[[[0.2500, 1.0000]],
         <BLANKLINE>
