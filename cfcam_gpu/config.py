@@ -15,6 +15,9 @@ FILTERS = ("bilateral", "bilateral_relative", "bilateral_square", "gaussian", "u
 #: Names of the ways from gradients to channel weights; `cfcam_gpu.cfcam.weighting` has the functions.
 WEIGHTINGS = ("mean", "softmax", "spatial")
 
+#: How a layer's output may hold its map, see `cfcam_gpu.capture.layouts`; `auto`: found by looking at the output.
+LAYOUT_NAMES = ("auto", "nchw", "nhwc", "tokens")
+
 #: The smallest eps (radius) of DBSCAN, in units of the activations (published code).
 EPS_FLOOR = 1e-5
 

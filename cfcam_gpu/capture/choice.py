@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from cfcam_gpu.capture.hooks import first_tensor
 from cfcam_gpu.capture.layers import LayerInfo, TargetLayer
 from cfcam_gpu.capture.layouts import (
     Layout,
@@ -228,7 +229,7 @@ def _localities(model: nn.Module, images: Tensor, calls: Iterable[Call]) -> dict
 
     def keep(call: Call) -> Callable[..., None]:
         def hook(_module: nn.Module, _arguments: object, output: object) -> None:
-            results[call.name] = localities(output, call.layouts)
+            results[call.name] = localities(first_tensor(output), call.layouts)
 
         return hook
 
@@ -294,9 +295,10 @@ def finer_layer(model: nn.Module, layer: TargetLayer, images: Tensor) -> TargetL
     before = traced.calls[: traced.calls.index(own)]
     finer = [call for call in reversed(before) if _may_be_finer(call, traced, (rows, columns))]
     ends = [call for call in finer if not _inside_reduction(call, traced)]
+    made = [call for call in ends if _objection(call) != _PASSED_ON]
     candidates = (
         _Candidate(call, call.layouts[0], "last maps of twice the resolution")
-        for call in ends or finer
+        for call in made or ends or finer
         if _depends(own, call)
     )
     chosen = _confirmed(model, images, traced, list(itertools.islice(candidates, MOST_TRIED)))

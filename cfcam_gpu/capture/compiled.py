@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from cfcam_gpu._utils.checks import Check
 from cfcam_gpu._utils.device import out_of_memory
 from cfcam_gpu._utils.messages import first_line
+from cfcam_gpu.capture.hooks import first_tensor
 from cfcam_gpu.capture.layers import NONLINEARITIES, TargetLayer
 from cfcam_gpu.capture.model_state import is_compiled, modules_of
 from cfcam_gpu.errors import CFCAMError
@@ -136,6 +137,8 @@ class CompiledModel:
             check()
             with torch.no_grad():
                 output, *values = self._call(halves.body, images)
+            if first_tensor(output) is not output:
+                raise _NotSplitError("the target layer puts out a tuple")
             output = cut(output)
             check()
 

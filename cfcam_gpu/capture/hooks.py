@@ -12,12 +12,28 @@ from torch.overrides import TorchFunctionMode
 from cfcam_gpu.capture.layers import NONLINEARITIES, TargetLayer
 
 
-@contextlib.contextmanager
-def replaced_outputs(layer: TargetLayer, replace: Callable[[Any], Any]) -> Iterator[None]:
-    """Within it, `replace(output)` takes the place of every output of the layer.
+def first_tensor(output: Any) -> Any:
+    """What a layer put out, or the first of a tuple of tensors: blocks of transformers return such tuples.
 
     Example:
-        >>> import torch
+        >>> first_tensor((torch.ones(1), None))
+        tensor([1.])
+    """
+    is_tuple = type(output) in (tuple, list) and len(output) > 0
+    return output[0] if is_tuple and isinstance(output[0], Tensor) else output
+
+
+def _replaced(output: Any, replace: Callable[[Any], Any]) -> Any:
+    first = first_tensor(output)
+    changed = replace(first)
+    return changed if first is output else type(output)((changed, *output[1:]))
+
+
+@contextlib.contextmanager
+def replaced_outputs(layer: TargetLayer, replace: Callable[[Any], Any]) -> Iterator[None]:
+    """Within it, `replace(output)` takes the place of every output of the layer, or of the first of a tuple.
+
+    Example:
         >>> from cfcam_gpu.capture import find_layer
         >>> model = torch.nn.Sequential(torch.nn.Identity())
         >>> with replaced_outputs(find_layer(model, "0"), lambda output: output + 1):
@@ -26,7 +42,7 @@ def replaced_outputs(layer: TargetLayer, replace: Callable[[Any], Any]) -> Itera
     """
     with contextlib.ExitStack() as stack:
         if layer.then is None:
-            handle = layer.module.register_forward_hook(lambda _m, _args, output: replace(output))
+            handle = layer.module.register_forward_hook(lambda _m, _args, output: _replaced(output, replace))
         else:
             mode = stack.enter_context(_AfterFunction(layer.then, replace))
             handle = layer.module.register_forward_hook(lambda _m, _args, output: mode.watch(output))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cfcam_gpu._utils.messages import unknown
+from cfcam_gpu.config import LAYOUT_NAMES
 from cfcam_gpu.errors import CaptureError, ConfigError
 
 #: Most class, distillation and register tokens before those of the picture.
@@ -229,8 +230,8 @@ def check_layout(layout: str) -> None:
     Example:
         >>> check_layout("tokens")
     """
-    if layout not in ("auto", *LAYOUTS):
-        raise ConfigError(unknown("layout", layout, ("auto", *LAYOUTS)))
+    if layout not in LAYOUT_NAMES:
+        raise ConfigError(unknown("layout", layout, LAYOUT_NAMES))
 
 
 def layout_named(name: str, shape: Sequence[int], geometry: Geometry) -> Layout:

@@ -116,7 +116,8 @@ def localities(output: object, layouts: Sequence[Layout]) -> dict[Layout, Locali
     """Of each way to read an output for the images of `noise_patches`; nothing for other outputs."""
     if not isinstance(output, Tensor) or len(output) != PATCH_IMAGES:
         return {}
-    return {layout: locality(layout.maps(output.detach())) for layout in layouts}
+    fitting = [layout for layout in layouts if layout.fits(output.shape)]
+    return {layout: locality(layout.maps(output.detach())) for layout in fitting}
 
 
 def run_patches(model: nn.Module, images: Tensor) -> None:

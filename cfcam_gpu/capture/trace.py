@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from cfcam_gpu.capture.hooks import first_tensor
 from cfcam_gpu.capture.layers import NONLINEARITIES
 from cfcam_gpu.capture.layouts import ChannelsFirst, Geometry, Layout, MapShape, geometry_of, readings
 from cfcam_gpu.capture.model_state import explainable
@@ -29,7 +30,7 @@ _ATTENTION = {"softmax", "scaled_dot_product_attention", "multi_head_attention_f
 
 @dataclass(frozen=True)
 class Call:
-    """The last call of a module that put out a tensor of three or four axes.
+    """The last call of a module that put out a tensor of three or four axes, or a tuple of which it is the first.
 
     Attributes:
         name: the module's name.
@@ -107,6 +108,7 @@ def trace(model: nn.Module, image: Tensor) -> Trace:
 
     def record(module: nn.Module, name: str, arguments: Any, output: Any) -> None:
         records.pop(module, None)
+        output = first_tensor(output)
         if isinstance(output, Tensor) and output.ndim in (3, 4) and output.is_floating_point():
             taken = next((tuple(one.shape) for one in arguments if isinstance(one, Tensor)), None)
             records[module] = (name, output, taken, recorder.step, recorder.made_by.get(id(output)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from cfcam_gpu._utils.messages import unknown
 from cfcam_gpu._utils.option import METHOD, OUTPUT, RUN, option
-from cfcam_gpu.config import PRESETS, CFCAMConfig
+from cfcam_gpu.config import LAYOUT_NAMES, PRESETS, CFCAMConfig
 from cfcam_gpu.engines import ENGINES
 from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.images.colormaps import COLORMAPS, check_style
@@ -63,6 +63,7 @@ class RunOptions:
         target: the class to explain where a sample does not name one, an index or a name; None: the
             predicted class.
         layer: target layer; None: chosen automatically.
+        layout: how its output holds the map, one of `cfcam_gpu.config.LAYOUT_NAMES`.
         finer_layer: the earlier layer of a method that reads two layers, such as cfcam-fine; None: chosen
             automatically.
         method: a key of `cfcam_gpu.methods.METHODS`.
@@ -111,6 +112,10 @@ class RunOptions:
     )
     layer: str | None = field(
         default=None, metadata=option("Target layer; automatic unless given.", METHOD, "NAME")
+    )
+    layout: str = field(
+        default="auto",
+        metadata=option(f"How the layer's output holds its map: {', '.join(LAYOUT_NAMES)}.", METHOD, "NAME"),
     )
     finer_layer: str | None = field(
         default=None,
@@ -203,6 +208,7 @@ class RunOptions:
                 f"got {self.rank}"
             )
         self._check_distributed()
+        _check_choice("layout", self.layout, LAYOUT_NAMES)
         _check_choice("engine", self.engine, ("auto", *ENGINES))
         _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("overlays", self.overlays, OVERLAYS)

@@ -82,7 +82,7 @@ class Evaluator(BatchExplainer):
     def _cam(self, name: str, config: CFCAMConfig, layer: str | None) -> CFCAM:
         engine = self.options.engine if METHODS[name].has_engines else "auto"
         finer = self.options.finer_layer if METHODS[name].needs_finer else None
-        return CFCAM(self.cam.model, layer, config, engine, "flag", name, finer)
+        return CFCAM(self.cam.model, layer, config, engine, "flag", name, finer, self.options.layout)
 
     def explain_batch(self, items: Sequence[Item], targets: list[int] | None, check: Check) -> list[Row]:
         """As `BatchExplainer.explain_batch`; the rows hold the columns of each method under `methods`."""

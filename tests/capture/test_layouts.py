@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cfcam_gpu import CFCAM, CaptureError, ConfigError
 from cfcam_gpu.capture import capture, find_layer, with_layout
+from cfcam_gpu.capture.layouts import LAYOUTS as TABLE
 from cfcam_gpu.capture.layouts import (
     ChannelsFirst,
     ChannelsLast,
@@ -23,6 +24,7 @@ from cfcam_gpu.capture.layouts import (
     readings,
 )
 from cfcam_gpu.capture.model_runner import ModelRunner
+from cfcam_gpu.config import LAYOUT_NAMES
 
 timm = pytest.importorskip("timm")
 
@@ -363,3 +365,37 @@ def test_another_image_size_has_another_map():
 def test_geometry_says_what_the_model_says():
     assert geometry_of(vit(5), (32, 48)) == Geometry((32, 48), ((4, 6),), 5)
     assert geometry_of(nn.Conv2d(3, 4, 3), (32, 48)) == Geometry((32, 48))
+
+
+def test_the_table_has_the_names_of_the_options():
+    assert ("auto", *TABLE) == LAYOUT_NAMES
+
+
+class InTuples(nn.Module):
+    """Blocks that put out tuples, as those of transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 4, stride=4)
+        self.block = self.Block()
+        self.head = nn.Linear(6, 4)
+
+    class Block(nn.Module):
+        """Tokens and nothing else, in a tuple."""
+
+        def forward(self, x: Tensor) -> tuple[Tensor, None]:
+            return x.flatten(2).transpose(1, 2).relu(), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(self.conv(x))[0].mean(1))
+
+
+def test_the_first_of_a_tuple_is_the_output():
+    torch.manual_seed(0)
+    model, images = InTuples().eval(), torch.randn(2, 3, 32, 24)
+    cam = CFCAM(model, method="gradcam")
+    grid = cam(images, targets=1).grid
+    assert cam.layer_name == "block"
+    activations = model.conv(images).relu()
+    expected = (activations * model.head.weight[1][None, :, None, None] / 48).sum(1).relu()
+    torch.testing.assert_close(grid, expected.detach())

@@ -168,5 +168,6 @@ def _cam(loaded: LoadedModel, options: RunOptions) -> CFCAM:
         on_invalid="flag",
         method=options.method,
         finer_layer=finer_layer,
+        layout=options.layout,
         compile=options.compile,
     )

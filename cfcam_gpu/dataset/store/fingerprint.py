@@ -19,7 +19,7 @@ from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.options import PART_SIZE, RunOptions
 
 #: Fields of the fingerprint that earlier versions of the package did not store, with the value they stand for.
-_LATER_FIELDS = {"method": "cfcam", "decode": "full", "compile": False}
+_LATER_FIELDS = {"method": "cfcam", "decode": "full", "compile": False, "layout": "auto"}
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -75,6 +75,7 @@ def fingerprint(explainer: BatchExplainer, weights: str, options: RunOptions) ->
         "model": loaded.spec,
         "weights_sha256": weights,
         "layer": explainer.cam.layer_name,
+        "layout": options.layout,
         "finer_layer": explainer.cam.finer_layer_name,
         "preprocess": dataclasses.asdict(loaded.preprocess),
         "target": explainer.target,

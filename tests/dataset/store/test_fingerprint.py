@@ -76,6 +76,7 @@ def test_a_fingerprint_has_the_fields_that_stored_runs_have():
         "model": "resnet50",
         "weights_sha256": "abc",
         "layer": "layer4",
+        "layout": "auto",
         "finer_layer": None,
         "preprocess": json.loads(json.dumps(dataclasses.asdict(PLAIN))),
         "target": 1,
