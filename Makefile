@@ -30,7 +30,7 @@ test: .venv/.dev lint
 
 # All but the tests marked slow, in as many processes as there are cores.
 quick: .venv/.dev
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 -m "not slow" tests
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,42 @@ from tests.helpers.browser import chromium
 
 #: The head (global average pooling follows), and two earlier layers where the filters act.
 REAL_LAYERS = ("_swish", "_blocks.10", "_blocks.4")
+
+
+#: Below `tests`: what `make quick` leaves out as a whole. Real processes, clusters and browsers, kernels under the
+#: interpreter, compilers, package indexes, whole evaluations, large models, and benchmarks.
+SLOW = (
+    "bench",
+    "kernels",
+    "capture/test_compiled.py",
+    "cli/test_demo.py",
+    "cli/test_startup.py",
+    "dataset/execution/test_decoding.py",
+    "dataset/execution/test_ray.py",
+    "dataset/test_few_images.py",
+    "dataset/test_survival.py",
+    "engines/test_triton_engine.py",
+    "evaluation",
+    "methods/test_interruption.py",
+    "methods/test_peers.py",
+    "metrics/test_noise.py",
+    "metrics/test_peers.py",
+    "models/test_prepare.py",
+    "models/test_timm.py",
+    "models/test_torchvision.py",
+    "report/test_browser.py",
+    "test_documents.py",
+    "test_extras.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the slow files, so that a list says what they are."""
+    folder = Path(__file__).parent
+    slow = [folder / name for name in SLOW]
+    for item in items:
+        if any(path == item.path or path in item.path.parents for path in slow):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

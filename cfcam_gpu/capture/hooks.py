@@ -16,6 +16,7 @@ def first_tensor(output: Any) -> Any:
     """What a layer put out, or the first of a tuple of tensors: blocks of transformers return such tuples.
 
     Example:
+        >>> import torch
         >>> first_tensor((torch.ones(1), None))
         tensor([1.])
     """
@@ -34,6 +35,7 @@ def replaced_outputs(layer: TargetLayer, replace: Callable[[Any], Any]) -> Itera
     """Within it, `replace(output)` takes the place of every output of the layer, or of the first of a tuple.
 
     Example:
+        >>> import torch
         >>> from cfcam_gpu.capture import find_layer
         >>> model = torch.nn.Sequential(torch.nn.Identity())
         >>> with replaced_outputs(find_layer(model, "0"), lambda output: output + 1):

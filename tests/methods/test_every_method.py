@@ -170,7 +170,7 @@ def test_every_method_explains_a_dataset(tmp_path, method):
     folder = save(tmp_path / "in", a=photo(1), b=photo(2))
     summary = run(folder, tmp_path / "out", method=method, batch_size=1)
     assert summary.tally.ok == 2
-    assert (summary.engine == "torch") == (method not in CLUSTERS)
+    assert summary.engine == "torch"  # of all methods; few images do not pay for compiled code
     results = open_results(tmp_path / "out")
     assert results.run["fingerprint"]["method"] == method
     for row in results.rows():
