@@ -35,6 +35,7 @@ SLOW = (
     "kernels",
     "capture/test_compiled.py",
     "cli/test_demo.py",
+    "cli/test_evaluate.py",
     "cli/test_startup.py",
     "dataset/execution/test_decoding.py",
     "dataset/execution/test_ray.py",
@@ -49,7 +50,7 @@ SLOW = (
     "models/test_prepare.py",
     "models/test_timm.py",
     "models/test_torchvision.py",
-    "report/test_browser.py",
+    "report",
     "test_documents.py",
     "test_extras.py",
 )
