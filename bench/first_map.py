@@ -53,7 +53,7 @@ with GradCAM(model=model, target_layers=[model._bn1]) as cam:
         photo = Image.open(path).convert("RGB")
         pixels = np.float32(photo.resize((224, 224), Image.Resampling.BICUBIC))
         images = torch.from_numpy((pixels - 127) / 128).permute(2, 0, 1)[None]
-        heatmap = Image.fromarray(cam(input_tensor=images)[0]).resize(photo.size)
+        heatmap = Image.fromarray(cam(input_tensor=images, targets=None)[0]).resize(photo.size)
         overlay = show_cam_on_image(np.float32(photo) / 255, np.asarray(heatmap), use_rgb=True)
         Image.fromarray(overlay).save(out / f"{{path.stem}}.png")
 """
