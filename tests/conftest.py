@@ -29,7 +29,7 @@ REAL_LAYERS = ("_swish", "_blocks.10", "_blocks.4")
 
 
 #: Below `tests`: what `make quick` leaves out as a whole. Real processes, clusters and browsers, kernels under the
-#: interpreter, compilers, package indexes, whole evaluations, large models, and benchmarks.
+#: interpreter, compilers, package indexes, evaluations and their metrics, large models, pages, and benchmarks.
 SLOW = (
     "bench",
     "kernels",
@@ -38,6 +38,7 @@ SLOW = (
     "cli/test_evaluate.py",
     "cli/test_startup.py",
     "dataset/execution/test_decoding.py",
+    "dataset/execution/test_pool.py",
     "dataset/execution/test_ray.py",
     "dataset/test_few_images.py",
     "dataset/test_survival.py",
@@ -45,12 +46,12 @@ SLOW = (
     "evaluation",
     "methods/test_interruption.py",
     "methods/test_peers.py",
-    "metrics/test_noise.py",
-    "metrics/test_peers.py",
+    "metrics",
     "models/test_prepare.py",
     "models/test_timm.py",
     "models/test_torchvision.py",
     "report",
+    "test_discrimination.py",
     "test_documents.py",
     "test_extras.py",
 )
