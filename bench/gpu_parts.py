@@ -38,6 +38,7 @@ from bench.equivalence import compare, required
 from bench.gpu_check import Save
 from bench.memory import growth
 from cfcam_gpu import CFCAM, PRESETS, CFCAMConfig, Explanation, explain_activations
+from cfcam_gpu._utils.messages import first_line
 from cfcam_gpu.capture import capture
 from cfcam_gpu.capture.layers import find_layer
 from cfcam_gpu.cfcam import reference
@@ -227,7 +228,7 @@ def no_waits(_limit_s: float, _save: Save) -> Mapping[str, Any]:
                 try:
                     work()
                 except RuntimeError as error:
-                    reason = str(error).partition("\n")[0]
+                    reason = first_line(error)
                     findings["failed"].append(f"{what}, engine {engine}, preset {preset}: {reason}")
                 finally:
                     torch.cuda.set_sync_debug_mode("default")
@@ -418,7 +419,7 @@ def cuda_graph(_limit_s: float, _save: Save) -> Mapping[str, Any]:
             torch.testing.assert_close(captured.labels, expected.labels)
             torch.testing.assert_close(captured.heatmap, expected.heatmap)
         except (RuntimeError, AssertionError) as error:
-            findings["failed"].append(f"engine {engine}: {str(error).partition(chr(10))[0]}")
+            findings["failed"].append(f"engine {engine}: {first_line(error)}")
     return findings
 
 

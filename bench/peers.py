@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.common import installed
+from cfcam_gpu._utils.messages import one_line
 from cfcam_gpu.capture import capture
 from cfcam_gpu.capture.layers import find_layer
 
@@ -113,7 +114,7 @@ def checked_peers(model: nn.Module, layer: str, images: Tensor) -> tuple[dict[st
             explain = peer.make(copy.deepcopy(model), layer)
             maps = torch.as_tensor(explain(images, classes)).detach().to(plain)
         except Exception as error:  # whatever another library raises must not end the benchmark
-            report[name]["not_timed"] = f"fails: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            report[name]["not_timed"] = f"fails: {one_line(error)}"
             continue
         report[name]["difference"] = difference = round(float((scaled(maps) - scaled(plain)).abs().max()), 7)
         if difference <= TOLERANCE:

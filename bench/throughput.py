@@ -37,6 +37,7 @@ from bench.equivalence import CORRELATION, MAP_TOLERANCE, MEAN_TOLERANCE, check_
 from bench.peers import Explain, checked_peers
 from bench.published import published_steps
 from cfcam_gpu import CFCAM, CFCAMConfig, Explanation
+from cfcam_gpu._utils.messages import one_line
 from cfcam_gpu.capture.targets import logits_of
 from cfcam_gpu.engines import ENGINES, resolve_engine
 from cfcam_gpu.models.prepare import prepared
@@ -266,7 +267,7 @@ def first_call(entry: Entry, eager: Entry, batch: int) -> dict[str, Any]:
     try:
         logits = logits_of(case())
     except Exception as error:  # such as a missing C++ compiler, which must not end the benchmark
-        return {"not_timed": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
+        return {"not_timed": one_line(error)}
     seconds = round(time.perf_counter() - start, 1)
     difference = float((logits - expected).float().square().mean().sqrt() / expected.float().std())
     if not difference <= COMPILED_TOLERANCE[entry.setup.precision]:
