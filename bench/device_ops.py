@@ -194,8 +194,9 @@ def stubbed_kernels(on_launch: Callable[[str, tuple[int, ...]], None]) -> Iterat
         setattr(owner, name, value)
 
     try:
-        for info in pkgutil.iter_modules(cfcam_gpu.kernels.__path__):
-            module = importlib.import_module(f"cfcam_gpu.kernels.{info.name}")
+        # All are imported before the first is changed: a module imported later would keep what replaces a kernel.
+        names = [info.name for info in pkgutil.iter_modules(cfcam_gpu.kernels.__path__)]
+        for module in [importlib.import_module(f"cfcam_gpu.kernels.{name}") for name in names]:
             for name, value in list(vars(module).items()):
                 if isinstance(value, KernelInterface):
                     replace(module, name, _Launcher(name, on_launch))
