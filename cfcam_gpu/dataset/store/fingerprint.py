@@ -19,7 +19,7 @@ from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.options import PART_SIZE, RunOptions
 
 #: Fields of the fingerprint that earlier versions of the package did not store, with the value they stand for.
-_LATER_FIELDS = {"method": "cfcam", "decode": "full", "compile": False, "layout": "auto"}
+_LATER_FIELDS = {"method": "cfcam", "decode": "full", "compile": False, "layout": "auto", "weights_key": None}
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -74,6 +74,7 @@ def fingerprint(explainer: BatchExplainer, weights: str, options: RunOptions) ->
         "config": dataclasses.asdict(options.config),
         "model": loaded.spec,
         "weights_sha256": weights,
+        "weights_key": loaded.weights_key,
         "layer": explainer.cam.layer_name,
         "layout": options.layout,
         "finer_layer": explainer.cam.finer_layer_name,

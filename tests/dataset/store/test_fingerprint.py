@@ -28,7 +28,7 @@ from tests.helpers.smallnet import PLAIN, make_loaded, photo, run, save
 
 def explainer(**changes: Any) -> BatchExplainer:
     """What the fingerprint reads of an explainer."""
-    loaded = SimpleNamespace(spec="resnet50", preprocess=PLAIN, class_names=("ant", "bee"))
+    loaded = SimpleNamespace(spec="resnet50", preprocess=PLAIN, class_names=("ant", "bee"), weights_key="ema")
     cam = SimpleNamespace(layer_name="layer4", finer_layer_name=None)
     return cast(BatchExplainer, SimpleNamespace(**{"loaded": loaded, "cam": cam, "target": 1, **changes}))
 
@@ -75,6 +75,7 @@ def test_a_fingerprint_has_the_fields_that_stored_runs_have():
         },
         "model": "resnet50",
         "weights_sha256": "abc",
+        "weights_key": "ema",
         "layer": "layer4",
         "layout": "auto",
         "finer_layer": None,
