@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from cfcam_gpu._utils.class_names import class_key
+from cfcam_gpu.dataset.sources.labels import SEPARATOR
 
 
 class Judge:
     """Compares a prediction with a label: digits are a class index, all else is a class name.
 
-    Names are compared as `--target` compares them: capitals, spaces and underscores do not matter.
+    Names are compared as `--target` compares them: capitals, spaces and underscores do not matter. Where an
+    image has several labels, "edema|mass", the prediction must be one of them.
 
     Args:
         class_names: the model's class names; None: they are not known, then only indices are compared.
@@ -33,13 +35,19 @@ class Judge:
         """None: there is no label or no prediction, or the label is none of the classes."""
         if label is None or pred is None:
             return None
-        if re.fullmatch(r"\d+", label.strip(), re.ASCII):
+        if SEPARATOR in label and not self._is_class(label):
+            verdicts = {self(one, pred, pred_name) for one in label.split(SEPARATOR)}
+            return True if True in verdicts else False if False in verdicts else None
+        if re.fullmatch(r"\d{1,18}", label.strip(), re.ASCII):
             index = int(label)
             return None if self._count is not None and index >= self._count else index == pred
-        if self._keys is None or class_key(label) not in self._keys:
+        if not self._is_class(label):
             return None
         # By name, not index: class names may repeat (ImageNet has two cranes).
         return class_key(label) == class_key(pred_name or "")
+
+    def _is_class(self, label: str) -> bool:
+        return self._keys is not None and class_key(label) in self._keys
 
 
 @dataclass

@@ -40,3 +40,22 @@ def test_a_label_names_the_class_that_the_option_target_finds_by_it(label: str):
 
 def test_classes_of_the_same_name_are_not_told_apart_by_a_name():
     assert Judge(["crane", "heron", "crane"])("crane", 2, "crane") is True
+
+
+@pytest.mark.parametrize(
+    ("label", "verdict"),
+    [
+        ("mass", True),
+        ("1", True),
+        ("edema", False),
+        ("edema|mass", True),
+        ("0|1", True),
+        ("edema|0", False),
+        ("edema|unknown", False),
+        ("unknown|other", None),
+        ("a|b", False),  # the name of a class
+        ("9" * 5000, None),
+    ],
+)
+def test_one_of_several_labels_is_enough(label: str, *, verdict: bool | None) -> None:
+    assert Judge(["edema", "mass", "a|b"])(label, 1, "mass") is verdict

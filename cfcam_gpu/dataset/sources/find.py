@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
+from cfcam_gpu._utils.messages import listed
 from cfcam_gpu.dataset.sources.folders import InputFile, expand_input
 from cfcam_gpu.dataset.sources.huggingface import dataset_samples, is_saved_dataset
 from cfcam_gpu.dataset.sources.manifests import MANIFEST_SUFFIXES, manifest_samples
@@ -58,6 +59,8 @@ def find_samples(inputs: Sequence[str], exclude: Path | None = None) -> list[Sam
             if file.real not in listed_files:
                 listed_files.add(file.real)
                 unnamed += _samples_of(_Input(file, in_folder, alone=in_folder and len(inputs) == 1))
+    if not unnamed:
+        raise InputError(f"no samples in {listed(inputs)}: the shards are empty")
     return _named(unnamed)
 
 
@@ -155,8 +158,8 @@ _KINDS = {
         lambda source: not source.in_folder and source.path.suffix.lower() in MANIFEST_SUFFIXES,
         lambda source: manifest_samples(source.path),
     ),
-    "WebDataset shard": _Kind(lambda source: source.path.suffix.lower() == ".tar", _shard_samples),
     "compressed shard": _Kind(lambda source: is_compressed(source.path), _compressed_samples),
+    "WebDataset shard": _Kind(lambda source: source.path.suffix.lower() == ".tar", _shard_samples),
 }
 
 
@@ -172,13 +175,14 @@ def _named(unnamed: list[_Unnamed]) -> list[Sample]:
 def _unique_ids(unnamed: list[_Unnamed]) -> Iterator[str]:
     counts = Counter(one.sample.sample_id for one in unnamed)
     taken: set[str] = set()
+    last_number: Counter[str] = Counter()
     for one in unnamed:
         sample_id = one.sample.sample_id
         if counts[sample_id] > 1 and one.origin:
             sample_id = clean_text(f"{one.origin}#{sample_id}")
-        unique, number = sample_id, 1
+        unique = sample_id
         while unique in taken:  # a tar file may hold a key twice
-            number += 1
-            unique = f"{sample_id}-{number}"
+            last_number[sample_id] += 1
+            unique = f"{sample_id}-{last_number[sample_id] + 1}"
         taken.add(unique)
         yield unique

@@ -12,7 +12,7 @@ from cfcam_gpu.dataset.sources.sample import clean_text
 
 #: File extensions of images. They tell images from other members of a shard; the decoder goes by content.
 IMAGE_SUFFIXES = frozenset((
-    ".avif", ".bmp", ".dcm", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx",
+    ".avif", ".bmp", ".dcm", ".dicom", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx",
     ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
 ))  # fmt: skip
 

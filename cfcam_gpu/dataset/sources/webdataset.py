@@ -13,11 +13,12 @@ import re
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
-from cfcam_gpu.dataset.sources.names import IMAGE_SUFFIXES
+from cfcam_gpu.dataset.sources.labels import label_text, target_text
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri
+from cfcam_gpu.dataset.sources.shard_keys import LABEL_SUFFIXES, Key, KeyedImage
 from cfcam_gpu.errors import ImageError, InputError
 
 log = logging.getLogger("cfcam_gpu")
@@ -31,6 +32,14 @@ _COMPRESSED = {
     ".tar.zst": "unzstd",
 }
 
+#: The first bytes of a compressed file -> the command that unpacks it to standard output.
+_COMPRESSED_STARTS = {
+    b"\x1f\x8b": "gunzip",
+    b"BZh": "bunzip2",
+    b"\xfd7zXZ\0": "unxz",
+    b"\x28\xb5\x2f\xfd": "unzstd",
+}
+
 #: Members of more bytes are not read: an image, a label file.
 _MAX_IMAGE_BYTES = 1 << 30
 _MAX_LABEL_BYTES = 1 << 20
@@ -40,13 +49,13 @@ _PLACE = re.compile(r"(.*)@([0-9]{1,18})\+([0-9]{1,18})", re.DOTALL)
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether a file has the name of a compressed tar file.
+    """Whether a file has the name of a compressed tar file, or the name of a tar file and compressed content.
 
     Example:
         >>> is_compressed(Path("train-000.tar.gz")), is_compressed(Path("train-000.tar"))
         (True, False)
     """
-    return path.name.lower().endswith(tuple(_COMPRESSED))
+    return _unpacking(path) is not None
 
 
 def refuse_compressed(path: Path) -> None:
@@ -58,12 +67,29 @@ def refuse_compressed(path: Path) -> None:
         cfcam_gpu.errors.InputError: shard 'train.tgz' is compressed, and images are read from the middle of a shard; \
 unpack it first: gunzip --suffix .tgz train.tgz
     """
+    command = _unpacking(path)
+    if command is not None:
+        raise InputError(
+            f"shard {str(path)!r} is compressed, and images are read from the middle of a shard; "
+            f"unpack it first: {command}"
+        )
+
+
+def _unpacking(path: Path) -> str | None:
+    """The command that unpacks a compressed shard; None for any other file."""
+    name = path.name.lower()
     for suffix, command in _COMPRESSED.items():
-        if path.name.lower().endswith(suffix):
-            raise InputError(
-                f"shard {str(path)!r} is compressed, and images are read from the middle of a shard; "
-                f"unpack it first: {command} {path.name}"
-            )
+        if name.endswith(suffix):
+            return f"{command} {path.name}"
+    if not name.endswith(".tar") or not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError:  # listing the shard tells it
+        return None
+    commands = [command for start, command in _COMPRESSED_STARTS.items() if head.startswith(start)]
+    return f"{commands[0]} < {path.name} > {path.stem}-unpacked.tar" if commands else None
 
 
 def tar_samples(path: Path, name: str) -> list[Sample]:
@@ -72,8 +98,12 @@ def tar_samples(path: Path, name: str) -> list[Sample]:
     The key of a sample is the folder and the base name of its members up to the first dot; its id is NAME/KEY.
     Its image is the member with the extension of an image. If there are several, those with a simple
     extension count ("000.jpg", not "000.mask.png"); if there are still several, each makes a sample,
-    with its extension in the id. The label comes from KEY.cls, or from "label" in KEY.json, which may
-    hold "target" as well. Hidden members are ignored.
+    with its extension in the id. Images with dots in their names and label files of their own ("22.05.png",
+    "22.05.json") are samples as well (see `shard_keys.Key`).
+
+    The label comes from KEY.cls, or from "label" in KEY.json, which may hold "target" as well. A key that comes
+    twice makes two samples if both have the same kinds of members; else both fail, since no order tells which
+    label belongs to which image. Hidden members are ignored.
 
     What cannot be read makes a sample with a "broken:" URI that says why: a link instead of an image,
     a key without image, the rest of a truncated or corrupt shard.
@@ -96,7 +126,7 @@ def tar_samples(path: Path, name: str) -> list[Sample]:
     shard = _Shard(str(path.absolute()), name)
     if os.path.exists(path) and not os.path.isfile(path):
         return [shard.broken("unread", "not a regular file")]
-    groups: dict[str, _Group] = {}
+    keys: dict[str, Key] = {}
     problem = None
     try:
         with path.open("rb") as file:
@@ -104,9 +134,9 @@ def tar_samples(path: Path, name: str) -> list[Sample]:
                 if isinstance(member, str):
                     problem = member
                 elif not member.isdir() and not _hidden(member.name):
-                    key, extension = _split_key(member.name)
-                    groups.setdefault(key, _Group()).add(extension, member)
-            samples = [sample for key, group in groups.items() for sample in shard.samples(key, group, file)]
+                    name, extension = _split_key(member.name)
+                    keys.setdefault(name, Key(name)).add(extension, member)
+            samples = [sample for key in keys.values() for sample in shard.samples(key, file)]
     except OSError as error:
         return [shard.broken("unread", f"the shard cannot be read: {error.strerror or error}")]
     if shard.bad_labels:
@@ -131,28 +161,6 @@ def _hidden(member: str) -> bool:
 
 
 @dataclass
-class _Group:
-    """The members of one key: images, label files, and the extensions of all others."""
-
-    images: list[tuple[str, tarfile.TarInfo]] = field(default_factory=list)
-    labels: dict[str, tarfile.TarInfo] = field(default_factory=dict)
-    others: list[str] = field(default_factory=list)
-
-    def add(self, extension: str, member: tarfile.TarInfo) -> None:
-        if PurePosixPath("x" + extension).suffix in IMAGE_SUFFIXES:
-            self.images.append((extension, member))
-        elif extension in _LABELS:
-            self.labels[extension] = member
-        else:
-            self.others.append(extension or "no extension")
-
-    def chosen(self) -> list[tuple[str, tarfile.TarInfo]]:
-        """The images with a simple extension, or all where none has one."""
-        plain = [(extension, member) for extension, member in self.images if extension.count(".") == 1]
-        return plain or self.images
-
-
-@dataclass
 class _Shard:
     """Makes the samples of a shard; `bad_labels` collects the label files that cannot be read."""
 
@@ -160,21 +168,15 @@ class _Shard:
     name: str
     bad_labels: list[str] = field(default_factory=list)
 
-    def samples(self, key: str, group: _Group, file: BinaryIO) -> Iterator[Sample]:
-        if not group.images:
-            extensions = ", ".join(sorted({*group.labels, *group.others}))
-            yield self.broken(key, f"no image among the members of this key, only {extensions}")
-            return
-        labels = self.labels(group, file)
-        chosen = group.chosen()
-        for extension, member in chosen:
-            name = key if len(chosen) == 1 else key + extension
-            reason = _not_readable(member)
-            if reason:
-                yield self.broken(name, reason, **labels)
+    def samples(self, key: Key, file: BinaryIO) -> Iterator[Sample]:
+        for image in key.images():
+            labels = self.labels(image, file)
+            reason = image.problem or (_not_readable(image.member) if image.member else None)
+            if image.member is None or reason:
+                yield self.broken(image.name, reason or "no image", **labels)
             else:
-                place = f"{member.name}@{member.offset_data}+{member.size}"
-                yield self.sample(name, make_uri("tar", self.path, place), **labels)
+                place = f"{image.member.name}@{image.member.offset_data}+{image.member.size}"
+                yield self.sample(image.name, make_uri("tar", self.path, place), **labels)
 
     def sample(self, key: str, uri: str, label: str | None = None, target: str | None = None) -> Sample:
         return Sample(clean_text(f"{self.name}/{key}"), uri, label, target)
@@ -182,20 +184,25 @@ class _Shard:
     def broken(self, key: str, reason: str, **labels: str | None) -> Sample:
         return self.sample(key, make_uri("broken", f"{self.path}: {key}", reason), **labels)
 
-    def labels(self, group: _Group, file: BinaryIO) -> dict[str, str | None]:
+    def labels(self, image: KeyedImage, file: BinaryIO) -> dict[str, str | None]:
         labels: dict[str, str | None] = {}
-        for extension, read in _LABELS.items():
-            member = group.labels.get(extension)
+        for extension, read in _READERS.items():
+            member = image.labels.get(extension)
             if member is None:
                 continue
             try:
                 values = read(_label_text(file, member))
             except ValueError as error:
+                values = {}
                 self.bad_labels.append(f"{clean_text(member.name)}: {error}")
-                continue
-            labels |= {
-                name: value for name, value in values.items() if value is not None and name not in labels
-            }
+            for name, (text_of, value) in values.items():
+                try:
+                    text = text_of(value)
+                except ValueError as error:
+                    self.bad_labels.append(f"{clean_text(member.name)}: {name!r} {error}")
+                    continue
+                if text is not None:
+                    labels.setdefault(name, text)
         return labels
 
 
@@ -221,31 +228,33 @@ def _label_text(file: BinaryIO, member: tarfile.TarInfo) -> str:
     content = file.read(member.size)
     if len(content) < member.size:
         raise ValueError("the shard ends within it")
-    return content.decode()
+    return content.decode("utf-8-sig")
 
 
-def _from_cls(text: str) -> dict[str, str | None]:
-    return {"label": clean_text(text.strip()) or None}
+#: What a label file says: name of the field of `Sample` -> the function that makes its text, and the value.
+_Values = dict[str, tuple[Callable[[Any], str | None], Any]]
 
 
-def _from_json(text: str) -> dict[str, str | None]:
+def _from_cls(text: str) -> _Values:
+    if len(text.strip().splitlines()) > 1:
+        raise ValueError("expected one line, got several")
+    return {"label": (label_text, text)}
+
+
+def _from_json(text: str) -> _Values:
     try:
         content = json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(content, dict):
         raise ValueError(f"expected a JSON object, got {type(content).__name__}")
-    return {name: _scalar(name, content.get(name)) for name in ("label", "target")}
-
-
-def _scalar(name: str, value: Any) -> str | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (str, int))):
-        raise ValueError(f"{name!r} must be an index or a name, got {type(value).__name__}")
-    return None if value is None else clean_text(str(value).strip()) or None
+    return {"label": (label_text, content.get("label")), "target": (target_text, content.get("target"))}
 
 
 #: Extension of a label file -> its reader. The first that has a value for "label" or "target" decides.
-_LABELS: dict[str, Callable[[str], dict[str, str | None]]] = {".cls": _from_cls, ".json": _from_json}
+_READERS: dict[str, Callable[[str], _Values]] = dict(
+    zip(LABEL_SUFFIXES, (_from_cls, _from_json), strict=True)
+)
 
 
 def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo | str]:

@@ -187,7 +187,7 @@ def test_bad_labels_are_told_and_leave_the_image(tmp_path: Path, caplog: pytest.
     bad = {
         "a": b"{no json",
         "b": b"[1]",
-        "c": b'{"label": [1]}',
+        "c": b'{"label": [[1]]}',
         "d": b"\xff",
         "e": b"[" * 100_000,
         "f": b" " * 2_000_000,

@@ -1,0 +1,85 @@
+"""The text of labels and targets, from the values that JSON, Parquet and spreadsheets hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from cfcam_gpu.dataset.sources.sample import Sample, clean_text
+
+#: Stands between the labels of an image that has several.
+SEPARATOR = "|"
+
+_FLOAT_INTEGER = re.compile(r"(\d{1,18})\.0+", re.ASCII)
+
+
+def label_text(value: Any) -> str | None:
+    """A label as text: a whole number without ".0", the labels of a list with "|" between them; None: no label.
+
+    Raises:
+        ValueError: neither an index nor a name nor a list of them; the message completes a sentence that
+            begins with the name of the value.
+
+    Example:
+        >>> label_text(285.0), label_text(["edema", "mass"]), label_text([7]), label_text([])
+        ('285', 'edema|mass', '7', None)
+    """
+    if isinstance(value, (list, tuple)):
+        texts = [_single(one) for one in value]
+        return SEPARATOR.join(text for text in texts if text) or None
+    return _single(value)
+
+
+def target_text(value: Any) -> str | None:
+    """A class to explain as text: as `label_text`, but a list must hold one class.
+
+    Raises:
+        ValueError: no index and no name.
+
+    Example:
+        >>> target_text(3.0)
+        '3'
+    """
+    if isinstance(value, (list, tuple)) and len(value) > 1:
+        raise ValueError(f"must be one class, got {len(value)}")
+    return label_text(value)
+
+
+def _single(value: Any) -> str | None:
+    if value is None or value != value:  # NaN is pandas' missing value
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise ValueError(f"must be an index or a name, got {type(value).__name__}")
+    return clean_text(str(value).strip()) or None
+
+
+def with_whole_numbers(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples of a table; in a column in which all values read like "285.0" these become "285".
+
+    pandas writes a column of whole numbers with a missing one that way. A column that also holds other texts
+    has class names, such as versions, and stays as it is.
+
+    Example:
+        >>> table = [Sample("a", "/a.png", label="285.0"), Sample("b", "/b.png")]
+        >>> [sample.label for sample in with_whole_numbers(table)]
+        ['285', None]
+    """
+    labels = _whole([sample.label for sample in samples])
+    targets = _whole([sample.target for sample in samples])
+    return [
+        sample
+        if (sample.label, sample.target) == (label, target)
+        else replace(sample, label=label, target=target)
+        for sample, label, target in zip(samples, labels, targets, strict=True)
+    ]
+
+
+def _whole(column: list[str | None]) -> list[str | None]:
+    matches = [None if text is None else _FLOAT_INTEGER.fullmatch(text) for text in column]
+    if any(text is not None and match is None for text, match in zip(column, matches, strict=True)):
+        return column
+    return [None if match is None else match[1] for match in matches]
