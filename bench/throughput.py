@@ -38,7 +38,7 @@ from bench.peers import Explain, checked_peers
 from bench.published import published_steps
 from cfcam_gpu import CFCAM, CFCAMConfig, Explanation
 from cfcam_gpu._utils.messages import one_line
-from cfcam_gpu.capture.targets import logits_of
+from cfcam_gpu.capture.scoring import logits_of
 from cfcam_gpu.engines import ENGINES, resolve_engine
 from cfcam_gpu.models.prepare import prepared
 

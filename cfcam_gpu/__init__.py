@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from cfcam_gpu._utils.lazy import lazy
 
 if TYPE_CHECKING:
+    from cfcam_gpu.capture.selectors import Above, TopK
     from cfcam_gpu.config import PRESETS, CFCAMConfig
     from cfcam_gpu.errors import (
         BackendError,
@@ -36,6 +37,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CFCAM",
     "PRESETS",
+    "Above",
     "BackendError",
     "CFCAMConfig",
     "CFCAMError",
@@ -52,15 +54,18 @@ __all__ = [
     "StoreError",
     "TargetError",
     "TooManyErrors",
+    "TopK",
     "explain_activations",
 ]
 
 _HOME = dict.fromkeys(__all__, "errors") | {
+    "Above": "capture.selectors",
     "CFCAM": "explainer",
     "CFCAMConfig": "config",
     "Explanation": "explanation",
     "PRESETS": "config",
     "Problem": "explanation",
+    "TopK": "capture.selectors",
     "explain_activations": "explainer",
 }
 

@@ -18,6 +18,9 @@ WEIGHTINGS = ("mean", "softmax", "spatial")
 #: How a layer's output may hold its map, see `cfcam_gpu.capture.layouts`; `auto`: found by looking at the output.
 LAYOUT_NAMES = ("auto", "nchw", "nhwc", "tokens")
 
+#: How logits become probabilities, see `cfcam_gpu.capture.scoring`; `auto`: sigmoid for one output, else softmax.
+ACTIVATION_NAMES = ("auto", "softmax", "sigmoid")
+
 #: The smallest eps (radius) of DBSCAN, in units of the activations (published code).
 EPS_FLOOR = 1e-5
 

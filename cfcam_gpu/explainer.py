@@ -30,10 +30,11 @@ from cfcam_gpu.capture.compiled import CompiledModel, backend_of
 from cfcam_gpu.capture.layouts import check_layout
 from cfcam_gpu.capture.model_runner import ModelRunner
 from cfcam_gpu.capture.model_state import unwrapped
-from cfcam_gpu.capture.targets import Targets, describe, score_functions
+from cfcam_gpu.capture.scoring import Scoring, describe
+from cfcam_gpu.capture.targets import Targets
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.errors import CaptureError, ConfigError
-from cfcam_gpu.explanation import Explanation, Problem, finished, status_of, without_invalid
+from cfcam_gpu.explanation import Explanation, Problem, finished, status_of, without_absent, without_invalid
 from cfcam_gpu.methods import Method, find_method
 from cfcam_gpu.methods.features import CapturedFeatures, Features
 
@@ -44,7 +45,7 @@ class CFCAM:
     Hooks exist only during a call, and the model comes back as it was given, also after an exception.
 
     Args:
-        model: returns logits, or an object with `.logits`. A model compiled or wrapped for data
+        model: returns logits, or a dict, tuple or object that holds them. A model compiled or wrapped for data
             parallelism is explained through the module inside.
         target_layer: a module, its name, or `NAME:FUNCTION` for the output of the nonlinear function
             after it (`"features:relu"`). None: the last module with maps larger than 1×1, after its
@@ -62,6 +63,9 @@ class CFCAM:
         compile: run the model in two halves compiled by `torch.compile`, down to the target layer and from
             there on; the same maps within 1e-4, after a first call that takes up to a minute. Where that
             is not possible, the log says why. A model compiled by `torch.compile` runs so anyway.
+        activation: `softmax`, `sigmoid` or `auto`: see `cfcam_gpu.capture.Scoring`. What is explained is a class's
+            logit in any case; of a model with one output the output itself for class 1, its negative for class 0.
+        output: index, key or attribute of the logits in what the model returns; None: found by the usual names.
 
     Raises:
         CaptureError: the model has no such layer.
@@ -88,6 +92,8 @@ class CFCAM:
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         *,
         compile: bool = False,
+        activation: str = "auto",
+        output: int | str | None = None,
     ) -> None:
         _check_on_invalid(on_invalid)
         _check_layout(target_layer, layout, reshape_transform)
@@ -102,6 +108,7 @@ class CFCAM:
         self._finer = self._find(finer_layer)
         self.layout = layout
         self.reshape_transform = reshape_transform
+        self.scoring = Scoring(activation, output)
         self._calls: int | None = None
         backend = backend_of(model)
         self._compiled: CompiledModel | None = None
@@ -140,8 +147,9 @@ class CFCAM:
 
         Args:
             targets: what to explain: None (each image's highest logit), a class, a list or (B,)
-                tensor of classes, (B,K) classes, which share the forward pass and the clustering,
-                or functions of one image's logits.
+                tensor of classes, or functions of one image's logits. Several for each image share the
+                forward pass and the clustering: (B,K) classes, a list of lists of classes (as many for each
+                image or not) or functions, `TopK(3)` or `Above(0.5)`.
             check: called often; raises to end the call.
 
         Raises:
@@ -178,7 +186,11 @@ class CFCAM:
             if self.method.needs_finer:
                 features = self._with_finer(features)
             result = _explain(features, self.method)
-            result = replace(result, logits=features.logits, targets=features.targets)
+            result = replace(
+                result, logits=features.logits, activation=features.activation, targets=features.targets
+            )
+            if features.absent is not None:
+                result = without_absent(result, features.absent)
             return finished(result, single=features.single, on_invalid=self.on_invalid)
 
     def _with_finer(self, features: CapturedFeatures) -> CapturedFeatures:
@@ -203,6 +215,7 @@ class CFCAM:
                 self._calls,
                 differentiate=differentiate,
                 finer=finer,
+                scoring=self.scoring,
                 check=check,
                 compiled=self._compiled,
             )
@@ -217,26 +230,36 @@ class CFCAM:
             engine=self.engine,
             images=images.detach(),
             targets=None if indices is None else indices.view(len(images), -1),
-            functions=tuple(score_functions(targets, len(images)) or ()),
+            absent=captured.absent,
+            functions=captured.functions,
             scores=captured.scores,
             logits=captured.logits,
+            activation=captured.activation,
             out_of_range=captured.out_of_range,
-            runner=ModelRunner(self.model, captured.layer, captured.calls, autocast, check),
+            runner=ModelRunner(
+                self.model,
+                captured.layer,
+                captured.calls,
+                autocast,
+                check,
+                self.scoring,
+                raw=bool(captured.functions),
+            ),
             finer=captured.finer,
-            single=indices is None or indices.ndim == 1,
+            single=captured.single,
         )
 
     def _ready_layer(self, images: Tensor) -> TargetLayer:
         """The target layer, chosen if none was named, with its layout where the caller says anything of that."""
         if self._layer is None:
-            return choose_layer(self.model, images, self.layout)
+            return choose_layer(self.model, images, self.layout, self.scoring)
         if self._layer.layout is None and (self.layout != "auto" or self.reshape_transform is not None):
             return with_layout(self.model, self._layer, images, self.layout, self.reshape_transform)
         return self._layer
 
     def _finer_layer(self, layer: TargetLayer, images: Tensor) -> TargetLayer:
         if self._finer is None:
-            self._finer = finer_layer(self.model, layer, images)
+            self._finer = finer_layer(self.model, layer, images, self.scoring)
         if self._finer.label == layer.label:
             raise CaptureError(
                 f"the finer layer is the explained layer {layer.label!r} itself; choose an earlier one, "

@@ -8,6 +8,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from cfcam_gpu.capture.scoring import probabilities
 from cfcam_gpu.config import NOISE
 from cfcam_gpu.errors import InvalidImagesError
 
@@ -62,8 +63,11 @@ class Explanation:
         eps: (B,) float64, DBSCAN's eps, in units of the activations.
         status: (B,) int64, number of a `Problem`; 0 for a good image.
         engine: name of the engine that ran.
-        logits: (B,classes) float32, None from `explain_activations`.
-        targets: (B,) or (B,K) int64; None for callable targets and from `explain_activations`.
+        logits: (B,classes) float32, of a model with one output z (B,2): -z and z. None from `explain_activations`;
+            what the model puts out for callable targets.
+        activation: `softmax` or `sigmoid`, which makes `probabilities` of the logits; None as for the logits.
+        targets: (B,) or (B,K) int64; None for callable targets and from `explain_activations`. -1 in places without
+            a target, where an image has fewer than others; the map there is blank.
 
     Example:
         >>> from cfcam_gpu import explain_activations
@@ -83,12 +87,20 @@ class Explanation:
     status: Tensor
     engine: str
     logits: Tensor | None = None
+    activation: str | None = None
     targets: Tensor | None = None
 
     @property
     def noise_fraction(self) -> Tensor | None:
         """(B,) float32 in [0,1]: the fraction of the channels that are noise; None as for `labels`."""
         return None if self.labels is None else (self.labels == NOISE).float().mean(1)
+
+    @property
+    def probabilities(self) -> Tensor | None:
+        """(B,classes) float32 in [0,1], by the model's activation; None where there are no logits of classes."""
+        if self.logits is None or self.activation is None or self.logits.ndim != 2:
+            return None
+        return probabilities(self.logits, self.activation)
 
     @property
     def problems(self) -> list[str | None]:
@@ -120,6 +132,19 @@ def without_invalid(result: Explanation) -> Explanation:
         grid=result.grid.masked_fill(bad[:, None, None, None], 0),
         peak=result.peak.masked_fill(bad[:, None], 0),
         blank=result.blank | bad[:, None],
+    )
+
+
+def without_absent(result: Explanation, absent: Tensor) -> Explanation:
+    """The result (B,K,…) with target -1 and a blank map in the places without a target, `absent` (B,K) bool."""
+    assert result.targets is not None
+    return replace(
+        result,
+        heatmap=result.heatmap.masked_fill(absent[:, :, None, None], 0),
+        grid=result.grid.masked_fill(absent[:, :, None, None], 0),
+        peak=result.peak.masked_fill(absent, 0),
+        blank=result.blank | absent,
+        targets=result.targets.masked_fill(absent, -1),
     )
 
 

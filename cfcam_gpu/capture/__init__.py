@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,11 +23,10 @@ from cfcam_gpu.capture.layers import LayerInfo, TargetLayer, find_layer
 from cfcam_gpu.capture.layouts import LAYOUTS, Layout
 from cfcam_gpu.capture.model_state import checked, explainable
 from cfcam_gpu.capture.reading import with_known_layout, with_layout
+from cfcam_gpu.capture.scoring import Scoring, describe
 from cfcam_gpu.capture.targets import (
     ScoreFunction,
     Targets,
-    describe,
-    logits_of,
     prepare_targets,
     target_scores,
 )
@@ -40,6 +39,7 @@ __all__ = [
     "LayerInfo",
     "Layout",
     "ScoreFunction",
+    "Scoring",
     "TargetLayer",
     "Targets",
     "capture",
@@ -76,7 +76,11 @@ class Capture(LayerFeatures):
     Attributes:
         scores: (B,K) float32, the target scores.
         logits: (B,classes) float32, or whatever the model puts out for callable targets.
+        activation: makes probabilities of the logits, a key of `scoring.ACTIVATIONS`.
         targets: (B,) or (B,K) int64, or None for callable targets.
+        absent: (B,K) bool: places of `targets` without one, where the image's first class stands; None: none.
+        functions: the callable targets, K for each image; empty where the targets are classes.
+        single: whether one target per image was asked for, so that results have no axis K.
         out_of_range: (B,) bool, on the device: images with a target that is not a class of the model; None
             where every target is one.
         calls: how often the layer ran in the forward pass; the last call is the one captured.
@@ -85,7 +89,11 @@ class Capture(LayerFeatures):
 
     scores: Tensor
     logits: Tensor
+    activation: str
     targets: Tensor | None
+    absent: Tensor | None
+    functions: tuple[tuple[ScoreFunction, ...], ...]
+    single: bool
     out_of_range: Tensor | None
     calls: int
     finer: LayerFeatures | None = None
@@ -100,6 +108,7 @@ def capture(
     *,
     differentiate: bool = True,
     finer: TargetLayer | None = None,
+    scoring: Scoring = Scoring(),  # noqa: B008 - immutable
     check: Check = never_ends,
     compiled: CompiledModel | None = None,
 ) -> Capture:
@@ -110,6 +119,7 @@ def capture(
             differentiated, which saves memory. A wrong number costs a second forward pass.
         differentiate: False leaves the backward passes out.
         finer: an earlier layer to capture in the same passes, which then go back as far as that.
+        scoring: how the logits and the classes' scores are read from the model's output.
         check: called often; raises to end the capture.
         compiled: runs the model in compiled halves where it can, at one layer.
 
@@ -132,16 +142,18 @@ def capture(
             output, head = _run(model, images, cuts, check)
         leaves = {cut.layer.label: cut.result() for cut in cuts}
         layers = [with_known_layout(model, cut.layer, cut.result(), images) for cut in cuts]
-        logits = logits_of(output)
-        scores, indices, out_of_range = target_scores(logits, prepared, len(images))
+        read = scoring.class_logits if prepared.functions is None else scoring.logits
+        logits, activation = read(output), scoring.activation_of(scoring.logits(output))
+        targeted = target_scores(logits, prepared, len(images), activation)
+        same = replace(prepared, indices=targeted.indices, selector=None)
 
         def again(k: int) -> Tensor:
             """The k-th target's scores, by the compiled head once more."""
             assert head is not None
-            logits = logits_of(head(leaves[layer.label].clone()))
-            return target_scores(logits, prepared, len(images))[0][:, k]
+            logits = read(head(leaves[layer.label].clone()))
+            return target_scores(logits, same, len(images), activation).scores[:, k]
 
-        differentiated = scores if differentiate else scores[:, :0]
+        differentiated = targeted.scores if differentiate else targeted.scores[:, :0]
         gradients = _gradients(differentiated, leaves, check, again if head else None)
     features = [
         _features(one, leaf.detach(), gradient, len(images))
@@ -152,10 +164,14 @@ def capture(
         activations=features[0].activations,
         gradients=features[0].gradients,
         finer=features[1] if finer else None,
-        scores=scores.detach().float(),
+        scores=targeted.scores.detach().float(),
         logits=logits.detach().float(),
-        targets=indices,
-        out_of_range=out_of_range,
+        activation=activation,
+        targets=targeted.indices,
+        absent=targeted.absent,
+        functions=tuple(prepared.functions or ()),
+        single=prepared.single,
+        out_of_range=targeted.out_of_range,
         calls=cuts[0].calls,
     )
 

@@ -26,6 +26,7 @@ from cfcam_gpu.capture.layouts import (
 )
 from cfcam_gpu.capture.noise_patch import Locality, localities, run_patches
 from cfcam_gpu.capture.reading import ATTENTION
+from cfcam_gpu.capture.scoring import Scoring
 from cfcam_gpu.capture.trace import Call, Trace, trace
 from cfcam_gpu.errors import CaptureError
 
@@ -65,7 +66,9 @@ class _Candidate:
         return TargetLayer(self.call.name, self.call.module, self.call.followed_by, self.layout)
 
 
-def choose_layer(model: nn.Module, images: Tensor, layout: str = "auto") -> TargetLayer:
+def choose_layer(
+    model: nn.Module, images: Tensor, layout: str = "auto", scoring: Scoring | None = None
+) -> TargetLayer:
     """The last layer whose output is a map of the picture on which the score depends, after its nonlinearity.
 
     Where the score reads a class token that is the tokens before the last attention block. Layers
@@ -77,6 +80,7 @@ def choose_layer(model: nn.Module, images: Tensor, layout: str = "auto") -> Targ
         images: a batch as the model takes it; its first image is run once. A model that attends runs
             once more, on ten made-up images of that size.
         layout: `auto`, or a key of `LAYOUTS`: only layers with this layout.
+        scoring: how the logits are read from the model's output, where the usual way does not find them.
 
     Raises:
         CaptureError: there is no such layer; the message says what the model has.
@@ -87,7 +91,7 @@ def choose_layer(model: nn.Module, images: Tensor, layout: str = "auto") -> Targ
         '1'
     """
     check_layout(layout)
-    return _choose(model, trace(model, images[:1]), images, layout).layer
+    return _choose(model, trace(model, images[:1], scoring), images, layout).layer
 
 
 def _choose(model: nn.Module, traced: Trace, images: Tensor, layout: str) -> _Candidate:
@@ -265,7 +269,9 @@ def _refusal(model: nn.Module, traced: Trace, tried: Sequence[_Candidate], layou
     )
 
 
-def finer_layer(model: nn.Module, layer: TargetLayer, images: Tensor) -> TargetLayer:
+def finer_layer(
+    model: nn.Module, layer: TargetLayer, images: Tensor, scoring: Scoring | None = None
+) -> TargetLayer:
     """The last layer before `layer` whose maps have about twice its rows and columns, or more.
 
     Twice as many less one count as well: 15 rows are halved to 8. A layer inside a module that takes in
@@ -274,6 +280,7 @@ def finer_layer(model: nn.Module, layer: TargetLayer, images: Tensor) -> TargetL
 
     Args:
         images: a batch as the model takes it; its first image is run once, as by `choose_layer`.
+        scoring: as for `choose_layer`.
 
     Raises:
         CaptureError: there is none.
@@ -284,7 +291,7 @@ def finer_layer(model: nn.Module, layer: TargetLayer, images: Tensor) -> TargetL
         >>> finer_layer(model, find_layer(model, "3"), torch.rand(1, 3, 10, 10)).label
         '1'
     """
-    traced = trace(model, images[:1])
+    traced = trace(model, images[:1], scoring)
     own = next((call for call in traced.calls if call.module is layer.module), None)
     layout = layer.layout or (own.layouts[0] if own and own.layouts else None)
     if own is None or layout is None:
@@ -341,8 +348,10 @@ def _depends(later: Call, earlier: Call) -> bool:
     return gradient is not None
 
 
-def list_layers(model: nn.Module, images: Tensor) -> list[LayerInfo]:
+def list_layers(model: nn.Module, images: Tensor, scoring: Scoring | None = None) -> list[LayerInfo]:
     """All layers whose output may be a map, in the order of their last calls, the automatic choice marked.
+
+    `scoring` as for `choose_layer`.
 
     Raises:
         CaptureError: there is none.
@@ -352,7 +361,7 @@ def list_layers(model: nn.Module, images: Tensor) -> list[LayerInfo]:
         >>> [(layer.name, layer.shape, layer.chosen) for layer in list_layers(model, torch.rand(1, 3, 4, 4))]
         [('0', (4, 2, 2), False), ('1', (4, 2, 2), True)]
     """
-    traced = trace(model, images[:1])
+    traced = trace(model, images[:1], scoring)
     refusal = ""
     try:
         chosen = _choose(model, traced, images, "auto")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ from cfcam_gpu.capture.hooks import replaced_outputs
 from cfcam_gpu.capture.layers import TargetLayer
 from cfcam_gpu.capture.layouts import ChannelsFirst
 from cfcam_gpu.capture.model_state import checked, explainable
-from cfcam_gpu.capture.targets import Targets, logits_of
+from cfcam_gpu.capture.scoring import Scoring
+from cfcam_gpu.capture.targets import Targets
 from cfcam_gpu.errors import CaptureError
 
 #: Changed images, or changed outputs of the layer, of one pass of the model. In bytes.
@@ -37,6 +38,9 @@ class ModelRunner:
         calls: how often the layer runs in a forward pass; the last call counts.
         autocast: dtype of the caller's autocast, under which every pass runs as well; None: none.
         check: called before every pass of the model; raises to end the computation.
+        scoring: how the logits are read from the model's output.
+        raw: whether logits are as the model puts them out, for targets that are functions; else those of all
+            classes.
 
     Example:
         >>> from cfcam_gpu.capture import find_layer
@@ -51,6 +55,8 @@ class ModelRunner:
     calls: int
     autocast: torch.dtype | None = None
     check: Check = never_ends
+    scoring: Scoring = field(default_factory=Scoring)
+    raw: bool = False
 
     def logits(self, images: Tensor) -> Tensor:
         """(N,classes) float32 of images (N,3,H,W) in the model's dtype, without gradients."""
@@ -87,7 +93,15 @@ class ModelRunner:
         """
         calls = self.calls if layer is None else None
         with self._autocast(images.device):
-            return capture(self.model, layer or self.layer, images, targets, calls, check=self.check)
+            return capture(
+                self.model,
+                layer or self.layer,
+                images,
+                targets,
+                calls,
+                scoring=self.scoring,
+                check=self.check,
+            )
 
     def at_once(self, item: Tensor) -> int:
         """How many tensors like this one go through the model in one pass.
@@ -106,7 +120,8 @@ class ModelRunner:
 
     def _run(self, images: Tensor) -> Tensor:
         with checked(self.model, images.device, self.check):
-            return logits_of(self.model(images)).float()
+            output = self.model(images)
+        return (self.scoring.logits if self.raw else self.scoring.class_logits)(output).float()
 
     def _run_replaced(self, images: Tensor, activations: Tensor) -> Tensor:
         calls = 0

@@ -27,7 +27,7 @@ from cfcam_gpu.capture.layouts import (
     readings,
 )
 from cfcam_gpu.capture.noise_patch import localities, run_patches
-from cfcam_gpu.capture.targets import describe
+from cfcam_gpu.capture.scoring import describe
 from cfcam_gpu.errors import CaptureError
 
 _log = logging.getLogger("cfcam_gpu")

@@ -16,7 +16,7 @@ from cfcam_gpu.capture.hooks import first_tensor
 from cfcam_gpu.capture.layers import NONLINEARITIES
 from cfcam_gpu.capture.layouts import ChannelsFirst, Geometry, Layout, MapShape, geometry_of, readings
 from cfcam_gpu.capture.model_state import explainable
-from cfcam_gpu.capture.targets import logits_of
+from cfcam_gpu.capture.scoring import Scoring
 
 #: Functions that hold or mix most of a model's work; how many have run says how far a pass has come.
 _WORK = {
@@ -101,7 +101,7 @@ class Trace:
         return [next(gradients) if call.output.requires_grad else None for call in calls]
 
 
-def trace(model: nn.Module, image: Tensor) -> Trace:
+def trace(model: nn.Module, image: Tensor, scoring: Scoring | None = None) -> Trace:
     """Run the model once on an image (1,channels,H,W), with a graph from the image to the logits."""
     recorder = _Recorder()
     records: dict[nn.Module, tuple[str, Tensor, tuple[int, ...] | None, int, str | None]] = {}
@@ -116,7 +116,7 @@ def trace(model: nn.Module, image: Tensor) -> Trace:
     with explainable(model), torch.enable_grad(), _hooks(model, record), recorder:
         # A copy that is no leaf may be changed in place.
         leaf = image.detach().clone().requires_grad_()
-        logits = logits_of(model(leaf.clone()))
+        logits = (scoring or Scoring()).logits(model(leaf.clone()))
     size = (image.shape[2], image.shape[3])
     named = geometry_of(model, size)
     geometry = replace(named, grids=tuple(dict.fromkeys([*named.grids, *recorder.grids])))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from cfcam_gpu._utils.messages import unknown
 from cfcam_gpu._utils.option import METHOD, OUTPUT, RUN, option
-from cfcam_gpu.config import LAYOUT_NAMES, PRESETS, CFCAMConfig
+from cfcam_gpu.config import ACTIVATION_NAMES, LAYOUT_NAMES, PRESETS, CFCAMConfig
 from cfcam_gpu.engines import ENGINES
 from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.images.colormaps import COLORMAPS, check_style
@@ -62,6 +62,9 @@ class RunOptions:
     Attributes:
         target: the class to explain where a sample does not name one, an index or a name; None: the
             predicted class.
+        activation: what makes probabilities of the model's outputs, one of
+            `cfcam_gpu.config.ACTIVATION_NAMES`.
+        output: index, key or attribute of the logits in what the model returns; None: found by the usual names.
         layer: target layer; None: chosen automatically.
         layout: how its output holds the map, one of `cfcam_gpu.config.LAYOUT_NAMES`.
         finer_layer: the earlier layer of a method that reads two layers, such as cfcam-fine; None: chosen
@@ -109,6 +112,14 @@ class RunOptions:
             text="predicted",
             parse=_target,
         ),
+    )
+    activation: str = field(
+        default="auto",
+        metadata=option(f"Of the model's outputs: {', '.join(ACTIVATION_NAMES)}.", METHOD, "NAME"),
+    )
+    output: str | int | None = field(
+        default=None,
+        metadata=option("Index or key of the logits in what the model returns.", METHOD, "KEY", parse=str),
     )
     layer: str | None = field(
         default=None, metadata=option("Target layer; automatic unless given.", METHOD, "NAME")
@@ -209,6 +220,7 @@ class RunOptions:
             )
         self._check_distributed()
         _check_choice("layout", self.layout, LAYOUT_NAMES)
+        _check_choice("activation", self.activation, ACTIVATION_NAMES)
         _check_choice("engine", self.engine, ("auto", *ENGINES))
         _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("overlays", self.overlays, OVERLAYS)

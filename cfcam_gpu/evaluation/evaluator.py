@@ -82,7 +82,18 @@ class Evaluator(BatchExplainer):
     def _cam(self, name: str, config: CFCAMConfig, layer: str | None) -> CFCAM:
         engine = self.options.engine if METHODS[name].has_engines else "auto"
         finer = self.options.finer_layer if METHODS[name].needs_finer else None
-        return CFCAM(self.cam.model, layer, config, engine, "flag", name, finer, self.options.layout)
+        return CFCAM(
+            self.cam.model,
+            layer,
+            config,
+            engine,
+            "flag",
+            name,
+            finer,
+            self.options.layout,
+            activation=self.options.activation,
+            output=self.options.output,
+        )
 
     def explain_batch(self, items: Sequence[Item], targets: list[int] | None, check: Check) -> list[Row]:
         """As `BatchExplainer.explain_batch`; the rows hold the columns of each method under `methods`."""
@@ -98,7 +109,7 @@ class Evaluator(BatchExplainer):
             label: rows_of(self._measured(case, check) | _map_columns(explained[label], self.map_shape))
             for label, case in cases.items()
         }
-        columns = self.prediction_columns(features.logits, features.classes[:, 0])
+        columns = self.prediction_columns(features.probabilities, features.classes[:, 0])
         columns["masked"] = _have_masks(next(iter(cases.values())))
         columns["status"] = ["ok"] * len(items)
         columns["blank"] = [any(rows[i]["blank"] for rows in by_method.values()) for i in range(len(items))]
@@ -142,7 +153,8 @@ class Evaluator(BatchExplainer):
         shared: dict[str, Any] = {
             "images": pixels.permute(0, 3, 1, 2).float() / 255,
             "targets": features.classes[:, 0],
-            "clean": features.logits.softmax(1).gather(1, features.classes)[:, 0],
+            "clean": features.probabilities.gather(1, features.classes)[:, 0],
+            "activation": features.activation,
             "seeds": torch.tensor([sample_seed(sample.sample_id) for _, sample in items]),
             "model": self._model(features),
             "masks": _masks(items, pixels),

@@ -80,6 +80,9 @@ class BatchMaps:
             cam.on_invalid,
             cam.method.name,
             cam.finer_layer_name,
+            cam.layout,
+            activation=cam.scoring.activation,
+            output=cam.scoring.output,
         )
         self.check()
         return other(self.features.images, self.features.classes[:, 0], check=self.check).heatmap

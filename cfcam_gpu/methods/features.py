@@ -11,7 +11,8 @@ from torch import Tensor
 
 from cfcam_gpu.capture import LayerFeatures, TargetLayer
 from cfcam_gpu.capture.model_runner import ModelRunner
-from cfcam_gpu.capture.targets import ScoreFunction, Targets
+from cfcam_gpu.capture.scoring import probabilities
+from cfcam_gpu.capture.targets import ScoreFunction, Targets, scores_by
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.errors import ConfigError, TargetError
 
@@ -87,9 +88,11 @@ class CapturedFeatures(Features):
     Attributes:
         images: (B,3,H,W) as the model takes them.
         targets: (B,K) int64; None for callable targets.
-        functions: the callable targets, one per image; empty where the targets are classes.
+        absent: (B,K) bool: places without a target, where the image's first class stands; None: there are none.
+        functions: the callable targets, K per image; empty where the targets are classes.
         scores: (B,K) float32, the targets' logits.
         logits: (B,classes) float32, or whatever the model puts out for callable targets.
+        activation: makes probabilities of the logits, a key of `capture.scoring.ACTIVATIONS`.
         out_of_range: (B,) bool: images with a target that is not a class of the model; None: there is none.
         runner: the model around the layer.
         finer: an earlier layer with larger maps, for methods that look at two layers; None for others.
@@ -105,9 +108,11 @@ class CapturedFeatures(Features):
 
     images: Tensor
     targets: Tensor | None
-    functions: tuple[ScoreFunction, ...]
+    absent: Tensor | None
+    functions: tuple[tuple[ScoreFunction, ...], ...]
     scores: Tensor
     logits: Tensor
+    activation: str
     out_of_range: Tensor | None
     runner: ModelRunner
     finer: LayerFeatures | None
@@ -128,11 +133,16 @@ class CapturedFeatures(Features):
             raise TargetError("the targets must be classes here, got functions; pass class indices")
         return self.targets
 
+    @property
+    def probabilities(self) -> Tensor:
+        """(B,classes) float32 in [0,1], of the logits."""
+        return probabilities(self.logits, self.activation)
+
     def scores_of(self, logits: Tensor, rows: Tensor) -> Tensor:
         """(N,K) target scores of logits (N,classes), the n-th of which belong to image rows[n]."""
         if self.targets is None:
             pairs = zip(rows.tolist(), logits, strict=True)
-            return torch.stack([self.functions[row](one).reshape(1) for row, one in pairs])
+            return torch.stack([scores_by(self.functions[row], one) for row, one in pairs])
         return logits.gather(1, self.targets[rows].clamp(0, logits.shape[1] - 1))
 
     def gradients_of(self, images: Tensor) -> Tensor:

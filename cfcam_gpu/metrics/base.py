@@ -48,11 +48,12 @@ class Case:
     Attributes:
         images: (B,3,H,W) float32 in [0,1], RGB, as the model sees them before normalisation.
         targets: (B,) int64, the explained classes.
-        clean: (B,) float32 in [0,1], softmax probability of the target on `images`.
+        clean: (B,) float32 in [0,1], probability of the target on `images`.
         heatmaps: (B,H,W) float32 in [0,1].
         blank: (B,) bool, True for heatmaps that are zero everywhere.
         seeds: (B,) int64 on the CPU: each image has its own random numbers, whatever the batch around it.
         model: from images (N,3,H,W) in [0,1], any N, to logits (N,classes) float32, without gradients.
+        activation: makes probabilities of the logits, a key of `cfcam_gpu.capture.scoring.ACTIVATIONS`.
         maps: makes more heatmaps by the same method; None where there is only the one of each image.
         masks: (B,H,W) bool, the object's pixels; an image without a True has no mask. None: no image has one.
         check: metrics call it between steps that take long; it may raise to end the measurement.
@@ -65,6 +66,7 @@ class Case:
     blank: Tensor
     seeds: Tensor
     model: Callable[[Tensor], Tensor]
+    activation: str = "softmax"
     maps: MapMaker | None = None
     masks: Tensor | None = None
     check: Check = never_ends
@@ -90,12 +92,18 @@ class Case:
         targets: Tensor,
         heatmaps: Tensor,
         *,
+        activation: str = "auto",
         maps: MapMaker | None = None,
         masks: Tensor | None = None,
     ) -> Case:
         """A case from heatmaps that were made elsewhere; the image's place in the batch is its seed.
 
-        The arguments are the attributes of those names.
+        The arguments are the attributes of those names; the model may also have one output, the logit of class 1,
+        and `activation` be `auto` (see `cfcam_gpu.capture.Scoring`).
+
+        Raises:
+            ConfigError: an unknown activation.
+            CaptureError: a softmax of one output, with which every metric of the probability would be constant.
 
         Example:
             >>> import torch
@@ -106,15 +114,21 @@ class Case:
             >>> case.clean, case.blank
             (tensor([0.7311]), tensor([True]))
         """
-        probabilities = model(images).softmax(1)
+        from cfcam_gpu.capture.scoring import Scoring, probabilities  # PyTorch is imported here
+
+        scoring = Scoring(activation)
+        logits = model(images)
+        activation = scoring.activation_of(logits)
+        clean = probabilities(scoring.of_classes(logits), activation)
         return cls(
             images=images,
             targets=targets,
-            clean=probabilities.gather(1, targets[:, None])[:, 0],
+            clean=clean.gather(1, targets[:, None])[:, 0],
             heatmaps=heatmaps,
             blank=heatmaps.amax((1, 2)) <= 0,
             seeds=targets.new_tensor(range(len(targets)), device="cpu"),
-            model=model,
+            model=lambda changed: scoring.of_classes(model(changed)),
+            activation=activation,
             maps=maps,
             masks=masks,
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.metrics.base import Case, Column
 from cfcam_gpu.metrics.options import MetricOptions
 from cfcam_gpu.metrics.similarity import correlation
@@ -19,10 +19,10 @@ def class_sensitivity(case: Case, options: MetricOptions) -> dict[str, Tensor]:
 
     Returns:
         similarity_second, similarity_least: (B,) float32 in [-1,1]. NaN where one of the two maps is blank or
-            constant, or the model has one class.
+            constant.
 
     Raises:
-        ConfigError: the case has no `maps`.
+        ConfigError: the case has no `maps`, or the model one class.
 
     Source: after the class-discrimination test of Selvaraju et al. 2017, Grad-CAM.
 
@@ -39,8 +39,9 @@ def class_sensitivity(case: Case, options: MetricOptions) -> dict[str, Tensor]:
     """
     ranking = case.model(case.images).argsort(dim=1, descending=True, stable=True)
     if ranking.shape[1] < 2:
-        undefined = torch.full((len(ranking),), torch.nan)
-        return {"similarity_second": undefined, "similarity_least": undefined}
+        raise ConfigError(
+            "metric 'class_sensitivity' compares the maps of two classes and the model has one; leave it out"
+        )
     top, second, least = case.map_maker.of_images(case.images, ranking[:, [0, 1, -1]]).unbind(1)
     return {"similarity_second": correlation(top, second), "similarity_least": correlation(top, least)}
 

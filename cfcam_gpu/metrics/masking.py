@@ -6,6 +6,7 @@ import torch
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
+from cfcam_gpu.capture.scoring import probabilities
 from cfcam_gpu.metrics.base import Case
 
 #: Window in pixels and standard deviation of the blurred baseline, as in the code of RISE (Petsiuk et al. 2018).
@@ -28,7 +29,7 @@ def ranks(heatmaps: Tensor) -> Tensor:
 
 
 def probability(case: Case, images: Tensor, index: Tensor | slice = slice(None)) -> Tensor:
-    """Softmax probability (N,) of the case's targets on modified images (N,3,H,W).
+    """Probability (N,) of the case's targets on modified images (N,3,H,W).
 
     `index` (N,) says which image of the case each of them was made from; by default all, in order.
 
@@ -38,7 +39,8 @@ def probability(case: Case, images: Tensor, index: Tensor | slice = slice(None))
         >>> probability(case, 0 * image)
         tensor([0.5000])
     """
-    return case.model(images).softmax(1).gather(1, case.targets[index, None])[:, 0]
+    logits = case.model(images)
+    return probabilities(logits, case.activation).gather(1, case.targets[index, None])[:, 0]
 
 
 def masked_probabilities(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
+from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.metrics.class_sensitivity import class_sensitivity
 from cfcam_gpu.metrics.options import MetricOptions
 from tests.helpers.fixed_maps import Fixed, Recorder, case_without_blanks, correlation_or_nan, tiny_maps
@@ -34,8 +36,9 @@ def test_class_sensitivity_compares_the_models_own_ranking():
 
 def test_class_sensitivity_needs_two_classes_and_two_maps_that_are_not_blank():
     case = case_without_blanks()
-    single = class_sensitivity(replace(case, model=lambda images: images.mean((1, 2, 3))[:, None]), OPTIONS)
-    assert all(value.shape == (3,) and value.isnan().all() for value in single.values())
+    single = replace(case, model=lambda images: images.mean((1, 2, 3))[:, None])
+    with pytest.raises(ConfigError, match="metric 'class_sensitivity' compares the maps of two classes"):
+        class_sensitivity(single, OPTIONS)
     two = class_sensitivity(replace(case, model=lambda images: case.model(images)[:, :2]), OPTIONS)
     torch.testing.assert_close(two["similarity_second"], two["similarity_least"], equal_nan=True)
     blank = replace(case, maps=Fixed(torch.zeros_like(case.heatmaps), None))

@@ -38,6 +38,7 @@ class BatchExplainer:
 
     Attributes:
         map_shape: (h, w) of the saliency maps; known after `warm_up`.
+        activation: `softmax` or `sigmoid`, which makes the probabilities; known after `warm_up`.
         class_count: number of the model's outputs; known after `warm_up`.
         needs_masks: whether the samples' masks are used, so that they must be decoded.
     """
@@ -59,6 +60,7 @@ class BatchExplainer:
         self.target = target
         self.map_shape = (0, 0)
         self.class_count = 0
+        self.activation = "softmax"
 
     def warm_up(self) -> None:
         """Explains one image of noise, so that a model or layer that does not work is reported at once.
@@ -76,6 +78,7 @@ class BatchExplainer:
         assert explanation.logits is not None
         self.map_shape = (explanation.grid.shape[1], explanation.grid.shape[2])
         self.class_count = explanation.logits.shape[1]
+        self.activation = str(explanation.activation)
 
     def _compile(self, noise: torch.Tensor) -> None:
         """Explains a whole batch of noise; where the memory does not hold it, batches are halved."""
@@ -126,14 +129,14 @@ class BatchExplainer:
         pixels = stacked_pixels([view for view, _ in items], self.device)
         return self._rows(self._explanation(pixels, targets, check))
 
-    def prediction_columns(self, logits: torch.Tensor, targets: torch.Tensor) -> dict[str, list[Any]]:
+    def prediction_columns(self, probabilities: torch.Tensor, targets: torch.Tensor) -> dict[str, list[Any]]:
         """The columns of the explained and of the predicted class.
 
         Args:
-            logits: (B, classes); targets: (B,) explained classes.
+            probabilities: (B, classes); targets: (B,) explained classes.
         """
         return self._named(
-            {name: v.tolist() for name, v in read_together(_predictions(logits, targets)).items()}
+            {name: v.tolist() for name, v in read_together(_predictions(probabilities, targets)).items()}
         )
 
     def _named(self, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -181,10 +184,10 @@ class BatchExplainer:
 
     def _rows(self, explanation: Explanation) -> list[Row]:
         # Both are None only for targets that are functions, and for features captured elsewhere.
-        assert explanation.logits is not None
+        assert explanation.probabilities is not None
         assert explanation.targets is not None
         tensors = {
-            **_predictions(explanation.logits, explanation.targets),
+            **_predictions(explanation.probabilities, explanation.targets),
             "n_clusters": explanation.n_clusters,
             "noise_fraction": explanation.noise_fraction,
             "blank": explanation.blank,
@@ -193,7 +196,7 @@ class BatchExplainer:
             "problem": explanation.status,
         }
         values = read_together({name: tensor for name, tensor in tensors.items() if tensor is not None})
-        count, problems = len(explanation.logits), values.pop("problem").tolist()
+        count, problems = len(explanation.targets), values.pop("problem").tolist()
         columns: dict[str, Any] = {
             name: list(v) if name == "grid" else v.tolist() for name, v in values.items()
         }
@@ -220,11 +223,10 @@ def stacked_pixels(views: Sequence[View], device: torch.device) -> torch.Tensor:
     return torch.stack([torch.as_tensor(view.pixels).to(device) for view in views])
 
 
-def _predictions(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
-    """(B,) each: the explained and the predicted classes and their probabilities, of logits (B,classes)."""
-    probabilities = logits.float().softmax(1)
+def _predictions(probabilities: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+    """(B,) each: the explained and the predicted classes and their probabilities, of all (B,classes)."""
     highest, predicted = probabilities.max(1)
-    inside = targets.clamp(0, logits.shape[1] - 1)  # one that is no class is a problem of its own
+    inside = targets.clamp(0, probabilities.shape[1] - 1)  # one that is no class is a problem of its own
     target_probability = probabilities.gather(1, inside[:, None])[:, 0]
     return {"target": targets, "target_prob": target_probability, "pred": predicted, "prob": highest}
 

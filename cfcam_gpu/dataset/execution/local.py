@@ -170,4 +170,6 @@ def _cam(loaded: LoadedModel, options: RunOptions) -> CFCAM:
         finer_layer=finer_layer,
         layout=options.layout,
         compile=options.compile,
+        activation=options.activation,
+        output=options.output,
     )

@@ -19,7 +19,10 @@ from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.options import PART_SIZE, RunOptions
 
 #: Fields of the fingerprint that earlier versions of the package did not store, with the value they stand for.
-_LATER_FIELDS = {"method": "cfcam", "decode": "full", "compile": False, "layout": "auto", "weights_key": None}
+_LATER_FIELDS = {
+    "method": "cfcam", "decode": "full", "compile": False, "layout": "auto", "weights_key": None,
+    "activation": "softmax",
+}  # fmt: skip
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -80,6 +83,8 @@ def fingerprint(explainer: BatchExplainer, weights: str, options: RunOptions) ->
         "finer_layer": explainer.cam.finer_layer_name,
         "preprocess": dataclasses.asdict(loaded.preprocess),
         "target": explainer.target,
+        "activation": explainer.activation,
+        "output": options.output,
         "class_names": _names_hash(loaded.class_names),
         "precision": options.precision,
         "channels_last": options.channels_last,

@@ -44,10 +44,10 @@ class Row(TypedDict, total=False):
         label: the true class as the input gives it, an index or a name; null where it gives none.
         target: index of the explained class.
         target_name: its name; null also where the model's classes have no names.
-        target_prob: its softmax probability, 0 to 1.
+        target_prob: its probability by the model's softmax or sigmoid, 0 to 1.
         pred: index of the predicted class.
         pred_name: its name; null also where the model's classes have no names.
-        prob: its softmax probability, 0 to 1.
+        prob: its probability, 0 to 1.
         n_clusters: number of clusters of channels; null also for methods other than CF-CAM.
         noise_fraction: fraction (0 to 1) of the clustered channels that are in no cluster; null also for
             methods other than CF-CAM.

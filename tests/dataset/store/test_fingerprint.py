@@ -30,7 +30,8 @@ def explainer(**changes: Any) -> BatchExplainer:
     """What the fingerprint reads of an explainer."""
     loaded = SimpleNamespace(spec="resnet50", preprocess=PLAIN, class_names=("ant", "bee"), weights_key="ema")
     cam = SimpleNamespace(layer_name="layer4", finer_layer_name=None)
-    return cast(BatchExplainer, SimpleNamespace(**{"loaded": loaded, "cam": cam, "target": 1, **changes}))
+    fields = {"loaded": loaded, "cam": cam, "target": 1, "activation": "softmax"}
+    return cast(BatchExplainer, SimpleNamespace(**{**fields, **changes}))
 
 
 def with_field(method: str, **values: Any) -> dict[str, Any]:
@@ -81,6 +82,8 @@ def test_a_fingerprint_has_the_fields_that_stored_runs_have():
         "finer_layer": None,
         "preprocess": json.loads(json.dumps(dataclasses.asdict(PLAIN))),
         "target": 1,
+        "activation": "softmax",
+        "output": None,
         "class_names": "dc0e4991b57dd7ec",
         "precision": "bfloat16",
         "channels_last": True,
@@ -98,6 +101,15 @@ def test_a_run_stored_before_models_were_compiled_was_not_compiled():
     assert differences(with_later_fields(stored, now), now) == []
     compiled = fingerprint(explainer(), "abc", RunOptions(compile=True))
     assert differences(with_later_fields(stored, compiled), compiled) == ["compile was False, now True"]
+
+
+def test_a_run_stored_before_activations_were_known_had_the_softmax():
+    now = fingerprint(explainer(), "abc", RunOptions())
+    stored = {name: value for name, value in now.items() if name not in ("activation", "output")}
+    assert differences(with_later_fields(stored, now), now) == []
+    one_output = fingerprint(explainer(activation="sigmoid"), "abc", RunOptions())
+    (difference,) = differences(with_later_fields(stored, one_output), one_output)
+    assert difference == "activation was 'softmax', now 'sigmoid'"
 
 
 def test_methods_of_an_evaluation_have_the_entries_that_stored_evaluations_have():
