@@ -15,6 +15,8 @@ from cfcam_gpu.engines import ENGINES
 from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.images.colormaps import COLORMAPS, check_style
 from cfcam_gpu.images.decoders import DECODERS
+from cfcam_gpu.images.limits import MAX_PIXELS
+from cfcam_gpu.images.read_options import VALUE_RANGES, ReadOptions, ValueRange
 from cfcam_gpu.methods import METHODS, Method, find_method
 from cfcam_gpu.models import PRECISIONS
 
@@ -81,6 +83,10 @@ class RunOptions:
         workers: number of processes that decode images and write pictures; 0: this process does it; None:
             `default_workers()`, or a thread of this process for up to `FEW_SAMPLES` samples.
         decode: how images are decoded for the model, a key of `cfcam_gpu.images.decoders.DECODERS`.
+        value_range: which values of images of more than 8 bits per channel become black and white: "LOW,HIGH",
+            "auto" or "percentile:P" (see `cfcam_gpu.images.read_options.ValueRange`); it takes the place of
+            the window of a DICOM file. None: the range that the file declares or can store.
+        max_pixels: images of more pixels fail.
         sample_timeout: seconds that a worker may spend on one image.
         max_errors: the run stops when more samples fail: a number, or a percentage of the samples such as
             "1%", which always tolerates at least `FEWEST_ERRORS`.
@@ -169,6 +175,11 @@ class RunOptions:
         default="full",
         metadata=option(f"How images are decoded: {', '.join(DECODERS)}.", RUN, "NAME"),
     )
+    value_range: str | None = field(
+        default=None,
+        metadata=option(f"Black and white of 16-bit images: {VALUE_RANGES}.", RUN, "RANGE"),
+    )
+    max_pixels: int = field(default=MAX_PIXELS, metadata=option("Images of more pixels fail.", RUN, "N"))
     sample_timeout: float = field(
         default=60.0, metadata=option("Seconds a worker may spend on an image.", RUN, "S")
     )
@@ -202,7 +213,7 @@ class RunOptions:
         method = find_method(self.method)
         method.check_config(self.config)
         self._check_finer(method)
-        least = {"batch_size": 1, "workers": 0, "world_size": 1}
+        least = {"batch_size": 1, "workers": 0, "world_size": 1, "max_pixels": 1}
         for name, low in least.items():
             value = getattr(self, name)
             if value is not None and value < low:
@@ -219,6 +230,7 @@ class RunOptions:
                 f"got {self.rank}"
             )
         self._check_distributed()
+        self._check_value_range()
         _check_choice("layout", self.layout, LAYOUT_NAMES)
         _check_choice("activation", self.activation, ACTIVATION_NAMES)
         _check_choice("engine", self.engine, ("auto", *ENGINES))
@@ -240,6 +252,18 @@ class RunOptions:
             raise ConfigError("a number of actors is for a distributed run; give --distributed ray as well")
         if self.actors is not None and self.actors < 1:
             raise ConfigError(f"actors must be at least 1, got {self.actors}")
+
+    def _check_value_range(self) -> None:
+        try:
+            _ = self.read_options
+        except ValueError as error:
+            raise ConfigError(f"value range {error}") from error
+
+    @property
+    def read_options(self) -> ReadOptions:
+        """How image files are read."""
+        value_range = None if self.value_range is None else ValueRange.parse(self.value_range)
+        return ReadOptions(value_range, self.max_pixels)
 
     def _check_finer(self, method: Method) -> None:
         if self.finer_layer is not None and not method.needs_finer:

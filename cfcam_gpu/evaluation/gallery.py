@@ -45,20 +45,25 @@ class Picture:
 
 
 def gallery(
-    table: pa.Table, methods: Sequence[str], view: Callable[[Image.Image], Pixels], count: int
+    table: pa.Table,
+    methods: Sequence[str],
+    view: Callable[[Image.Image], Pixels],
+    count: int,
+    open_original: Callable[[str], Image.Image] = open_image,
 ) -> list[list[Picture]]:
     """At most `count` lists of pictures: the image, then the heatmap of each method over it.
 
     Args:
         table: as for `write_plots`.
         view: from an image to what the model sees of it, (H,W,3) uint8.
+        open_original: opens an image by its URI.
     """
     by_image = defaultdict[str, dict[str, Row]](dict)
     names = ["sample_id", "method", "uri", "target_name", "target_prob", "blank", "grid"]
     chosen = choose_images(table.select([*names, "status"]), methods, count)
     for row in cast(list[MethodRow], table_to_rows(chosen)):
         by_image[row["sample_id"]][str(row["method"])] = row
-    return [_pictures(rows, methods, view) for rows in by_image.values()]
+    return [_pictures(rows, methods, lambda uri: view(open_original(uri))) for rows in by_image.values()]
 
 
 def choose_images(table: pa.Table, methods: Sequence[str], count: int) -> pa.Table:
@@ -82,12 +87,12 @@ def choose_images(table: pa.Table, methods: Sequence[str], count: int) -> pa.Tab
 
 
 def _pictures(
-    rows: dict[str, Row], methods: Sequence[str], view: Callable[[Image.Image], Pixels]
+    rows: dict[str, Row], methods: Sequence[str], view_of: Callable[[str], Pixels]
 ) -> list[Picture]:
     first = next(iter(rows.values()))
     caption = f"{_end(first['sample_id'])}\n{_class(first)}"
     try:
-        photo = view(open_image(first["uri"]))
+        photo = view_of(first["uri"])
     except ImageError as error:
         return [Picture(None, caption, f"cannot be shown: {error}"), *(Picture(None) for _ in methods)]
     return [Picture(photo, caption), *(_heatmap(photo, rows.get(method)) for method in methods)]

@@ -14,6 +14,7 @@ import pyarrow as pa
 from PIL import Image
 
 from cfcam_gpu._utils.optional import require
+from cfcam_gpu.dataset.sources.open_image import open_image
 from cfcam_gpu.dataset.store.atomic_files import os_reason, write_atomically
 from cfcam_gpu.errors import InputError
 from cfcam_gpu.evaluation.drawing import draw_bars, draw_curves, draw_gallery, drawn_methods
@@ -44,6 +45,7 @@ def write_plots(
     *,
     columns: Sequence[str] | None = None,
     images: int = IMAGES,
+    open_original: Callable[[str], Image.Image] = open_image,
 ) -> list[Path]:
     """Writes `out/plots/curves.png`, `bars.png` and `grid.png`. A plot that would be empty is not written.
 
@@ -58,6 +60,7 @@ def write_plots(
         view: from an image to what the model sees of it, (H,W,3) uint8, as `Preprocess.view`.
         columns: columns of `bars.png`; None: all that have values.
         images: number of images in `grid.png`.
+        open_original: opens an image by its URI.
 
     Returns:
         The paths of the files written.
@@ -73,7 +76,9 @@ def write_plots(
     plots = {
         "curves": lambda: draw_curves(summary),
         "bars": lambda: draw_bars(summary, columns),
-        "grid": lambda: draw_gallery(summary, gallery(table, drawn_methods(summary), view, images)),
+        "grid": lambda: draw_gallery(
+            summary, gallery(table, drawn_methods(summary), view, images, open_original)
+        ),
     }
     written = []
     # Names of files and classes may hold dollar signs, which are no formulas, and characters that the font lacks.

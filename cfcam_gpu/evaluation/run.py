@@ -18,6 +18,7 @@ from cfcam_gpu.dataset.execution.local import LocalPartExplainer, Model, opened_
 from cfcam_gpu.dataset.execution.observer import Observer
 from cfcam_gpu.dataset.run import RunSummary, carry_out, samples_of
 from cfcam_gpu.dataset.sources.masks import check_masks, with_masks
+from cfcam_gpu.dataset.sources.open_image import open_image
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.fingerprint import about
 from cfcam_gpu.dataset.store.locks import setup_lock
@@ -168,7 +169,11 @@ def _finish(
         store.remove_plots()
         plots: Sequence[Path] = ()
         if options.plots and _can_draw(observer):
-            plots = write_plots(summary, _gallery_rows(store, summary), store.out, preprocess.view)
+            open_original = partial(
+                open_image, max_pixels=options.max_pixels, value_range=options.value_range
+            )
+            rows = _gallery_rows(store, summary)
+            plots = write_plots(summary, rows, store.out, preprocess.view, open_original=open_original)
         return EvaluationResult(run, summary, plots, write_page(store.out))
 
 

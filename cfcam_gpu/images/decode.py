@@ -7,36 +7,49 @@ import re
 import struct
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from cfcam_gpu.errors import ImageError
 from cfcam_gpu.images.dicom import is_dicom, load_dicom
-from cfcam_gpu.images.gray_range import GrayRange, gray_range
-from cfcam_gpu.images.limits import MAX_PIXELS, check_pixels
-from cfcam_gpu.images.scaled import Decoded, reduce_jpeg
+from cfcam_gpu.images.gray_range import gray_range
+from cfcam_gpu.images.identify import what_it_is
+from cfcam_gpu.images.limits import MAX_PIXELS, RAISE, check_pixels, pillow_limit
+from cfcam_gpu.images.pages import turn_to_page
+from cfcam_gpu.images.png import without_descriptions
+from cfcam_gpu.images.read_options import ReadOptions, ValueRange
+from cfcam_gpu.images.scaled import Decoded, exif_orientation, reduce_jpeg, turned_upright
+from cfcam_gpu.images.tiff import is_tiff
+from cfcam_gpu.images.wide import is_wide, load_tiff, reduced_to_rgb, to_rgb
 
 #: Formats that Pillow decodes by starting another program (Ghostscript).
-_REFUSED_FORMATS = {"EPS"}
+REFUSED_FORMATS = {"EPS"}
+
+_DEFAULT_OPTIONS = ReadOptions()
 
 
-def load_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_image(path: Path, max_pixels: int = MAX_PIXELS, value_range: str | None = None) -> Image.Image:
     """The first frame of an image file as an upright RGB image, 8 bits per channel.
 
     Transparent pixels are composited over white. Grayscale of more than 8 bits is scaled by the range
     that its file declares (see `gray_range`), not clipped. EXIF orientation is applied. DICOM files
     go through `load_dicom`. Where a choice had to be made to get to 8 bits, the image's `info["cfcam"]`
-    says which; `info` contains nothing else.
+    says which; where the result is likely to be wrong, `info["cfcam_warning"]` says why. `info` contains
+    nothing else.
+
+    Args:
+        max_pixels: the most pixels that the image may have.
+        value_range: "LOW,HIGH", "auto" or "percentile:P": which values of an image of more than 8 bits per
+            channel become black and white (see `ValueRange`); it takes the place of a DICOM file's window.
 
     Raises:
         ImageError: the file cannot be read, is not an image, is damaged, has values out of range or
-            more than `max_pixels` pixels (or more than 2 * PIL.Image.MAX_IMAGE_PIXELS, Pillow's own
-            limit). The message is the reason, without the file's name.
+            more than `max_pixels` pixels. The message is the reason, without the file's name.
+        ValueError: no such value range.
 
     Example:
         >>> import tempfile
@@ -48,16 +61,23 @@ def load_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         ('RGB', (3, 2), (100, 100, 100))
     """
     with open_file(path) as stream:
-        return decode(stream, path.name, max_pixels).image
+        return decode(stream, path.name, read_options(max_pixels, value_range)).image
 
 
-def load_image_bytes(content: bytes, name: str = "", max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_options(max_pixels: int, value_range: str | None) -> ReadOptions:
+    """The options of the functions that take them one by one."""
+    return ReadOptions(None if value_range is None else ValueRange.parse(value_range), max_pixels)
+
+
+def load_image_bytes(
+    content: bytes, name: str = "", max_pixels: int = MAX_PIXELS, value_range: str | None = None
+) -> Image.Image:
     """The image in the bytes of a file, as `load_image` gives it.
 
     Args:
         content: the whole file.
-        name: the file's name; needed only for DICOM files that lack the mark "DICM".
-        max_pixels: the most pixels the image may have.
+        name: the file's name; needed only for DICOM files that cannot be told by their content.
+        max_pixels, value_range: as for `load_image`.
 
     Raises:
         ImageError: as for `load_image`.
@@ -68,7 +88,7 @@ def load_image_bytes(content: bytes, name: str = "", max_pixels: int = MAX_PIXEL
     """
     if not content:
         raise ImageError("empty file")
-    return decode(io.BytesIO(content), name, max_pixels).image
+    return decode(io.BytesIO(content), name, read_options(max_pixels, value_range)).image
 
 
 @contextmanager
@@ -89,15 +109,14 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
 def decode(
     stream: BinaryIO,
     name: str = "",
-    max_pixels: int = MAX_PIXELS,
+    options: ReadOptions = _DEFAULT_OPTIONS,
     scale: Callable[[int, int], int] | None = None,
 ) -> Decoded:
     """The image in an opened file, as `load_image` gives it or smaller.
 
     Args:
         stream: the file, at its start.
-        name: the file's name; needed only for DICOM files that lack the mark "DICM".
-        max_pixels: the most pixels the image may have.
+        name: the file's name; needed only for DICOM files that cannot be told by their content.
         scale: from the width and height of the upright image to 1, 2, 4 or 8; a JPEG is decoded that
             many times smaller. None, and files of other formats: full size.
 
@@ -110,26 +129,52 @@ def decode(
         >>> decode(file, scale=lambda width, height: 2).image.size
         (8, 5)
     """
-    with decoding_errors(max_pixels):
+    with decoding_errors(options.max_pixels), pillow_limit.at_least(options.max_pixels):
         if is_dicom(stream, name):
-            return Decoded.full(load_dicom(stream, max_pixels))
-        with Image.open(stream, formats=_formats()) as image:
-            check_pixels(image.width, image.height, max_pixels)
-            wide = gray_range(image, stream)
-            layout = None if scale is None else reduce_jpeg(image, scale)
+            return Decoded.full(load_dicom(stream, options))
+        try:
+            return _decode(stream, options, scale)
+        except UnidentifiedImageError as error:
+            if is_tiff(stream):
+                return Decoded.full(_with_info(*load_tiff(stream, options)))
+            raise ImageError(what_it_is(stream)) from error
+        except ValueError:
+            smaller = without_descriptions(stream)
+            if smaller is None:
+                raise
+            return _decode(smaller, options, scale)
+
+
+def _decode(stream: BinaryIO, options: ReadOptions, scale: Callable[[int, int], int] | None) -> Decoded:
+    with Image.open(stream, formats=image_formats()) as image:
+        check_pixels(image.width, image.height, options.max_pixels)
+        steps = turn_to_page(image)
+        check_pixels(image.width, image.height, options.max_pixels)
+        wide = gray_range(image, stream)
+        layout = None if scale is None else reduce_jpeg(image, scale)
+        if wide is not None or is_wide(image):
+            rgb, more, warning = reduced_to_rgb(image, stream, wide, options)
+        else:
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            rgb = _to_rgb(image, wide)
-            return Decoded.full(rgb) if layout is None else Decoded(rgb, *layout)
+            rgb, more, warning = to_rgb(image), [], None
+        rgb = _with_info(turned_upright(rgb, exif_orientation(image)), [*steps, *more], warning)
+        return Decoded.full(rgb) if layout is None else Decoded(rgb, *layout)
 
 
 @contextmanager
-def decoding_errors(max_pixels: int = MAX_PIXELS) -> Iterator[None]:
-    """Hides the decoders' warnings, and raises whatever they raise as an `ImageError` with the reason."""
+def decoding_errors(
+    max_pixels: int = MAX_PIXELS, let_pass: type[Exception] | tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Hides the decoders' warnings, and raises whatever they raise as an `ImageError` with the reason.
+
+    Exceptions of `let_pass` are raised as they are.
+    """
     try:
         with _quiet:
             yield
     except ImageError:
+        raise
+    except let_pass:
         raise
     except Exception as error:  # the plugins raise nearly anything on damaged files
         raise ImageError(_reason(error, max_pixels)) from error
@@ -150,14 +195,14 @@ def _check_file(path: Path) -> None:
         raise ImageError("empty file")
 
 
-def _formats() -> list[str]:
+def image_formats() -> list[str]:
+    """Pillow's names of the formats that are decoded."""
     Image.init()
-    return [name for name in Image.ID if name not in _REFUSED_FORMATS]
+    return [name for name in Image.ID if name not in REFUSED_FORMATS]
 
 
 #: Exceptions of the file system and of Pillow that always mean the same.
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
-    (UnidentifiedImageError, "not an image that can be read"),
     (FileNotFoundError, "the file does not exist"),
     (PermissionError, "no permission to read the file"),
     (MemoryError, "not enough memory to decode it"),
@@ -183,28 +228,15 @@ def _reason(error: Exception, max_pixels: int) -> str:
 
 def _bomb_reason(text: str, max_pixels: int) -> str:
     """Pillow refuses an image of twice its own limit by itself, before its width and height are known."""
-    limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
     match = re.search(r"\((\d+) pixels\)", text)
     pixels = f"{int(match[1]):,} pixels" if match else "the number of pixels"
-    return f"{pixels} is over the limit of {limit:,}"
+    return f"{pixels} is over the limit of {max_pixels:,}; {RAISE}"
 
 
-def _to_rgb(image: Image.Image, wide: GrayRange | None) -> Image.Image:
-    if wide is not None:
-        values = np.asarray(image)
-        transparent = image.info.get("transparency")  # the one transparent value of a PNG, or None
-        gray = np.where(values == transparent, np.uint8(255), wide.to_8_bit(values))
-        return _with_info(Image.fromarray(gray).convert("RGB"), wide.info())
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return _with_info(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"), {})
-    # An RGB photo is not copied: for large ones that would take longer than everything else here.
-    return _with_info(image if image.mode == "RGB" else image.convert("RGB"), {})
-
-
-def _with_info(image: Image.Image, info: dict[str | tuple[int, int], Any]) -> Image.Image:
+def _with_info(image: Image.Image, steps: Sequence[str], warning: str | None) -> Image.Image:
     """Replaces what the file itself says in `info`: it could have an entry "cfcam" too."""
-    image.info = info
+    texts = {"cfcam": ", ".join([*steps, *([warning] if warning else [])]), "cfcam_warning": warning}
+    image.info = {name: text for name, text in texts.items() if text}
     return image
 
 

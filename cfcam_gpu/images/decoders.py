@@ -6,11 +6,15 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
+from cfcam_gpu.images.read_options import ReadOptions
+
 if TYPE_CHECKING:
     from cfcam_gpu.images.preprocess import Preprocess
     from cfcam_gpu.images.views import FileView, View
 
 __all__ = ["DECODERS", "Decoder"]
+
+_DEFAULT_OPTIONS = ReadOptions()
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,13 @@ class Decoder:
     about: str
     needs_cuda: bool = False
 
-    def read(self, stream: BinaryIO, name: str, preprocess: Preprocess) -> View | FileView:
+    def read(
+        self,
+        stream: BinaryIO,
+        name: str,
+        preprocess: Preprocess,
+        options: ReadOptions = _DEFAULT_OPTIONS,
+    ) -> View | FileView:
         """The view of the image in an opened file, or the file for the GPU to decode.
 
         Args:
@@ -49,7 +59,7 @@ class Decoder:
             ImageError: the file cannot be read or decoded.
         """
         views = importlib.import_module("cfcam_gpu.images.views")
-        view: View | FileView = getattr(views, self.function)(stream, name, preprocess)
+        view: View | FileView = getattr(views, self.function)(stream, name, preprocess, options)
         return view
 
 

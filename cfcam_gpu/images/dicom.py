@@ -10,7 +10,11 @@ from PIL import Image
 
 from cfcam_gpu._utils.optional import require
 from cfcam_gpu.errors import ImageError, MissingPackageError
+from cfcam_gpu.images.dicom_gray import Gray
+from cfcam_gpu.images.dicom_jpeg import holds_ycbcr
+from cfcam_gpu.images.gray_range import scaled_to_8_bit
 from cfcam_gpu.images.limits import check_pixels
+from cfcam_gpu.images.read_options import ReadOptions
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -21,6 +25,32 @@ _HEAD = 132  # a preamble of 128 bytes, then "DICM"
 #: Where files of several frames have the rescale and window that other files have at the top level.
 _FUNCTIONAL_GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
 _FRAME_MACROS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
+
+#: Elements that count as absent where they are there without a value, as anonymisers leave them.
+_OPTIONAL = (
+    "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction", "ModalityLUTSequence",
+    "VOILUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit", "NumberOfFrames", "PlanarConfiguration",
+)  # fmt: skip
+
+#: What a data set without preamble begins with: an element of group 0008 or 0002 that files begin with, and in
+#: explicit transfer syntaxes a value representation.
+_GROUPS = {b"\x02\x00": "little", b"\x08\x00": "little", b"\x00\x08": "big"}
+_ELEMENTS = {0x0000, 0x0005, 0x0008, 0x0012, 0x0013, 0x0014, 0x0015, 0x0016, 0x0018}
+_REPRESENTATIONS = {b"UL", b"OB", b"UI", b"CS", b"DA", b"TM", b"SH", b"LO"}
+
+#: Transfer syntax -> the packages that decode it, as pip installs them; pydicom decodes the others with Pillow.
+_DECODED_BY = {
+    "1.2.840.10008.1.2.4.57": "pylibjpeg pylibjpeg-libjpeg",
+    "1.2.840.10008.1.2.4.70": "pylibjpeg pylibjpeg-libjpeg",
+    "1.2.840.10008.1.2.4.51": "pylibjpeg pylibjpeg-libjpeg",
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    "1.2.840.10008.1.2.4.90": "pylibjpeg pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.91": "pylibjpeg pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.201": "pylibjpeg pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.202": "pylibjpeg pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.203": "pylibjpeg pylibjpeg-openjpeg",
+}
 
 
 def is_dicom(stream: BinaryIO, name: str) -> bool:
@@ -34,46 +64,75 @@ def is_dicom(stream: BinaryIO, name: str) -> bool:
         >>> import io
         >>> is_dicom(io.BytesIO(bytes(128) + b"DICM"), "scan"), is_dicom(io.BytesIO(b"GIF89a"), "x.gif")
         (True, False)
+        >>> is_dicom(io.BytesIO(bytes.fromhex("08000500") + b"CS" + bytes(8)), "IM1")
+        True
     """
     head = stream.read(_HEAD)
     stream.seek(0)
-    return head[128:] == b"DICM" or (name.lower().endswith((".dcm", ".dicom")) and head[:4] != b"\x89PNG")
+    if head[128:] == b"DICM" or _begins_with_an_element(head):
+        return True
+    return name.lower().endswith((".dcm", ".dicom")) and head[:4] != b"\x89PNG"
 
 
-def load_dicom(stream: BinaryIO, max_pixels: int) -> Image.Image:
+def _begins_with_an_element(head: bytes) -> bool:
+    order: Any = _GROUPS.get(head[:2])
+    if order is None or int.from_bytes(head[2:4], order) not in _ELEMENTS:
+        return False
+    implicit = head[:2] == b"\x08\x00" and int.from_bytes(head[4:8], "little") <= 64 and len(head) > 16
+    return head[4:6] in _REPRESENTATIONS or implicit
+
+
+def load_dicom(stream: BinaryIO, options: ReadOptions) -> Image.Image:
     """The first frame of a DICOM file as an RGB image, 8 bits per channel.
 
     Grayscale goes through the modality LUT or rescale, then through the first VOI LUT or window; the
     range of that one's output becomes 0 to 255. Without VOI LUT and window, 0 to 255 is the whole range
     that the file can store (from bits stored and sign, after rescale), so that nothing is clipped.
-    MONOCHROME1 is inverted. Colour is converted to RGB and scaled by its bits stored. The image's
-    `info["cfcam"]` says what was done.
+    `options.value_range`, of values after the rescale, takes the place of all of these. MONOCHROME1 is inverted,
+    padding is black. Colour is converted to RGB and scaled by its bits stored. The image's `info["cfcam"]` says
+    what was done, `info["cfcam_warning"]` where few gray levels are left.
 
     Raises:
         ImageError: pydicom is not installed, or the file is damaged, has no pixels, more than
-            `max_pixels` per frame, or a compression that no installed package decodes.
+            `options.max_pixels` per frame, or a compression that no installed package decodes.
     """
     try:
         pydicom = require("pydicom", "dicom")
-        pixel_array = require("pydicom.pixels.utils", "dicom").pixel_array
     except MissingPackageError as error:  # only the DICOM files among a run's images fail then
         raise ImageError(f"a DICOM file, but {error}") from error
     data = pydicom.dcmread(stream, force=True)
-    _check(data, max_pixels)
+    _check(data, options.max_pixels)
     if "TransferSyntaxUID" not in data.file_meta:
         implicit, little_endian = data.original_encoding
         data.file_meta.TransferSyntaxUID = _syntax(implicit=implicit, little_endian=little_endian)
     _hoist_frame_macros(data)
+    _drop_empty(data)
+    notes = (
+        [f"first of {int(data.NumberOfFrames)} frames"] if int(data.get("NumberOfFrames") or 1) > 1 else []
+    )
+    if holds_ycbcr(data):
+        data.PhotometricInterpretation = "YBR_FULL"
+        notes.append("YCbCr called RGB")
+    pixels = _pixels(data)
+    warning = None
+    if pixels.ndim == 2 and not _has_palette(data):
+        values, steps, warning = Gray(data).reduced(pixels, options.value_range)
+    else:
+        values, steps = _colour(pixels, data)
+    image = Image.fromarray(values).convert("RGB")
+    image.info = {"cfcam": ", ".join([*notes, *steps, *([warning] if warning else [])])}
+    if warning:
+        image.info["cfcam_warning"] = warning
+    return image
+
+
+def _pixels(data: Dataset) -> npt.NDArray[Any]:
+    pixel_array = require("pydicom.pixels.utils", "dicom").pixel_array
     try:
-        pixels = pixel_array(data, index=0)
+        pixels: npt.NDArray[Any] = pixel_array(data, index=0)
     except (NotImplementedError, RuntimeError) as error:
         raise ImageError(_undecodable(data, error)) from error
-    values, steps = (_gray if pixels.ndim == 2 and not _has_palette(data) else _colour)(pixels, data)
-    if int(data.get("NumberOfFrames") or 1) > 1:
-        steps.insert(0, f"first of {int(data.NumberOfFrames)} frames")
-    image = Image.fromarray(values).convert("RGB")
-    image.info = {"cfcam": ", ".join(steps)}
-    return image
+    return pixels
 
 
 def _check(data: Dataset, max_pixels: int) -> None:
@@ -99,12 +158,24 @@ def _syntax(*, implicit: bool | None, little_endian: bool | None) -> UID:
 
 def _undecodable(data: Dataset, error: Exception) -> str:
     syntax = data.file_meta.TransferSyntaxUID
-    if syntax.is_compressed:
-        return (
-            f"cannot be decompressed ({syntax.name}): it is damaged, or a package that pydicom uses for this "
-            "compression is missing, such as pylibjpeg or python-gdcm"
-        )
-    return f"truncated or corrupt: {' '.join(str(error).split())}"
+    if not syntax.is_compressed:
+        return f"truncated or corrupt: {' '.join(str(error).split())}"
+    packages = _DECODED_BY.get(syntax)
+    if packages is None or _is_decodable(syntax):
+        return f"cannot be decompressed ({syntax.name}): it is damaged"
+    return (
+        f"cannot be decompressed ({syntax.name}): no package that decodes it is installed; "
+        f"run: pip install {packages}"
+    )
+
+
+def _is_decodable(syntax: UID) -> bool:
+    """Whether a package that decodes every file of a transfer syntax is installed."""
+    from pydicom.pixels import get_decoder
+
+    plugins = set(get_decoder(syntax).available_plugins)
+    # Pillow takes neither 12 bits of JPEG nor more than 8 bits of colour in JPEG 2000.
+    return bool(plugins - {"pillow"})
 
 
 def _hoist_frame_macros(data: Dataset) -> None:
@@ -118,69 +189,21 @@ def _hoist_frame_macros(data: Dataset) -> None:
                             data.add(element)
 
 
+def _drop_empty(data: Dataset) -> None:
+    for keyword in _OPTIONAL:
+        if keyword in data and data[keyword].is_empty:
+            delattr(data, keyword)
+
+
 def _has_palette(data: Dataset) -> bool:
     return bool(data.PhotometricInterpretation == "PALETTE COLOR")
-
-
-def _gray(pixels: npt.NDArray[Any], data: Dataset) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
-
-    values = apply_modality_lut(pixels, data)
-    low, high = _modality_range(data)
-    if data.get("VOILUTSequence"):
-        entries, first, bits = _descriptor(data.VOILUTSequence[0].LUTDescriptor)
-        # pydicom lets values above an 8-bit table's end wrap around.
-        values = apply_voi(np.clip(values, first, first + entries - 1), data)
-        low, high, steps = 0.0, 2.0**bits - 1, ["VOI LUT"]
-    elif data.get("WindowCenter") is not None and data.get("WindowWidth") is not None:
-        values, steps = apply_windowing(values, data), [_window(data)]
-    else:
-        low, high = min(low, high), max(low, high)
-        steps = [f"full range {low:g} to {high:g}"]
-    gray = _to_8_bit(values, low, high)
-    if data.PhotometricInterpretation == "MONOCHROME1":
-        return 255 - gray, [*steps, "MONOCHROME1 inverted"]
-    return gray, steps
-
-
-def _window(data: Dataset) -> str:
-    center, width = (np.atleast_1d(data[name].value) for name in ("WindowCenter", "WindowWidth"))
-    function = str(data.get("VOILUTFunction") or "LINEAR")
-    shape = "" if function == "LINEAR" else f" {function}"
-    first = f" (first of {len(center)})" if len(center) > 1 else ""
-    return f"window {float(center[0]):g}/{float(width[0]):g}{shape}{first}"
-
-
-def _modality_range(data: Dataset) -> tuple[float, float]:
-    """The smallest and the largest possible value after the modality LUT or rescale."""
-    if data.get("ModalityLUTSequence"):
-        return 0.0, 2.0 ** _descriptor(data.ModalityLUTSequence[0].LUTDescriptor)[2] - 1
-    bits, signed = int(data.BitsStored), bool(data.PixelRepresentation)
-    low, high = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
-    if data.get("RescaleSlope") is None or data.get("RescaleIntercept") is None:
-        return low, high
-    slope, intercept = float(data.RescaleSlope), float(data.RescaleIntercept)
-    return low * slope + intercept, high * slope + intercept
-
-
-def _descriptor(values: Any) -> tuple[int, int, int]:
-    """Of a lookup table: number of entries, first value mapped, bits per entry."""
-    entries, first, bits = (int(value) for value in values)
-    return entries or 2**16, first, bits
 
 
 def _colour(pixels: npt.NDArray[Any], data: Dataset) -> tuple[npt.NDArray[np.uint8], list[str]]:
     from pydicom.pixels.processing import apply_color_lut
 
     if _has_palette(data):
-        bits = _descriptor(data.RedPaletteColorLookupTableDescriptor)[2]
-        return _to_8_bit(apply_color_lut(pixels, data), 0, 2.0**bits - 1), ["palette"]
-    return _to_8_bit(pixels, 0, 2.0 ** int(data.BitsStored) - 1), [str(data.PhotometricInterpretation)]
-
-
-def _to_8_bit(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.uint8]:
-    """Scales values so that `low` becomes 0 and `high` 255, and rounds them."""
-    if low == high or not np.isfinite([low, high]).all():
-        raise ImageError(f"truncated or corrupt: it declares values from {low:g} to {high:g}")
-    scaled = (values.astype(np.float64) - low) * (255.0 / (high - low))
-    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+        bits = int(data.RedPaletteColorLookupTableDescriptor[2])
+        return scaled_to_8_bit(apply_color_lut(pixels, data), 0, 2.0**bits - 1), ["palette"]
+    kind = str(data.PhotometricInterpretation)
+    return scaled_to_8_bit(pixels, 0, 2.0 ** int(data.BitsStored) - 1), [kind]

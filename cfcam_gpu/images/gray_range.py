@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,14 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from cfcam_gpu.errors import ImageError
+from cfcam_gpu.images.png import significant_bits
+from cfcam_gpu.images.read_options import ValueRange
+
+#: Values that are scaled at once.
+_BLOCK = 1 << 20
+
+#: An image whose values fill less of their range than this is warned about.
+_NARROW = 0.1
 
 #: TIFF tags.
 _BITS, _PHOTOMETRIC, _SMIN, _SMAX = 258, 262, 340, 341
@@ -46,20 +53,87 @@ class GrayRange:
 
     def to_8_bit(self, values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         """Pixel values, scaled to 0 to 255 and rounded. Raises ImageError for values out of range, and NaN."""
+        return self.reduced(values).pixels
+
+    def reduced(self, values: npt.NDArray[Any], value_range: ValueRange | None = None) -> Reduced:
+        """Pixel values, scaled to 0 to 255 and rounded, and what was done.
+
+        Args:
+            values: gray or colour, of any shape.
+            value_range: these values become black and white instead, and those beyond them too.
+
+        Raises:
+            ImageError: without `value_range`, values out of range; NaN, or limits that are not finite.
+        """
         if self.shift:
             values = values >> self.shift
-        low, high = values.min(), values.max()
+        low, high = float(values.min()), float(values.max())
+        if value_range is None:
+            self._check(low, high)
+            limits, warning = (self.low, self.high), narrow_warning(low, high, self.low, self.high)
+            steps = [f"{self.low:.10g} to {self.high:.10g}{self.source}"] if self.declared else []
+        else:
+            limits, warning = value_range.limits(values), None
+            if not np.isfinite([*limits, low + high - low]).all():
+                raise ImageError(
+                    f"{self.kind} pixels must be numbers for a value range, got {low:.6g} to {high:.6g}"
+                )
+            steps = [f"{limits[0]:.10g} to {limits[1]:.10g} (value range {value_range})"]
+        pixels = scaled_to_8_bit(values, *limits)
+        if self.inverted:
+            pixels, steps = 255 - pixels, [*steps, "WhiteIsZero inverted"]
+        return Reduced(pixels, steps, warning)
+
+    def _check(self, low: float, high: float) -> None:
         if not (low >= self.low and high <= self.high):  # true for NaN as well
             bounds = f"from {self.low:.10g} to {self.high:.10g}{self.source}"
-            raise ImageError(f"{self.kind} pixels must be {bounds}, got {low:.6g} to {high:.6g}")
-        gray = np.rint((values - self.low) * (255.0 / (self.high - self.low))).astype(np.uint8)
-        return 255 - gray if self.inverted else gray
+            hint = "" if self.declared or low != low else "; give their range with --value-range"
+            raise ImageError(f"{self.kind} pixels must be {bounds}, got {low:.6g} to {high:.6g}{hint}")
 
-    def info(self) -> dict[str | tuple[int, int], Any]:
-        """The image's `info["cfcam"]`: the range and the inversion, where they are not the usual ones."""
-        text = f"{self.low:.10g} to {self.high:.10g}{self.source}" if self.declared else ""
-        steps = [step for step in (text, "WhiteIsZero inverted" if self.inverted else "") if step]
-        return {"cfcam": ", ".join(steps)} if steps else {}
+
+class Reduced(NamedTuple):
+    """An image of 8 bits per channel, what was done to get it, and a warning (None: none)."""
+
+    pixels: npt.NDArray[np.uint8]
+    steps: list[str]
+    warning: str | None
+
+
+def scaled_to_8_bit(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.uint8]:
+    """Values scaled so that `low` becomes 0 and `high` 255, cut there and rounded.
+
+    Rows are scaled in blocks, so that little memory is needed beyond the values and the result.
+
+    Example:
+        >>> scaled_to_8_bit(np.array([[-5, 0, 10]]), 0, 10).tolist()
+        [[0, 0, 255]]
+    """
+    pixels = np.empty(values.shape, np.uint8)
+    step = max(1, _BLOCK * len(values) // max(1, values.size))
+    for start in range(0, len(values), step):
+        block = (values[start : start + step] - float(low)) * (255.0 / (high - low))
+        pixels[start : start + step] = np.rint(np.clip(block, 0, 255))
+    return pixels
+
+
+def narrow_warning(low: float, high: float, darkest: float, brightest: float) -> str | None:
+    """The warning for an image whose values fill less than a tenth of their range; None for any other.
+
+    Such an image reaches the model in few gray levels: 12-bit values in a 16-bit file in 17 of 256.
+
+    Example:
+        >>> (narrow_warning(0, 4095, 0, 65535) or "").partition(";")[0]
+        'values 0 to 4095 fill 6.2% of 0 to 65535, so few gray levels are left'
+        >>> narrow_warning(0, 65000, 0, 65535) is None
+        True
+    """
+    share = (high - low) / (brightest - darkest)
+    if not 0 < share < _NARROW:
+        return None
+    return (
+        f"values {low:.10g} to {high:.10g} fill {share:.1%} of {darkest:.10g} to {brightest:.10g}, so few gray "
+        "levels are left; --value-range auto or LOW,HIGH spreads them"
+    )
 
 
 #: Pillow's grayscale modes of more than 8 bits, and their range where the file declares none. Pillow's own
@@ -82,6 +156,7 @@ def gray_range(image: Image.Image, stream: BinaryIO) -> GrayRange | None:
         stream: the file that it was opened from; its position is restored.
 
     Example:
+        >>> import io
         >>> gray_range(Image.new("F", (1, 1)), io.BytesIO()).high
         1
         >>> gray_range(Image.new("RGB", (1, 1)), io.BytesIO()) is None
@@ -91,7 +166,7 @@ def gray_range(image: Image.Image, stream: BinaryIO) -> GrayRange | None:
     if default is None or not isinstance(image, (TiffImageFile, PngImageFile)):
         return default
     if isinstance(image, PngImageFile):
-        bits = _png_significant_bits(stream)
+        bits = significant_bits(stream)
         return replace(default, **_from_bits(bits, "sBIT"), shift=16 - bits) if 0 < bits < 16 else default
     return replace(default, **_tiff_range(image), inverted=image.tag_v2.get(_PHOTOMETRIC) == 0)
 
@@ -118,16 +193,15 @@ def _first_number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _png_significant_bits(stream: BinaryIO) -> int:
-    """The significant bits of gray in the sBIT chunk; 0 without that chunk."""
-    before = stream.tell()
-    stream.seek(8)
-    try:
-        while len(head := stream.read(8)) == 8 and head[4:] != b"IDAT":
-            length = int.from_bytes(head[:4], "big")
-            if head[4:] == b"sBIT" and length:
-                return stream.read(1)[0]
-            stream.seek(length + 4, io.SEEK_CUR)
-        return 0
-    finally:
-        stream.seek(before)
+def range_of(dtype: np.dtype[Any]) -> GrayRange:
+    """The range of values that were read without Pillow, by their type.
+
+    Example:
+        >>> range_of(np.dtype(np.uint16)).high
+        65535
+    """
+    if dtype.kind == "f":
+        return _DEFAULTS["F"]
+    if dtype.itemsize == 1:
+        return GrayRange(0, 255, "8-bit", "") if dtype.kind == "u" else GrayRange(0, 127, "signed 8-bit", "")
+    return _DEFAULTS["I;16" if dtype == np.uint16 else "I"]

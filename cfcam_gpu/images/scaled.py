@@ -30,6 +30,17 @@ MEAN_TOLERANCE, LARGEST_TOLERANCE = 1.5, 32
 
 _ORIENTATION = 0x0112
 
+#: EXIF orientation -> what turns the pixels upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 #: EXIF orientations whose upright image is mirrored left to right, or top to bottom.
 _MIRRORED_X, _MIRRORED_Y = (2, 3, 6, 7), (3, 4, 7, 8)
 
@@ -108,9 +119,29 @@ def jpeg_scale(preprocess: Preprocess, width: int, height: int) -> int:
     return next((scale for scale in _SCALES if gap / scale >= LEAST_GAP), 1)
 
 
+def exif_orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an opened image, 1 to 8; 1 where there is none, or EXIF that cannot be parsed."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # the parser raises nearly anything on damaged EXIF, which does not concern the pixels
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def turned_upright(pixels: Image.Image, orientation: int) -> Image.Image:
+    """Pixels as they are stored, turned upright by their EXIF orientation.
+
+    Example:
+        >>> turned_upright(Image.new("RGB", (3, 2)), 6).size
+        (2, 3)
+    """
+    turn = _TURNS.get(orientation)
+    return pixels if turn is None else pixels.transpose(turn)
+
+
 def upright_size(image: Image.Image) -> tuple[int, int, int]:
     """(width, height, EXIF orientation) of an opened image once it is turned upright."""
-    orientation = image.getexif().get(_ORIENTATION, 1)
+    orientation = exif_orientation(image)
     width, height = image.size
     return (height, width, orientation) if orientation in (5, 6, 7, 8) else (width, height, orientation)
 

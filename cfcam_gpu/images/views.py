@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from cfcam_gpu.images.decode import decode, decoding_errors
-from cfcam_gpu.images.limits import MAX_PIXELS, check_pixels
+from cfcam_gpu.images.limits import check_pixels, pillow_limit
 from cfcam_gpu.images.preprocess import Preprocess
+from cfcam_gpu.images.read_options import ReadOptions
 from cfcam_gpu.images.scaled import Decoded, jpeg_scale, upright_size
 
 if TYPE_CHECKING:  # worker processes do not import PyTorch
@@ -21,6 +22,8 @@ if TYPE_CHECKING:  # worker processes do not import PyTorch
 
 #: The bytes that a JPEG file begins and ends with.
 _START, _END = b"\xff\xd8\xff", b"\xff\xd9"
+
+_DEFAULT_OPTIONS = ReadOptions()
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class View:
         pixels: (H, W, 3) uint8 RGB; a tensor where a GPU decoded them.
         width, height: size in pixels of the original image, turned upright.
         decoding: how the pixel values were reduced to 8 bits, where there was a choice (the window of a DICOM
-            image, the range of a 16-bit image).
+            image, the range of a 16-bit image), and which page or frame was read.
+        warning: why the pixels are likely not what the file means; part of `decoding` too. None: no reason.
         mask: (H, W) bool, the object's pixels in the view; None where no mask was asked for.
     """
 
@@ -39,6 +43,7 @@ class View:
     width: int
     height: int
     decoding: str | None = None
+    warning: str | None = None
     mask: npt.NDArray[np.bool_] | None = None
 
 
@@ -59,44 +64,58 @@ class FileView:
     mask: npt.NDArray[np.bool_] | None = None
 
 
-def full_view(stream: BinaryIO, name: str, preprocess: Preprocess) -> View:
+def full_view(
+    stream: BinaryIO, name: str, preprocess: Preprocess, options: ReadOptions = _DEFAULT_OPTIONS
+) -> View:
     """The view of an image that is decoded at its full size. Arguments and errors as for `Decoder.read`."""
-    return _view(decode(stream, name), preprocess)
+    return _view(decode(stream, name, options), preprocess)
 
 
-def scaled_view(stream: BinaryIO, name: str, preprocess: Preprocess) -> View:
+def scaled_view(
+    stream: BinaryIO, name: str, preprocess: Preprocess, options: ReadOptions = _DEFAULT_OPTIONS
+) -> View:
     """The view of an image; a large JPEG is decoded 2, 4 or 8 times smaller.
 
     How much smaller, and how far the pixels may then be from those of `full_view`: see `scaled.jpeg_scale`.
     Arguments and errors as for `Decoder.read`.
     """
-    return _view(decode(stream, name, scale=partial(jpeg_scale, preprocess)), preprocess)
+    return _view(decode(stream, name, options, partial(jpeg_scale, preprocess)), preprocess)
 
 
-def gpu_view(stream: BinaryIO, name: str, preprocess: Preprocess) -> View | FileView:
+def gpu_view(
+    stream: BinaryIO, name: str, preprocess: Preprocess, options: ReadOptions = _DEFAULT_OPTIONS
+) -> View | FileView:
     """The file, where it is a JPEG that nvJPEG decodes as Pillow does; the view of any other image.
 
     The CPU decodes JPEGs that are grayscale or CMYK, and files that do not end as a JPEG does: they may be
     damaged, and then Pillow tells the reason. Arguments and errors as for `Decoder.read`.
     """
-    header = _jpeg_header(stream)
+    try:
+        header = _jpeg_header(stream, options.max_pixels)
+    except UnidentifiedImageError:  # the CPU's decoder tells what the file is
+        header = None
+        stream.seek(0)
     if header is not None:
         content = stream.read()
         if content.rstrip(b"\0").endswith(_END):
             return FileView(content, *header)
         stream.seek(0)
-    return full_view(stream, name, preprocess)
+    return full_view(stream, name, preprocess, options)
 
 
-def _jpeg_header(stream: BinaryIO) -> tuple[int, int, int] | None:
+def _jpeg_header(stream: BinaryIO, max_pixels: int) -> tuple[int, int, int] | None:
     """(orientation, width, height) of a JPEG in YCbCr; None for any other file. The stream ends at its start."""
     start = stream.read(len(_START))
     stream.seek(0)
     if start != _START:
         return None
-    with decoding_errors(), Image.open(stream, formats=["JPEG"]) as image:
+    with (
+        decoding_errors(max_pixels, let_pass=UnidentifiedImageError),
+        pillow_limit.at_least(max_pixels),
+        Image.open(stream, formats=["JPEG"]) as image,
+    ):
         assert isinstance(image, JpegImageFile)
-        check_pixels(image.width, image.height, MAX_PIXELS)
+        check_pixels(image.width, image.height, max_pixels)
         is_ycbcr = (
             image.mode == "RGB"
             and image.info.get("adobe_transform", 1) == 1
@@ -110,4 +129,5 @@ def _jpeg_header(stream: BinaryIO) -> tuple[int, int, int] | None:
 def _view(decoded: Decoded, preprocess: Preprocess) -> View:
     box = decoded.box(preprocess.visible_box(decoded.width, decoded.height))
     pixels = preprocess.view(decoded.image, box)
-    return View(pixels, decoded.width, decoded.height, decoded.image.info.get("cfcam"))
+    info = decoded.image.info
+    return View(pixels, decoded.width, decoded.height, info.get("cfcam"), info.get("cfcam_warning"))

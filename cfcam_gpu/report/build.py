@@ -101,10 +101,11 @@ def _write(
     index = make_index(survey, results.run, rows, _MOST_CLASSES)
     version = hashlib.sha256(to_json(index).encode()).hexdigest()[:12]
     files: Files = Inline() if len(rows) <= self_contained else Folder(page, version)
+    value_range = results.run.get("fingerprint", {}).get("value_range")
     side = _LARGE if len(rows) <= _FEW else _SMALL
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
-        files.add(block, list(make_pictures(block, side)))
+        files.add(block, list(make_pictures(block, side, value_range)))
         if on_progress:
             on_progress(start + len(block), len(rows))
     index |= {"block": _BLOCK, "sources": files.sources}

@@ -12,6 +12,7 @@ from PIL import Image
 from cfcam_gpu.dataset.sources.open_image import open_image
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.errors import ImageError
+from cfcam_gpu.images.limits import MAX_PIXELS
 
 #: Of JPEG, 0 to 95.
 _QUALITY = 82
@@ -33,7 +34,7 @@ class Picture:
     height: int | None = None
 
 
-def make_pictures(rows: Iterable[Row], side: int) -> Iterator[Picture]:
+def make_pictures(rows: Iterable[Row], side: int, value_range: str | None = None) -> Iterator[Picture]:
     """One picture for each row, in order; the images are decoded in threads.
 
     Args:
@@ -46,14 +47,16 @@ def make_pictures(rows: Iterable[Row], side: int) -> Iterator[Picture]:
         ['the file does not exist']
     """
     with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes without holding Python's lock
-        yield from pool.map(lambda row: _picture(row, side), rows)
+        yield from pool.map(lambda row: _picture(row, side, value_range), rows)
 
 
-def _picture(row: Row, side: int) -> Picture:
+def _picture(row: Row, side: int, value_range: str | None) -> Picture:
     if row["stage"] in ("read", "decode"):
         return Picture(None, "it could not be decoded")
     try:
-        image = open_image(row["uri"])
+        # A run with --max-pixels may have read an image that is larger than usual.
+        pixels = (row.get("width") or 0) * (row.get("height") or 0)
+        image = open_image(row["uri"], max(MAX_PIXELS, pixels), value_range)
     except ImageError as error:
         return Picture(None, str(error))
     width, height = image.size

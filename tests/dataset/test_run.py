@@ -14,9 +14,9 @@ from torch import nn
 from cfcam_gpu.dataset import open_results
 from cfcam_gpu.dataset.execution.observer import Tally
 from cfcam_gpu.dataset.sources.sample import Sample
-from cfcam_gpu.errors import InputError, TargetError, TooManyErrors
+from cfcam_gpu.errors import InputError, StoreError, TargetError, TooManyErrors
 from cfcam_gpu.explainer import CFCAM
-from cfcam_gpu.images.overlay import colorize, draw_overlay, fit_heatmap
+from cfcam_gpu.images.overlay import colorize, draw_overlay, fit_heatmap, upsample_grid
 from tests.helpers.smallnet import PLAIN, make_loaded, photo, rows, run, save
 
 CROPPED = dataclasses.replace(PLAIN, resize=40)
@@ -219,3 +219,34 @@ def test_the_choice_made_in_decoding_is_recorded(tmp_path):
     wide, plain = rows(tmp_path / "out")
     assert wide["decoding"].startswith("0 to 4095")
     assert plain["decoding"] is None
+
+
+def test_narrow_values_are_warned_about_once_and_a_value_range_is_part_of_the_run(tmp_path, caplog):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    ramp = np.linspace(0, 4095, 48 * 40).astype(np.uint16).reshape(48, 40)
+    for name in "ab":
+        Image.fromarray(ramp).save(folder / f"{name}.png")
+    out = tmp_path / "out"
+    run(folder, out)
+    warning = "values 0 to 4095 fill 6.2% of 0 to 65535, so few gray levels are left"
+    assert [row["decoding"].partition(";")[0] for row in rows(out)] == [warning] * 2
+    assert [record.message.partition(";")[0] for record in caplog.records] == [f"a.png: {warning}"]
+    with pytest.raises(StoreError, match=r"value_range was None, now '0,4095'"):
+        run(folder, out, value_range="0,4095")
+    run(folder, tmp_path / "spread", value_range=" 0, 4095 ")
+    assert [row["decoding"] for row in rows(tmp_path / "spread")] == ["0 to 4095 (value range 0,4095)"] * 2
+    original = np.rint(ramp * (255 / 4095)).astype(np.uint8)
+    for row in rows(tmp_path / "spread"):
+        heatmap = fit_heatmap(upsample_grid(row["grid"], PLAIN.size), PLAIN.visible_box(40, 48), 40, 48)
+        expected = draw_overlay(np.dstack([original] * 3), heatmap, "inferno", 0.4)
+        assert (pixels(tmp_path / "spread" / row["overlay"]) == expected).all()
+
+
+def test_images_of_more_pixels_fail_and_the_option_allows_them(tmp_path):
+    folder = save(tmp_path / "in", a=photo(1, (40, 30)))
+    run(folder, tmp_path / "out", max_pixels=1199)
+    (row,) = rows(tmp_path / "out")
+    assert row["message"] == "40×30 = 1,200 pixels is over the limit of 1,199; --max-pixels allows more"  # noqa: RUF001
+    run(folder, tmp_path / "out", max_pixels=1200, retry_failed=True)
+    assert [row["status"] for row in rows(tmp_path / "out")] == ["ok"]

@@ -65,10 +65,10 @@ def _mode_or_reason(path: Path) -> str:
     [
         (b"", "empty file"),
         (b"these are notes, no picture", "not an image that can be read"),
-        (b"<!DOCTYPE html><html></html>", "not an image that can be read"),
+        (b"<!DOCTYPE html><html></html>", "a web page, not an image; download the file itself"),
         (
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
-            "not an image that can be read",
+            "a PostScript file, not an image of pixels; convert it to PNG",
         ),
     ],
 )
@@ -138,8 +138,15 @@ def test_file_without_permission(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "reason"),
     [
-        ((12000, 12000), "12000×12000 = 144,000,000 pixels is over the limit of 89,478,485"),  # noqa: RUF001
-        ((60000, 60000), "3,600,000,000 pixels is over the limit of 89,478,485"),  # Pillow refuses first
+        (
+            (12000, 12000),
+            "12000×12000 = 144,000,000 pixels is over the limit of 89,478,485; "  # noqa: RUF001
+            "--max-pixels allows more",
+        ),
+        (
+            (60000, 60000),
+            "3,600,000,000 pixels is over the limit of 89,478,485; --max-pixels allows more",
+        ),  # Pillow refuses first
     ],
 )
 def test_decompression_bomb_is_refused_from_its_header(
@@ -156,7 +163,7 @@ def test_decompression_bomb_is_refused_from_its_header(
 def test_limit_of_pixels_is_inclusive_and_pillows_by_default(tmp_path: Path) -> None:
     Image.fromarray(GRAY).save(tmp_path / "x.png")
     assert load_image(tmp_path / "x.png", max_pixels=6).size == (3, 2)
-    with pytest.raises(ImageError, match=r"= 6 pixels is over the limit of 5$"):
+    with pytest.raises(ImageError, match=r"= 6 pixels is over the limit of 5; --max-pixels allows more$"):
         load_image(tmp_path / "x.png", max_pixels=5)
     assert MAX_PIXELS == 89_478_485
 

@@ -235,8 +235,8 @@ def test_compression_that_cannot_be_undone_names_it() -> None:
     data.PixelData = encapsulate([b"\xff\xd8nothing"])
     data["PixelData"].is_undefined_length = True
     assert _reason(_bytes(data)) == (
-        "cannot be decompressed (JPEG-LS Lossless Image Compression): it is damaged, or a package that pydicom "
-        "uses for this compression is missing, such as pylibjpeg or python-gdcm"
+        "cannot be decompressed (JPEG-LS Lossless Image Compression): no package that decodes it is installed; "
+        "run: pip install pyjpegls"
     )
 
 
@@ -246,8 +246,7 @@ def test_files_without_the_mark_are_known_by_their_extension(tmp_path: Path) -> 
     buffer = io.BytesIO()
     pydicom.dcmwrite(buffer, data, implicit_vr=True, little_endian=True)
     (tmp_path / "x.dcm").write_bytes(buffer.getvalue())
-    with pytest.raises(ImageError, match=r"^not an image that can be read$"):
-        load_image_bytes(buffer.getvalue())
+    assert np.asarray(load_image_bytes(buffer.getvalue()))[0, :, 0].tolist() == [0, 64, 128, 255]
     assert np.asarray(load_image(tmp_path / "x.dcm"))[0, :, 0].tolist() == [0, 64, 128, 255]
 
 
@@ -263,9 +262,8 @@ def test_files_that_are_no_dicom_image() -> None:
     del no_pixels.PixelData
     assert _reason(_bytes(no_pixels)) == "a DICOM file without an image (Secondary Capture Image Storage)"
     assert _reason(_bytes(_dataset(RAMP, shape=(0, 4)))) == "truncated or corrupt: 4 columns and 0 rows"
-    assert _reason(_bytes(_dataset(RAMP)), max_pixels=3) == "4×1 = 4 pixels is over the limit of 3"  # noqa: RUF001
-    assert _reason(_bytes(_dataset(RAMP, WindowCenter="1", WindowWidth="0"))).startswith(
-        "truncated or corrupt: "
+    assert _reason(_bytes(_dataset(RAMP)), max_pixels=3) == (
+        "4×1 = 4 pixels is over the limit of 3; --max-pixels allows more"  # noqa: RUF001
     )
     assert _reason(_bytes(_dataset(RAMP, RescaleSlope="0", RescaleIntercept="5"))) == (
         "truncated or corrupt: it declares values from 5 to 5"

@@ -113,15 +113,25 @@ def test_a_declared_range_that_does_not_hold_is_refused(content: bytes, reason: 
         (
             np.array([[-5, 9]], "<i2"),
             2,
-            "32-bit integer pixels must be from 0 to 65535 (16-bit range), got -5 to 9",
+            "32-bit integer pixels must be from 0 to 65535 (16-bit range), got -5 to 9; "
+            "give their range with --value-range",
         ),
         (
             np.array([[0, 65536]], "<i4"),
             2,
-            "32-bit integer pixels must be from 0 to 65535 (16-bit range), got 0 to 65536",
+            "32-bit integer pixels must be from 0 to 65535 (16-bit range), got 0 to 65536; "
+            "give their range with --value-range",
         ),
-        (np.array([[0.5, 1.5]], "<f4"), 3, "floating-point pixels must be from 0 to 1, got 0.5 to 1.5"),
-        (np.array([[-1.0, 0.0]], "<f4"), 3, "floating-point pixels must be from 0 to 1, got -1 to 0"),
+        (
+            np.array([[0.5, 1.5]], "<f4"),
+            3,
+            "floating-point pixels must be from 0 to 1, got 0.5 to 1.5; give their range with --value-range",
+        ),
+        (
+            np.array([[-1.0, 0.0]], "<f4"),
+            3,
+            "floating-point pixels must be from 0 to 1, got -1 to 0; give their range with --value-range",
+        ),
         (np.array([[0.5, np.nan]], "<f4"), 3, "floating-point pixels must be from 0 to 1, got nan to nan"),
     ],
 )

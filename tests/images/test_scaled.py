@@ -17,6 +17,7 @@ from cfcam_gpu.errors import ImageError
 from cfcam_gpu.explainer import CFCAM
 from cfcam_gpu.images.decode import decode, load_image
 from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS, Preprocess
+from cfcam_gpu.images.read_options import ReadOptions
 from cfcam_gpu.images.scaled import LARGEST_TOLERANCE, MEAN_TOLERANCE, Decoded, jpeg_scale
 from cfcam_gpu.images.views import full_view, scaled_view
 from cfcam_gpu.models import LoadedModel
@@ -152,8 +153,14 @@ def test_a_cut_file_has_the_reason_of_the_full_decode(tmp_path: Path, photos: li
 
 def test_a_large_image_is_refused_by_its_full_size() -> None:
     file = jpeg(Image.new("L", (2000, 1000)))
-    with pytest.raises(ImageError, match=r" = 2,000,000 pixels is over the limit of 1,999,999$"):
-        decode(file, max_pixels=1_999_999, scale=lambda width, height: 8 if width > height else 1)
+    with pytest.raises(
+        ImageError, match=r" = 2,000,000 pixels is over the limit of 1,999,999; --max-pixels allows more$"
+    ):
+        decode(
+            file,
+            options=ReadOptions(max_pixels=1_999_999),
+            scale=lambda width, height: 8 if width > height else 1,
+        )
 
 
 def test_heatmaps_stay_within_the_tolerance(lite0: LoadedModel, photos: list[Image.Image]) -> None:

@@ -108,7 +108,17 @@ def make_pipeline(
     gpu_decoder = None
     if DECODERS[options.decode].needs_cuda:
         gpu_decoder = GpuDecoder(explainer.device, explainer.loaded.preprocess)
-    return Pipeline(explainer, pool, options.batch_size, ahead, overlays, check, options.decode, gpu_decoder)
+    return Pipeline(
+        explainer,
+        pool,
+        options.batch_size,
+        ahead,
+        overlays,
+        check,
+        options.decode,
+        gpu_decoder,
+        options.read_options,
+    )
 
 
 @contextmanager

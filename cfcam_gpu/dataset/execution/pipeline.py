@@ -5,6 +5,7 @@ The batches of a part are the same in every run, so its rows are the same as wel
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cfcam_gpu._utils.checks import Check
+from cfcam_gpu._utils.messages import printable
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.execution.gpu_decoder import GpuDecoder
 from cfcam_gpu.dataset.execution.parts import FinishedParts, OverlayFiles, PendingPart
@@ -22,10 +24,15 @@ from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.atomic_files import NO_SPACE
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.errors import StoreError
+from cfcam_gpu.images.read_options import ReadOptions
 from cfcam_gpu.images.views import FileView, View
+
+log = logging.getLogger("cfcam_gpu")
 
 #: Seconds between two calls of `check` while the pipeline waits for a worker.
 _CHECK_INTERVAL = 0.2
+
+_DEFAULT_READ_OPTIONS = ReadOptions()
 
 
 @dataclass
@@ -68,6 +75,7 @@ class Pipeline:
         check: called often, while waiting and while a batch is explained; what it raises ends the run.
         decode: how images are decoded, a key of `DECODERS`.
         gpu_decoder: decodes the files that the pool leaves to the GPU; None for a decoder that leaves none.
+        read_options: how image files are read, for the model and for the overlays.
     """
 
     def __init__(
@@ -80,6 +88,7 @@ class Pipeline:
         check: Check,
         decode: str = "full",
         gpu_decoder: GpuDecoder | None = None,
+        read_options: ReadOptions = _DEFAULT_READ_OPTIONS,
     ) -> None:
         self.explainer = explainer
         self.pool = pool
@@ -89,6 +98,8 @@ class Pipeline:
         self.check = check
         self.decode = decode
         self.gpu_decoder = gpu_decoder
+        self.read_options = read_options
+        self._warned = False
 
     def __call__(self, parts: Iterable[PendingPart], on_row: Callable[[Row], None]) -> FinishedParts:
         """Yields each part's number and rows, in order, as soon as its rows and overlays are complete.
@@ -134,7 +145,8 @@ class Pipeline:
 
     def _read_view(self, sample: Sample, decode: str) -> Future[Any]:
         mask = sample.mask if self.explainer.needs_masks else None
-        return self.pool.submit("view", sample.uri, self.explainer.loaded.preprocess, mask, decode)
+        preprocess = self.explainer.loaded.preprocess
+        return self.pool.submit("view", sample.uri, preprocess, mask, decode, self.read_options)
 
     def _batches(self, parts: Iterable[PendingPart]) -> Iterator[_Batch]:
         """At least one batch of each part: a part without new samples has an empty one."""
@@ -155,11 +167,21 @@ class Pipeline:
         rows = self.explainer.explain([views[i] for i in decoded], [samples[i] for i in decoded], self.check)
         explained = dict(zip(decoded, rows, strict=True))
         for i, (sample, view) in enumerate(zip(samples, views, strict=True)):
+            if isinstance(view, View) and view.warning:
+                self._warn(sample, view.warning)
             columns = self._view_columns(view) | explained[i] if i in explained else _failed(view, "decode")
             row: Row = {"sample_id": sample.sample_id, "uri": sample.uri, "label": sample.label, **columns}
             batch.rows.append(row)
             if self.overlays is not None and row["status"] == "ok":
                 batch.overlays[i] = self._write_overlay(self.overlays, batch.part.number, sample, row)
+
+    def _warn(self, sample: Sample, warning: str) -> None:
+        """Tells the first image's warning; the rows hold all of them."""
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "%s: %s (the column decoding names every such image)", printable(sample.sample_id), warning
+            )
 
     def _decode_on_gpu(self, decoder: GpuDecoder, views: list[Any], samples: list[Sample]) -> None:
         """Puts a view in the place of each file; the pool decodes the files that the GPU cannot."""
@@ -179,7 +201,9 @@ class Pipeline:
         row["overlay"] = overlays.name(part, sample)
         preprocess = self.explainer.loaded.preprocess
         destination = (overlays.out, row["overlay"], overlays.temporary, overlays.style)
-        return self.pool.submit("overlay", sample.uri, preprocess, row["grid"], *destination)
+        return self.pool.submit(
+            "overlay", sample.uri, preprocess, row["grid"], *destination, self.read_options
+        )
 
     def _finish(self, batch: _Batch) -> _Batch:
         """Waits for the overlays of a batch; a sample whose overlay cannot be written gets an error row."""

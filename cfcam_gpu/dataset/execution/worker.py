@@ -16,18 +16,22 @@ import cv2
 import numpy as np
 
 from cfcam_gpu.dataset.sources.masks import open_mask
-from cfcam_gpu.dataset.sources.open_image import open_image, open_stream
+from cfcam_gpu.dataset.sources.open_image import open_stream
 from cfcam_gpu.dataset.store.atomic_files import os_reason, write_atomically
 from cfcam_gpu.errors import ImageError
+from cfcam_gpu.images.decode import decode as read_image
 from cfcam_gpu.images.decoders import DECODERS
 from cfcam_gpu.images.encode import encode_image
 from cfcam_gpu.images.masks import MaskError
 from cfcam_gpu.images.overlay import draw_overlay, fit_heatmap, upsample_grid
 from cfcam_gpu.images.preprocess import Preprocess
+from cfcam_gpu.images.read_options import ReadOptions
 from cfcam_gpu.images.views import FileView, View
 
 #: The first message of a worker: it takes tasks now.
 READY = "ready"
+
+_DEFAULT_OPTIONS = ReadOptions()
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,11 @@ class OverlayStyle:
 
 
 def read_view(
-    uri: str, preprocess: Preprocess, mask: str | None = None, decode: str = "full"
+    uri: str,
+    preprocess: Preprocess,
+    mask: str | None = None,
+    decode: str = "full",
+    options: ReadOptions = _DEFAULT_OPTIONS,
 ) -> View | FileView:
     """Decodes an image, and its mask where one is named, to the model's input size.
 
@@ -72,7 +80,7 @@ def read_view(
         ImageError: the image cannot be read or decoded. MaskError, a subclass: the mask cannot.
     """
     with open_stream(uri) as (stream, name):
-        view = DECODERS[decode].read(stream, name, preprocess)
+        view = DECODERS[decode].read(stream, name, preprocess, options)
     if mask is None:
         return view
     return replace(view, mask=open_mask(mask, (view.width, view.height), preprocess))
@@ -86,6 +94,7 @@ def write_overlay(
     name: str,
     temporary: Path,
     style: OverlayStyle,
+    options: ReadOptions = _DEFAULT_OPTIONS,
 ) -> None:
     """Writes the heatmap over the original image, at the image's own size, to the file `out/name`.
 
@@ -99,7 +108,8 @@ def write_overlay(
     """
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise ImageError(f"the name {name!r} leads out of the output folder")
-    image = open_image(uri)
+    with open_stream(uri) as (stream, file_name):
+        image = read_image(stream, file_name, options).image
     heatmap = upsample_grid(saliency_map, preprocess.size)
     fitted = fit_heatmap(heatmap, preprocess.visible_box(*image.size), *image.size)
     content = encode_image(draw_overlay(np.asarray(image), fitted, style.cmap, style.alpha), style.kind)

@@ -14,10 +14,10 @@ from cfcam_gpu.dataset.sources.huggingface import read_cell
 from cfcam_gpu.dataset.sources.sample import split_uri
 from cfcam_gpu.dataset.sources.webdataset import read_member
 from cfcam_gpu.errors import ImageError
-from cfcam_gpu.images.decode import MAX_PIXELS, decode, open_file
+from cfcam_gpu.images.decode import MAX_PIXELS, decode, open_file, read_options
 
 
-def open_image(uri: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(uri: str, max_pixels: int = MAX_PIXELS, value_range: str | None = None) -> Image.Image:
     """The image that a URI names: RGB, 8 bits a channel, upright; its `info` is that of `load_image`.
 
     It needs nothing but the URI and no PyTorch, so any process can do it.
@@ -25,6 +25,7 @@ def open_image(uri: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Args:
         uri: as in `Sample.uri`.
         max_pixels: an image of more pixels is refused before it is decoded.
+        value_range: as for `load_image`.
 
     Raises:
         ImageError: the image cannot be read or decoded. The message is the reason, without the URI.
@@ -37,7 +38,7 @@ def open_image(uri: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
         (4, 3)
     """
     with open_stream(uri) as (stream, name):
-        return decode(stream, name, max_pixels).image
+        return decode(stream, name, read_options(max_pixels, value_range)).image
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from cfcam_gpu.dataset.options import PART_SIZE, RunOptions
 #: Fields of the fingerprint that earlier versions of the package did not store, with the value they stand for.
 _LATER_FIELDS = {
     "method": "cfcam", "decode": "full", "compile": False, "layout": "auto", "weights_key": None,
-    "activation": "softmax",
+    "activation": "softmax", "value_range": None,
 }  # fmt: skip
 
 
@@ -90,6 +90,7 @@ def fingerprint(explainer: BatchExplainer, weights: str, options: RunOptions) ->
         "channels_last": options.channels_last,
         "fold_batchnorm": options.fold_batchnorm,
         "decode": options.decode,
+        "value_range": None if options.value_range is None else str(options.read_options.value_range),
         "compile": options.compile,
         "overlays": {"kind": "none"} if options.overlays == "none" else overlays,
         "versions": versions(),
