@@ -45,11 +45,13 @@ from cfcam_gpu.cfcam import reference
 from cfcam_gpu.engines import ENGINES
 
 TESTS = (
+    "kernels/test_channels.py",
     "kernels/test_distances.py",
     "kernels/test_neighbours.py",
     "kernels/test_components.py",
     "kernels/test_cluster_filter.py",
     "kernels/test_weighted_sum.py",
+    "kernels/test_heatmaps.py",
     "engines/test_triton_engine.py",
     "cfcam/test_golden.py",
     "engines/test_hard_inputs.py",

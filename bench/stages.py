@@ -87,6 +87,10 @@ class Clock:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
 
+#: (clock, activations (B,C,h,w), gradients (B,K,C,h,w), (H,W)) -> the clusters.
+Steps = Callable[[Clock, Tensor, Tensor, tuple[int, int]], Clusters]
+
+
 def numba_scan(clock: Clock) -> Scan:
     """The scan of the numba engine, image by image in its threads; the time of a stage is the mean over the threads."""
     from cfcam_gpu.engines import numba_scan as engine
@@ -150,55 +154,62 @@ def torch_scan(clock: Clock) -> Scan:
     return scan
 
 
-def triton_scan(clock: Clock) -> Scan:
-    """The scan of the triton engine; one kernel computes distances and percentile, and the distances are not stored."""
-    from cfcam_gpu.kernels import components, distances, neighbours
+def steps_in_pytorch(scan: Callable[[Clock], Scan]) -> Steps:
+    """The steps of an engine that clusters by a scan of its own, and has all others in PyTorch."""
 
-    def scan(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[Tensor, Tensor, Tensor]:
-        counts = valid.sum(1)
-        _, eps = distances.distance_percentile(features, counts, config.eps_percentile, EPS_FLOOR)
-        clock.mark("distances and percentile")
-        words, degrees = neighbours.neighbours(features, counts, eps, EPS_SLACK)
-        clock.mark("neighbours")
-        labels, n_clusters = components.dbscan(words, degrees, min_samples(counts, config))
-        clock.mark("search")
-        return labels, n_clusters, eps
+    def steps(clock: Clock, activations: Tensor, gradients: Tensor, size: tuple[int, int]) -> Clusters:
+        config = CFCAMConfig()
+        activations, gradients = finite(activations, gradients)
+        clock.mark("finite values")
+        inner = scan(clock)
 
-    return scan
+        def timed(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[Tensor, Tensor, Tensor]:
+            clock.mark("dominance")
+            result = inner(features, valid, config)
+            clock.start()
+            return result
+
+        clusters = cluster_channels(activations, config, timed)
+        clock.mark("dominance")
+        weights = channel_weights(gradients, clusters, config)
+        clock.mark("means, filter, weights")
+        grid = activation_map(activations, weights)
+        clock.mark("map")
+        upsample_and_normalise(grid, size)
+        clock.mark("upsampling")
+        return clusters
+
+    return steps
 
 
-def triton_weights(gradients: Tensor, clusters: Clusters, config: CFCAMConfig) -> Tensor:
-    """The channel weights (B, K, C), as the triton engine computes them."""
-    from cfcam_gpu.engines.triton_engine import pool_triton
+def triton_steps(clock: Clock, activations: Tensor, gradients: Tensor, size: tuple[int, int]) -> Clusters:
+    """The engine itself, which says where a stage ends."""
+    from cfcam_gpu.engines import triton_engine
 
-    return channel_weights(gradients, clusters, config, pool_triton)
-
-
-def triton_map(activations: Tensor, weights: Tensor) -> Tensor:
-    """The saliency map (B, K, h, w), as the triton engine computes it."""
-    from cfcam_gpu.kernels.weighted_sum import weighted_sum
-
-    return weighted_sum(activations, weights)
+    result = triton_engine.explain(activations, gradients, size, CFCAMConfig(), mark=clock.mark)
+    assert result.labels is not None
+    assert result.n_clusters is not None
+    assert result.eps is not None
+    return Clusters(result.labels, result.n_clusters, result.eps)
 
 
 @dataclass(frozen=True)
 class EngineStages:
-    """The functions of an engine that are timed one by one.
+    """How an engine is timed stage by stage.
 
     Attributes:
+        steps: explains activations and gradients, and reads the clock after every stage.
         distances_stored: whether the engine stores the distances between channels.
     """
 
-    scan: Callable[[Clock], Scan]
-    weights: Callable[[Tensor, Clusters, CFCAMConfig], Tensor] = channel_weights
-    map: Callable[[Tensor, Tensor], Tensor] = activation_map
+    steps: Steps
     distances_stored: bool = True
 
 
 ENGINE_STAGES = {
-    "numba": EngineStages(numba_scan),
-    "torch": EngineStages(torch_scan),
-    "triton": EngineStages(triton_scan, triton_weights, triton_map, distances_stored=False),
+    "numba": EngineStages(steps_in_pytorch(numba_scan)),
+    "torch": EngineStages(steps_in_pytorch(torch_scan)),
+    "triton": EngineStages(triton_steps, distances_stored=False),
 }
 
 
@@ -222,7 +233,7 @@ def explain_in_stages(
     model: nn.Module, layer: TargetLayer, images: Tensor, stages: EngineStages
 ) -> StagedRun:
     """The steps of `CFCAM` and `explain_activations`, with the clock read between them."""
-    clock, config = Clock(), CFCAMConfig()
+    clock = Clock()
     clock.start()
     at_layer = layer.module.register_forward_hook(lambda *_: clock.mark("forward to the layer"))
     try:
@@ -231,24 +242,8 @@ def explain_in_stages(
         at_layer.remove()
     clock.mark("head and its backward")
     with full_float32(images.device):
-        activations, gradients = finite(captured.activations.float(), captured.gradients)
-        clock.mark("finite values")
-        scan = stages.scan(clock)
-
-        def timed(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[Tensor, Tensor, Tensor]:
-            clock.mark("dominance")
-            result = scan(features, valid, config)
-            clock.start()
-            return result
-
-        clusters = cluster_channels(activations, config, timed)
-        clock.mark("dominance")
-        weights = stages.weights(gradients, clusters, config)
-        clock.mark("means, filter, weights")
-        grid = stages.map(activations, weights)
-        clock.mark("map")
-        upsample_and_normalise(grid, (images.shape[2], images.shape[3]))
-        clock.mark("upsampling")
+        activations = captured.activations.float()
+        clusters = stages.steps(clock, activations, captured.gradients, (images.shape[2], images.shape[3]))
     return StagedRun(clock.seconds, clusters, activations.shape)
 
 

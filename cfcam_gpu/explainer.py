@@ -33,6 +33,7 @@ from cfcam_gpu.capture.model_state import unwrapped
 from cfcam_gpu.capture.scoring import Scoring, describe
 from cfcam_gpu.capture.targets import Targets
 from cfcam_gpu.config import CFCAMConfig
+from cfcam_gpu.engines import ENGINES
 from cfcam_gpu.errors import CaptureError, ConfigError
 from cfcam_gpu.explanation import Explanation, Problem, finished, status_of, without_absent, without_invalid
 from cfcam_gpu.methods import Method, find_method
@@ -342,6 +343,11 @@ def _explain(features: Features, method: Method) -> Explanation:
     with torch.inference_mode(mode=False), full_float32(features.activations.device):
         a, g = features.activations.float(), features.gradients.float()
         features = replace(features, activations=a, gradients=g)
+        engine = ENGINES[features.engine]
+        if method.is_whole and engine.explains:
+            captured = isinstance(features, CapturedFeatures)
+            out_of_range = features.out_of_range if isinstance(features, CapturedFeatures) else None
+            return engine.explain(a, g, features.size, features.config, out_of_range, zero_gradient=captured)
         problems = _problems(features, method)
         bad = [
             problems[p]

@@ -35,6 +35,9 @@ _TILE = 4096
 _MOST_CELLS = 4096
 _TILE_CELLS = 1024
 
+#: Programs for each image and target: clusters are few, and slots many.
+_PROGRAMS = 4
+
 
 def pooled_weights(
     gradients: Tensor,
@@ -50,9 +53,9 @@ def pooled_weights(
 ) -> Tensor:
     """Weight (B,K,slots) float32 of each cluster for each target; zeros in slots without a cluster.
 
-    Launch: a grid (B · slots, K); a program whose slot has no cluster ends at once. Maps of more than
-    `_MOST_CELLS` cells: two grids (B · slots, tiles, K), with the mean maps in memory between them, and a
-    sum over the tiles. CUDA allows 65,535 programs along all axes but the first.
+    Launch: `_PROGRAMS` programs for each image and target, which share the clusters. Maps of more than
+    `_MOST_CELLS` cells: as many for each tile, two times, with the mean maps in memory between them, and a
+    sum over the tiles.
 
     Args:
         gradients: (B,K,C,h,w) float32, contiguous.
@@ -72,35 +75,25 @@ def pooled_weights(
     cells = max(16, triton.next_power_of_2(h * w)) if whole else tile_cells or _TILE_CELLS
     tiles = triton.cdiv(h * w, cells)
     channels = channels or max(1, min(_TILE // cells, triton.next_power_of_2(c)))
-    pooled = torch.zeros(b, k, slots, tiles, device=gradients.device)
+    pooled = torch.empty(b, k, slots, tiles, device=gradients.device)
     radius = 0 if name == "none" else radius
-    if tiles > 1:
-        means = torch.empty(b, k, slots, h * w, device=gradients.device)
-        grid = (b * slots, tiles, k)
-        _means[grid](gradients, labels, n_clusters, means, slots, c, h * w, cells, channels)
-        _pooled_tiles[grid](
-            means, n_clusters, pooled, slots, h, w, radius, float(sigma_space), float(sigma_range),
-            circle, use_range, cells,
+    window = (h, w, radius, float(sigma_space), float(sigma_range))
+    programs = min(_PROGRAMS, slots)
+    # With 4 warps the largest map needs more registers than a thread has.
+    warps = 8 if cells > 1024 else 4
+    grid = (b * k * tiles * programs,)
+    if tiles == 1:
+        _pooled[grid](
+            gradients, labels, n_clusters, pooled, slots, programs, c, k, *window, circle, use_range, cells, channels,
+            num_warps=warps,
         )  # fmt: skip
-        return pooled.sum(3)
-    _pooled[(b * slots, k)](
-        gradients,
-        labels,
-        n_clusters,
-        pooled,
-        slots,
-        c,
-        h,
-        w,
-        radius,
-        float(sigma_space),
-        float(sigma_range),
-        circle,
-        use_range,
-        cells,
-        channels,
+        return pooled[:, :, :, 0]
+    means = torch.empty(b, k, slots, h * w, device=gradients.device)
+    _means[grid](gradients, labels, n_clusters, means, slots, programs, tiles, c, k, h * w, cells, channels)
+    _pooled_tiles[grid](
+        means, n_clusters, pooled, slots, programs, tiles, k, *window, circle, use_range, cells
     )
-    return pooled[:, :, :, 0]
+    return pooled.sum(3)
 
 
 @triton.jit
@@ -110,7 +103,9 @@ def _pooled(
     n_clusters: tl.tensor,
     pooled: tl.tensor,
     slots: tl.tensor,
+    programs: tl.tensor,
     c: tl.tensor,
+    k: tl.tensor,
     h: tl.tensor,
     w: tl.tensor,
     radius: tl.tensor,
@@ -121,14 +116,16 @@ def _pooled(
     CELLS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ) -> None:
-    """The weight of one cluster of one image for one target."""
-    cluster = tl.program_id(0) % slots
-    image = (tl.program_id(0) // slots).to(tl.int64)
-    if cluster < tl.load(n_clusters + image):
-        target = image * tl.num_programs(1) + tl.program_id(1)
-        maps = gradients + target * c * h * w
-        cell = tl.arange(0, CELLS)
-        mean = _mean_map(maps, labels + image * c, cluster, cell, c, h * w, CELLS, CHANNELS)
+    """The weights of one image for one target, of every `programs`-th cluster."""
+    target = (tl.program_id(0) // programs).to(tl.int64)
+    image = target // k
+    first = tl.program_id(0) % programs
+    count = tl.load(n_clusters + image).to(tl.int32)
+    cell = tl.arange(0, CELLS)
+    for cluster in range(first, count, programs):
+        mean = _mean_map(
+            gradients + target * c * h * w, labels + image * c, cluster, cell, c, h * w, CELLS, CHANNELS
+        )
         total, change = tl.zeros((CELLS,), tl.float32), tl.zeros((CELLS,), tl.float32)
         for dy in range(-radius, radius + 1):
             for dx in range(-radius, radius + 1):
@@ -140,6 +137,7 @@ def _pooled(
                     change += weight * difference
         filtered = tl.where(cell < h * w, mean + change / total, 0.0)
         tl.store(pooled + target * slots + cluster, tl.sum(filtered, 0) / (h * w))
+    _clear_rest(pooled + target * slots, first, count, slots, programs, 1)
 
 
 @triton.jit
@@ -149,19 +147,24 @@ def _means(
     n_clusters: tl.tensor,
     means: tl.tensor,
     slots: tl.tensor,
+    programs: tl.tensor,
+    tiles: tl.tensor,
     c: tl.tensor,
+    k: tl.tensor,
     hw: tl.tensor,
     CELLS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ) -> None:
-    """One tile of the mean map of one cluster of one image for one target."""
-    cluster = tl.program_id(0) % slots
-    image = (tl.program_id(0) // slots).to(tl.int64)
-    if cluster < tl.load(n_clusters + image):
-        target = image * tl.num_programs(2) + tl.program_id(2)
-        cell = tl.program_id(1) * CELLS + tl.arange(0, CELLS)
-        maps = gradients + target * c * hw
-        mean = _mean_map(maps, labels + image * c, cluster, cell, c, hw, CELLS, CHANNELS)
+    """One tile of the mean maps of one image for one target, of every `programs`-th cluster."""
+    place = tl.program_id(0) // programs
+    target = (place // tiles).to(tl.int64)
+    image = target // k
+    count = tl.load(n_clusters + image).to(tl.int32)
+    cell = place % tiles * CELLS + tl.arange(0, CELLS)
+    for cluster in range(tl.program_id(0) % programs, count, programs):
+        mean = _mean_map(
+            gradients + target * c * hw, labels + image * c, cluster, cell, c, hw, CELLS, CHANNELS
+        )
         tl.store(means + (target * slots + cluster) * hw + cell, mean, mask=cell < hw)
 
 
@@ -171,6 +174,9 @@ def _pooled_tiles(
     n_clusters: tl.tensor,
     pooled: tl.tensor,
     slots: tl.tensor,
+    programs: tl.tensor,
+    tiles: tl.tensor,
+    k: tl.tensor,
     h: tl.tensor,
     w: tl.tensor,
     radius: tl.tensor,
@@ -180,14 +186,15 @@ def _pooled_tiles(
     RANGE: tl.constexpr,
     CELLS: tl.constexpr,
 ) -> None:
-    """One tile's part of the weight of one cluster of one image for one target."""
-    cluster = tl.program_id(0) % slots
-    image = (tl.program_id(0) // slots).to(tl.int64)
-    if cluster < tl.load(n_clusters + image):
-        tile = tl.program_id(1)
-        slot = (image * tl.num_programs(2) + tl.program_id(2)) * slots + cluster
-        cell = tile * CELLS + tl.arange(0, CELLS)
-        inside = cell < h * w
+    """One tile's part of the weights of one image for one target, of every `programs`-th cluster."""
+    place = tl.program_id(0) // programs
+    target = (place // tiles).to(tl.int64)
+    first, tile = tl.program_id(0) % programs, place % tiles
+    count = tl.load(n_clusters + target // k).to(tl.int32)
+    cell = tile * CELLS + tl.arange(0, CELLS)
+    inside = cell < h * w
+    for cluster in range(first, count, programs):
+        slot = target * slots + cluster
         mean = tl.load(means + slot * h * w + cell, mask=inside, other=0.0)
         total, change = tl.zeros((CELLS,), tl.float32), tl.zeros((CELLS,), tl.float32)
         for dy in range(-radius, radius + 1):
@@ -200,7 +207,24 @@ def _pooled_tiles(
                     total += weight
                     change += weight * difference
         filtered = tl.where(inside, mean + change / total, 0.0)
-        tl.store(pooled + slot * tl.num_programs(1) + tile, tl.sum(filtered, 0) / (h * w))
+        tl.store(pooled + slot * tiles + tile, tl.sum(filtered, 0) / (h * w))
+    _clear_rest(pooled + target * slots * tiles + tile, first, count, slots, programs, tiles)
+
+
+@triton.jit
+def _clear_rest(
+    pooled: tl.tensor,
+    first: tl.tensor,
+    count: tl.tensor,
+    slots: tl.tensor,
+    programs: tl.tensor,
+    stride: tl.tensor,
+) -> None:
+    """Zeros for the slots without a cluster; each program clears its share of them."""
+    lane = tl.arange(0, 128)
+    for start in range(count + first * 128, slots, programs * 128):
+        slot = start + lane
+        tl.store(pooled + slot * stride, 0.0, mask=slot < slots)
 
 
 @triton.jit

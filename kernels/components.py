@@ -23,7 +23,15 @@ from torch import Tensor
 _TILE = 8192
 
 
-def dbscan(words: Tensor, degrees: Tensor, minimum: Tensor, rows: int | None = None) -> tuple[Tensor, Tensor]:
+def dbscan(
+    words: Tensor,
+    degrees: Tensor,
+    counts: Tensor,
+    fraction: float,
+    order: Tensor,
+    labels: Tensor,
+    rows: int | None = None,
+) -> Tensor:
     """Clusters the channels of each image.
 
     Launch: one program for each image; its loops end when no core channel without a cluster is left.
@@ -31,32 +39,40 @@ def dbscan(words: Tensor, degrees: Tensor, minimum: Tensor, rows: int | None = N
     Args:
         words: (B,N,⌈N/32⌉) int32, bit rows as `neighbours.neighbours` returns them.
         degrees: (B,N) int32, numbers of neighbours, likewise.
-        minimum: (B,) int64, at least 1, the number of neighbours that makes a channel core.
+        counts: (B,) int32, numbers of rows that hold a channel.
+        fraction: this share of the channels, rounded down and at least 2, makes a channel core.
+        order: (B,N) int32, each row's column of `labels`.
+        labels: (B,C) int64; the labels of the channels in a cluster are written, others stay.
         rows: number of rows read at once, a power of two; None: `_TILE` words.
 
     Returns:
-        labels (B,N) int64, noise -1, and the number of clusters (B,) int64.
+        The number of clusters (B,) int64.
     """
     b, n, n_words = words.shape
     padded = triton.next_power_of_2(n_words)
     rows = rows or max(1, min(_TILE // padded, triton.next_power_of_2(n)))
-    labels = torch.full((b, n), -1, dtype=torch.int64, device=words.device)
-    n_clusters = torch.empty_like(minimum)
+    n_clusters = torch.empty(b, dtype=torch.int64, device=words.device)
     frontier = words.new_empty(b, n_words)
-    _dbscan[(b,)](words, degrees, minimum, frontier, labels, n_clusters, n, n_words, padded, rows)
-    return labels, n_clusters
+    _dbscan[(b,)](
+        words, degrees, counts, order, frontier, labels, n_clusters,
+        n, n_words, labels.shape[1], fraction, padded, rows,
+    )  # fmt: skip
+    return n_clusters
 
 
 @triton.jit
 def _dbscan(
     words: tl.tensor,
     degrees: tl.tensor,
-    minimum: tl.tensor,
+    counts: tl.tensor,
+    order: tl.tensor,
     frontiers: tl.tensor,
     labels: tl.tensor,
     n_clusters: tl.tensor,
     n: tl.tensor,
     n_words: tl.tensor,
+    channels: tl.tensor,
+    FRACTION: tl.constexpr,
     WORDS: tl.constexpr,
     ROWS: tl.constexpr,
 ) -> None:
@@ -64,8 +80,11 @@ def _dbscan(
     image = tl.program_id(0).to(tl.int64)
     word = tl.arange(0, WORDS)
     point = word[:, None] * 32 + tl.arange(0, 32)[None, :]
+    count = tl.load(counts + image)
+    # In float64, as the references compute it.
+    minimum = tl.maximum((count.to(tl.float64) * FRACTION).to(tl.int32), 2)
     degree = tl.load(degrees + image * n + point, mask=point < n, other=0)
-    core = _pack(degree >= tl.load(minimum + image))
+    core = _pack(degree >= minimum)
     free = _pack(point < n)
     frontier_words = frontiers + image * n_words
     cluster = 0
@@ -78,7 +97,9 @@ def _dbscan(
             reached = _union(words + image * n * n_words, frontier_words, word, n, n_words, WORDS, ROWS)
             tl.debug_barrier()
             joined = reached & free
-            tl.store(labels + image * n + point, cluster, mask=_unpack(joined) & (point < n))
+            member = _unpack(joined) & (point < n)
+            channel = tl.load(order + image * n + point, mask=member, other=0)
+            tl.store(labels + image * channels + channel, cluster, mask=member)
             free = free & ~joined
             frontier = joined & core
         cluster += 1

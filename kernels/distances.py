@@ -35,75 +35,45 @@ LAST = 0x7FFFFFFF
 
 
 def distance_percentile(
-    features: Tensor,
-    counts: Tensor,
-    percentile: float,
-    floor: float,
-    block: int | None = None,
-    columns: Tensor | None = None,
+    columns: Tensor, counts: Tensor, percentile: float, floor: float, block: int
 ) -> tuple[Tensor, Tensor]:
     """The percentile of the off-diagonal distances of each image, NumPy's linear interpolation.
-
-    Args:
-        features: (B,N,D) float32, finite; the first `counts` rows of an image hold its channels.
-        counts: (B,) int64.
-        percentile: 0 to 100.
-        floor: the smallest eps, and the eps of an image with fewer than two channels.
-        block: number of rows and of columns of a tile, a power of two from 32; None: `tile_size`.
-        columns: of these features, as `feature_columns` gives them for the same block.
-
-    Returns:
-        The two squared distances (B,2) float32 around the percentile, zeros where there is no pair,
-        and eps (B,) float64, interpolated between their square roots.
-    """
-    entries = (counts * (counts - 1)).double()
-    last = (entries - 1).clamp_min(0)
-    position = last * (percentile / 100)
-    low = position.floor()
-    ranks = torch.stack([low, torch.minimum(low + 1, last)], dim=1).long() // 2
-    squared = order_statistics(features, counts, ranks, block, columns)
-    below, above = squared.double().sqrt().unbind(1)
-    eps = torch.lerp(below, above, position - low)
-    return squared, eps.clamp_min(floor)  # without a pair, both distances are 0
-
-
-def order_statistics(
-    features: Tensor,
-    counts: Tensor,
-    ranks: Tensor,
-    block: int | None = None,
-    columns: Tensor | None = None,
-) -> Tensor:
-    """Squared distances (B,2) float32 at two ranks (B,2) among the pairs i < j of each image.
 
     Launches: one program for each image that takes the sample, then `_PASSES` times a grid
     (B · pairs of tiles) that counts and one program for each image that narrows its interval. Programs
     of an image whose statistics are found end at once.
 
     Args:
-        features, counts, block, columns: as for `distance_percentile`.
-        ranks: (B,2) int64 from 0; the second is the first or the one after it.
+        columns: (B,D,M) float32, finite: the features of the channels, transposed as `channels.columns` does.
+        counts: (B,) int32, numbers of channels.
+        percentile: 0 to 100.
+        floor: the smallest eps, and the eps of an image with fewer than two channels.
+        block: number of rows and of columns of a tile, a power of two from 32.
 
     Returns:
-        (B,2) float32, zeros for an image without a pair.
+        The two squared distances (B,2) float32 around the percentile, zeros where there is no pair,
+        and eps (B,) float64, interpolated between their square roots.
     """
-    block = block or tile_size(features.shape[1])
-    columns = feature_columns(features, block) if columns is None else columns
     b, depth, padded = columns.shape
     pairs = tile_pairs(padded // block)
-    low, shift = torch.empty_like(counts, dtype=torch.int32), torch.empty_like(counts, dtype=torch.int32)
-    sizes = (_PASSES * b * 2**LOG2_BINS, _PASSES * b, 2 * b)
-    bins, below, statistics = low.new_zeros(sum(sizes)).split(sizes)
-    bins, below, statistics = bins.view(_PASSES, -1), below.view(_PASSES, b), statistics.view(b, 2)
-    statistics = statistics.view(torch.float32)
+    low, shift = torch.empty_like(counts), torch.empty_like(counts)
+    sizes = (_PASSES * b * 2**LOG2_BINS, _PASSES * b)
+    bins, below = low.new_zeros(sum(sizes)).split(sizes)
+    bins, below = bins.view(_PASSES, -1), below.view(_PASSES, b)
     above = low.new_full((_PASSES, b), LAST)
-    _sample[(b,)](columns, counts, ranks, low, shift, padded, depth, SAMPLES, LOG2_BINS, LAST)
+    statistics = torch.empty(b, 2, device=columns.device)
+    eps = torch.empty(b, dtype=torch.float64, device=columns.device)
+    position = percentile / 100
+    found = (statistics, eps)
+    _sample[(b,)](
+        columns, counts, low, shift, *found, padded, depth, position, floor, SAMPLES, LOG2_BINS, LAST
+    )
     for tally in zip(below, bins, above, strict=True):
         _count[(b * pairs,)](
             columns, counts, low, shift, *tally, pairs, padded, depth, block, LOG2_BINS, LAST
         )
-        _narrow[(b,)](ranks, low, shift, *tally, statistics, LOG2_BINS, LAST)
-    return statistics
+        _narrow[(b,)](counts, low, shift, *tally, *found, position, floor, LOG2_BINS, LAST)
+    return statistics, eps
 
 
 def tile_size(n: int) -> int:
@@ -112,19 +82,6 @@ def tile_size(n: int) -> int:
     At 64×64 each thread of 4 warps has 32 sums.
     """
     return 32 if n <= 32 else 64
-
-
-def feature_columns(features: Tensor, block: int | None = None) -> Tensor:
-    """Features (B,N,D) transposed to (B,D,M); M is N rounded up to a multiple of the size of a tile, with zeros.
-
-    Then a step over D reads
-    neighbouring floats, and no tile reads outside the tensor.
-    """
-    b, n, depth = features.shape
-    block = block or tile_size(n)
-    columns = features.new_zeros(b, depth, -(-n // block) * block)
-    columns[:, :, :n] = features.mT
-    return columns
 
 
 def tile_pairs(tiles: int) -> int:
@@ -179,14 +136,31 @@ def squared_distances(
 
 
 @triton.jit
+def _position(count: tl.tensor, POSITION: tl.constexpr) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """The ranks of the two order statistics among the pairs i < j, and the place between them, 0 to 1.
+
+    The off-diagonal distances hold each pair twice. In float64, as the references compute it.
+    """
+    entries = count.to(tl.int64) * (count - 1)
+    last = tl.maximum(entries - 1, 0)
+    position = last.to(tl.float64) * POSITION
+    low = tl.floor(position)
+    first = low.to(tl.int64)
+    return (first // 2).to(tl.int32), (tl.minimum(first + 1, last) // 2).to(tl.int32), position - low
+
+
+@triton.jit
 def _sample(
     columns: tl.tensor,
     counts: tl.tensor,
-    ranks: tl.tensor,
     low: tl.tensor,
     shift: tl.tensor,
+    statistics: tl.tensor,
+    eps: tl.tensor,
     padded: tl.tensor,
     depth: tl.tensor,
+    POSITION: tl.constexpr,
+    FLOOR: tl.constexpr,
     SAMPLES: tl.constexpr,
     LOG2_BINS: tl.constexpr,
     LAST: tl.constexpr,
@@ -198,7 +172,7 @@ def _sample(
     no search: shift -1.
     """
     image = tl.program_id(0).to(tl.int64)
-    count = tl.load(counts + image).to(tl.int32)
+    count = tl.load(counts + image)
     draw = tl.arange(0, SAMPLES)
     others = tl.maximum(count - 1, 1)
     first = draw * count // SAMPLES
@@ -210,13 +184,17 @@ def _sample(
         total = tl.fma(difference, difference, total)
     bits = total.to(tl.int32, bitcast=True)
     pairs = tl.maximum(count.to(tl.float32) * others.to(tl.float32) / 2, 1.0)
-    middle = (tl.load(ranks + 2 * image).to(tl.float32) / pairs * SAMPLES).to(tl.int32)
+    rank, _, _ = _position(count, POSITION)
+    middle = (rank.to(tl.float32) / pairs * SAMPLES).to(tl.int32)
     start = _at_rank(bits, middle - SAMPLES // 32, LAST)
     span = _at_rank(bits, middle + SAMPLES // 32, LAST) - start
     widths = tl.arange(0, 32)
     width = tl.sum(((span >> widths) >> LOG2_BINS > 0).to(tl.int32))
     tl.store(low + image, start)
     tl.store(shift + image, tl.where(count < 2, -1, width))
+    # What an image without a pair keeps.
+    tl.store(statistics + 2 * image + tl.arange(0, 2), 0.0)
+    tl.store(eps + image, tl.full((), FLOOR, tl.float64))
 
 
 @triton.jit
@@ -250,7 +228,7 @@ def _count(
     """Counts a tile's pairs i < j below the interval and in each of its parts, and keeps the lowest pattern above."""
     row, column = tile_pair(tl.program_id(0) % pairs)
     image = (tl.program_id(0) // pairs).to(tl.int64)
-    count = tl.load(counts + image).to(tl.int32)
+    count = tl.load(counts + image)
     width = tl.load(shift + image)
     if (width >= 0) & (column * BLOCK < count):
         i, j = tile_rows(row, BLOCK), tile_columns(column, BLOCK)
@@ -272,14 +250,24 @@ def _count(
 
 
 @triton.jit
+def _between(one: tl.tensor, other: tl.tensor, fraction: tl.tensor, FLOOR: tl.constexpr) -> tl.tensor:
+    """The distance (float64) at a place between two squared distances, at least FLOOR."""
+    start, end = tl.sqrt(one.to(tl.float64)), tl.sqrt(other.to(tl.float64))
+    return tl.maximum(start + (end - start) * fraction, FLOOR)
+
+
+@triton.jit
 def _narrow(
-    ranks: tl.tensor,
+    counts: tl.tensor,
     low: tl.tensor,
     shift: tl.tensor,
     below: tl.tensor,
     bins: tl.tensor,
     above: tl.tensor,
     statistics: tl.tensor,
+    eps: tl.tensor,
+    POSITION: tl.constexpr,
+    FLOOR: tl.constexpr,
     LOG2_BINS: tl.constexpr,
     LAST: tl.constexpr,
 ) -> None:
@@ -291,8 +279,7 @@ def _narrow(
     image = tl.program_id(0).to(tl.int64)
     width = tl.load(shift + image)
     if width >= 0:
-        rank = tl.load(ranks + 2 * image).to(tl.int32)
-        second = tl.load(ranks + 2 * image + 1).to(tl.int32)
+        rank, second, fraction = _position(tl.load(counts + image), POSITION)
         start = tl.load(low + image)
         before = tl.load(below + image)
         part = tl.arange(0, 1 << LOG2_BINS)
@@ -305,8 +292,11 @@ def _narrow(
         enough = tl.sum(((part == chosen) & (reached > second)).to(tl.int32), 0) > 0
         next_pattern = tl.where(enough, pattern, tl.minimum(later, tl.load(above + image)))
         single = (width == 0) & (missed == 0)
-        tl.store(statistics + 2 * image, pattern.to(tl.float32, bitcast=True), mask=single)
-        tl.store(statistics + 2 * image + 1, next_pattern.to(tl.float32, bitcast=True), mask=single)
+        one = pattern.to(tl.float32, bitcast=True)
+        other = next_pattern.to(tl.float32, bitcast=True)
+        tl.store(statistics + 2 * image, one, mask=single)
+        tl.store(statistics + 2 * image + 1, other, mask=single)
+        tl.store(eps + image, _between(one, other, fraction, FLOOR), mask=single)
         narrower = tl.where(width == 0, -1, tl.maximum(width - LOG2_BINS, 0))
         tl.store(low + image, tl.where(missed, 0, pattern))
         tl.store(shift + image, tl.where(missed, 31 - LOG2_BINS, narrower))

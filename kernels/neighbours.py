@@ -17,45 +17,29 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .distances import (
-    feature_columns,
-    squared_distances,
-    tile_columns,
-    tile_pair,
-    tile_pairs,
-    tile_rows,
-    tile_size,
-)
+from .distances import squared_distances, tile_columns, tile_pair, tile_pairs, tile_rows
 
 
 def neighbours(
-    features: Tensor,
-    counts: Tensor,
-    eps: Tensor,
-    slack: float,
-    block: int | None = None,
-    columns: Tensor | None = None,
+    columns: Tensor, counts: Tensor, eps: Tensor, slack: float, n: int, block: int
 ) -> tuple[Tensor, Tensor]:
     """Each channel's neighbours, itself included, as a row of bits, and their number.
 
     Launch: a grid (B · pairs of tiles); the tiles above the diagonal also write their mirror images.
 
     Args:
-        features: (B,N,D) float32, finite; the first `counts` rows of an image hold its channels.
-        counts: (B,) int64.
+        columns: (B,D,M) float32, finite: the features of the channels, transposed as `channels.columns` does.
+        counts: (B,) int32, numbers of channels.
         eps: (B,) float64, positive.
         slack: a neighbour may lie this much further away than eps, relative to eps.
-        block: number of rows and of columns of a tile, a power of two from 32; None: `distances.tile_size`.
-        columns: of these features, as `distances.feature_columns` gives them for the same block.
+        n: N, the number of rows of each image.
+        block: number of rows and of columns of a tile, a power of two from 32.
 
     Returns:
         words (B,N,⌈N/32⌉) int32, channel j at bit j % 32 of word j // 32; degrees (B,N) int32.
         Both are zero where an image has no channel.
     """
-    block = block or tile_size(features.shape[1])
-    columns = feature_columns(features, block) if columns is None else columns
     b, depth, padded = columns.shape
-    n = features.shape[1]
     n_words = -(-n // 32)
     zeros = columns.new_zeros(b * n * (n_words + 1), dtype=torch.int32)
     words, degrees = zeros[: b * n * n_words].view(b, n, n_words), zeros[b * n * n_words :].view(b, n)
@@ -100,7 +84,7 @@ def _neighbours(
     """Words and degrees of a tile, and of its mirror image below the diagonal."""
     row, column = tile_pair(tl.program_id(0) % pairs)
     image = (tl.program_id(0) // pairs).to(tl.int64)
-    count = tl.load(counts + image).to(tl.int32)
+    count = tl.load(counts + image)
     if column * BLOCK < count:
         i, j = tile_rows(row, BLOCK), tile_columns(column, BLOCK)
         squared = squared_distances(columns + image * depth * padded, i, j, padded, depth, BLOCK)

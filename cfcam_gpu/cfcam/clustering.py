@@ -61,7 +61,7 @@ def cluster_channels(activations: Tensor, config: CFCAMConfig, scan: Scan) -> Cl
     """
     features = activations.flatten(2).float()
     dominant = dominant_channels(features, config.dominant_percentile)
-    n = _most_clustered(features.shape[1], config.dominant_percentile)
+    n = most_clustered(features.shape[1], config.dominant_percentile)
     labels = torch.full_like(dominant, DOMINANT, dtype=torch.int64)
     if n == 0:
         none = labels.new_zeros(len(labels))
@@ -93,8 +93,13 @@ def dominant_channels(features: Tensor, percentile: float | None) -> Tensor:
     return norms >= (threshold * (1 - EPS_SLACK))[:, None]
 
 
-def _most_clustered(channels: int, percentile: float | None) -> int:
-    """The largest number of channels that can lie below the percentile of their norms."""
+def most_clustered(channels: int, percentile: float | None) -> int:
+    """The largest number of channels that can lie below the percentile of their norms.
+
+    Example:
+        >>> most_clustered(2048, 75), most_clustered(2048, None)
+        (1536, 2048)
+    """
     return channels if percentile is None else math.ceil(percentile / 100 * (channels - 1))
 
 

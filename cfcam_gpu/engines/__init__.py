@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from cfcam_gpu.cfcam.maps import Maps
     from cfcam_gpu.config import CFCAMConfig
+    from cfcam_gpu.explanation import Explanation
 
 __all__ = ["ENGINES", "Engine", "resolve_engine"]
 
@@ -32,6 +33,7 @@ class Engine:
     Attributes:
         module: full name of the module that has the functions `run` and `available`.
         about: one line for people.
+        explains: whether it makes the whole explanation, by `explain`.
 
     Example:
         >>> ENGINES["torch"].about
@@ -42,6 +44,7 @@ class Engine:
 
     module: str
     about: str
+    explains: bool = False
 
     def run(self, activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig) -> Maps:
         """The maps of B images for K targets each.
@@ -58,6 +61,31 @@ class Engine:
         maps: Maps = self._imported().run(activations, gradients, size, config)
         return maps
 
+    def explain(
+        self,
+        activations: Tensor,
+        gradients: Tensor,
+        size: tuple[int, int],
+        config: CFCAMConfig,
+        out_of_range: Tensor | None = None,
+        *,
+        zero_gradient: bool = False,
+    ) -> Explanation:
+        """The maps of B images for K targets each, and which images cannot be explained.
+
+        Args:
+            activations, gradients, size, config: as for `run`; they may hold NaN and Inf and have any strides.
+            out_of_range: (B,) bool: images with a target that is not a class of the model; None: there is none.
+            zero_gradient: whether a gradient that is zero everywhere is a problem.
+
+        Returns:
+            The explanation, with an axis K and without logits and targets.
+        """
+        explanation: Explanation = self._imported().explain(
+            activations, gradients, size, config, out_of_range, zero_gradient=zero_gradient
+        )
+        return explanation
+
     def available(self, device_type: str) -> tuple[bool, str]:
         """Whether it can run on a device of this type (`cpu`, `cuda`, …), and why or why not."""
         answer: tuple[bool, str] = self._imported().available(device_type)
@@ -73,7 +101,7 @@ ENGINES: dict[str, Engine] = {
         f"{__name__}.numba_engine", "batched PyTorch, channels clustered by code compiled for the CPU"
     ),
     "torch": Engine(f"{__name__}.torch_engine", "batched PyTorch, on any device"),
-    "triton": Engine(f"{__name__}.triton_engine", "Triton kernels on the GPU"),
+    "triton": Engine(f"{__name__}.triton_engine", "Triton kernels on the GPU", explains=True),
     "cuml": Engine(f"{__name__}.cuml_engine", "cuML's DBSCAN on the GPU, one image at a time"),
     "reference": Engine(
         f"{__name__}.reference_engine", "NumPy float64, scikit-learn and OpenCV, one image at a time"

@@ -7,22 +7,69 @@ the rest of the package works.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
 from torch import Tensor
 
 from cfcam_gpu._utils.optional import importable
 from cfcam_gpu.cfcam import weighting
-from cfcam_gpu.cfcam.clustering import Clusters, cluster_channels, min_samples
+from cfcam_gpu.cfcam.clustering import Clusters, most_clustered
 from cfcam_gpu.cfcam.maps import Maps, maps_of
 from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK, CFCAMConfig
+from cfcam_gpu.explanation import Explanation, Problem
+
+if TYPE_CHECKING:
+    from cfcam_gpu.kernels.channels import Split
+
+#: Images with one of these are clustered as if their activations were zero.
+_NOT_FINITE = (Problem.ACTIVATIONS_NOT_FINITE.value, Problem.GRADIENTS_NOT_FINITE.value)
+_CODES = (*_NOT_FINITE, Problem.TARGET_OUT_OF_RANGE.value, Problem.ZERO_GRADIENT.value)
+
+#: Called with the name of each stage when its kernels are launched; benchmarks read a clock.
+Mark = Callable[[str], None]
+
+
+def _no_mark(_stage: str) -> None:
+    pass
 
 
 def run(activations: Tensor, gradients: Tensor, size: tuple[int, int], config: CFCAMConfig) -> Maps:
     """See `Engine.run`; activations may also be bfloat16 or float16."""
-    from cfcam_gpu.kernels.weighted_sum import weighted_sum
-
-    clusters = cluster_channels(activations, config, _scan)
-    grid = weighting.class_map(activations, gradients, clusters, config, pool_triton, weighted_sum)
+    grid, clusters, _ = _mapped(activations, gradients, config)
     return maps_of(grid, size, clusters)
+
+
+def explain(
+    activations: Tensor,
+    gradients: Tensor,
+    size: tuple[int, int],
+    config: CFCAMConfig,
+    out_of_range: Tensor | None = None,
+    *,
+    zero_gradient: bool = False,
+    mark: Mark = _no_mark,
+) -> Explanation:
+    """See `Engine.explain`."""
+    from cfcam_gpu.kernels.heatmaps import finish
+
+    grid, clusters, status = _mapped(
+        activations, gradients, config, out_of_range, zero_gradient=zero_gradient, mark=mark
+    )
+    heatmap, peak, blank = finish(grid, status, size, Problem.MAP_NOT_FINITE.value)
+    mark("upsampling")
+    return Explanation(
+        heatmap=heatmap,
+        grid=grid,
+        peak=peak,
+        blank=blank,
+        labels=clusters.labels,
+        n_clusters=clusters.n_clusters,
+        eps=clusters.eps,
+        status=status,
+        engine="triton",
+    )
 
 
 def available(device_type: str) -> tuple[bool, str]:
@@ -38,18 +85,66 @@ def available(device_type: str) -> tuple[bool, str]:
     return False, "needs a GPU; for tests on the CPU set TRITON_INTERPRET=1 before Python starts"
 
 
-def _scan(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """`clustering.Scan` in the kernels, which store no distance and one bit for each pair of channels."""
+def _mapped(
+    activations: Tensor,
+    gradients: Tensor,
+    config: CFCAMConfig,
+    out_of_range: Tensor | None = None,
+    *,
+    zero_gradient: bool = False,
+    mark: Mark = _no_mark,
+) -> tuple[Tensor, Clusters, Tensor]:
+    """The grid (B,K,h,w), the clusters, and the status (B,) of each image before its map is looked at."""
+    from cfcam_gpu.kernels import channels
+    from cfcam_gpu.kernels.weighted_sum import weighted_sum
+
+    activations, gradients = activations.contiguous(), gradients.contiguous()
+    statistics = channels.statistics(activations, gradients)
+    mark("finite values")
+    most = most_clustered(activations.shape[1], config.dominant_percentile)
+    split = channels.split(
+        statistics,
+        config.dominant_percentile,
+        EPS_SLACK,
+        most,
+        _CODES,
+        out_of_range,
+        zero_gradient=zero_gradient,
+    )
+    clusters = _clusters(activations, split, config, mark)
+    if config.weighting == "mean":
+        pooled = pool_triton(gradients, clusters, config)
+        mark("means, filter, weights")
+        grid = weighted_sum(activations, statistics.means, clusters.labels, pooled)
+    else:
+        grid = weighting.class_map(
+            activations.float(), gradients, clusters, config, pool_triton, weighted_sum
+        )
+    mark("map")
+    return grid, clusters, split.status
+
+
+def _clusters(activations: Tensor, split: Split, config: CFCAMConfig, mark: Mark) -> Clusters:
+    """The clusters, by kernels that store no distance and one bit for each pair of channels."""
+    from cfcam_gpu.kernels.channels import columns
     from cfcam_gpu.kernels.components import dbscan
-    from cfcam_gpu.kernels.distances import distance_percentile, feature_columns
+    from cfcam_gpu.kernels.distances import distance_percentile, tile_size
     from cfcam_gpu.kernels.neighbours import neighbours
 
-    counts = valid.sum(1)
-    columns = feature_columns(features)
-    _, eps = distance_percentile(features, counts, config.eps_percentile, EPS_FLOOR, columns=columns)
-    words, degrees = neighbours(features, counts, eps, EPS_SLACK, columns=columns)
-    labels, n_clusters = dbscan(words, degrees, min_samples(counts, config))
-    return labels, n_clusters, eps
+    n, labels = split.order.shape[1], split.labels
+    if n == 0:
+        none = torch.zeros_like(split.status)
+        return Clusters(labels, none, torch.full_like(none, EPS_FLOOR, dtype=torch.float64))
+    block = tile_size(n)
+    rows = columns(activations, split, block, _NOT_FINITE)
+    mark("dominance")
+    _, eps = distance_percentile(rows, split.counts, config.eps_percentile, EPS_FLOOR, block)
+    mark("distances and percentile")
+    words, degrees = neighbours(rows, split.counts, eps, EPS_SLACK, n, block)
+    mark("neighbours")
+    n_clusters = dbscan(words, degrees, split.counts, config.min_samples_fraction, split.order, labels)
+    mark("search")
+    return Clusters(labels, n_clusters, eps)
 
 
 def pool_triton(gradients: Tensor, clusters: Clusters, config: CFCAMConfig) -> Tensor:

@@ -36,6 +36,7 @@ _ALL = (
         uses_gradients=True,
         is_cfcam=True,
         has_engines=True,
+        is_whole=True,
         reads_config=_CFCAM_FIELDS,
     ),
     Method(

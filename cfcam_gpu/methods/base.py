@@ -37,6 +37,7 @@ class Method:
         per_channel: whether it runs the model, or its head, once per channel.
         is_cfcam: whether it clusters channels; only these have labels and presets.
         has_engines: whether `cfcam_gpu.engines.ENGINES` implement it; others run in PyTorch.
+        is_whole: whether an engine that has `explain` computes all of it there.
         reads_config: fields of `CFCAMConfig` that it reads.
 
     Example:
@@ -55,6 +56,7 @@ class Method:
     per_channel: bool = False
     is_cfcam: bool = False
     has_engines: bool = False
+    is_whole: bool = False
     reads_config: tuple[str, ...] = ()
 
     def __call__(self, features: Features) -> Maps:

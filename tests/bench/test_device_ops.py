@@ -12,6 +12,9 @@ from bench import device_ops
 from bench.common import RESULTS
 from cfcam_gpu.methods import METHODS
 
+#: Operations and launches of the default call beyond the forward pass.
+MOST_EXTRA = 30
+
 COLUMNS = ("operations", "launches", "to_device", "to_host", "waits")
 
 
@@ -39,6 +42,12 @@ def test_no_figure_is_above_the_stored_one(result: dict[str, Any], stored: dict[
     assert not higher, "more than in bench/results/device_ops.json"
     assert result["extra_ops"] <= stored["extra_ops"]
     assert result["waits"] <= stored["waits"]
+
+
+@pytest.mark.slow
+def test_the_default_call_asks_for_few_operations_and_never_waits(result: dict[str, Any]) -> None:
+    assert result["extra_ops"] <= MOST_EXTRA
+    assert result["waits"] == 0
 
 
 @pytest.mark.slow

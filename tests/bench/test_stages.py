@@ -57,7 +57,7 @@ def test_stages_that_find_other_labels_than_the_engine_stop_the_bench(monkeypatc
 
         return wrong
 
-    monkeypatch.setitem(stages.ENGINE_STAGES, "torch", stages.EngineStages(scan))
+    monkeypatch.setitem(stages.ENGINE_STAGES, "torch", stages.EngineStages(stages.steps_in_pytorch(scan)))
     with pytest.raises(SystemExit, match="the stages' labels are not the engine's"):
         stages.run(stages.Options(**SMALL, batch=2, repeats=1, engine="torch"))
 

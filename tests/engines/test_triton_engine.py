@@ -86,7 +86,7 @@ def test_nothing_is_read_back_and_no_distance_matrix_is_made(device):
     activations, gradients = blobs(2, 130, 3, 3, clusters=3)
     a, g = activations.to(device), gradients[:, None].to(device)
     with Watch() as watch:
-        triton_engine.run(a, g, (6, 6), CFCAMConfig(diameter=3))
+        triton_engine.explain(a, g, (6, 6), CFCAMConfig(diameter=3))
     assert not watch.called & {
         "_local_scalar_dense",
         "nonzero",
@@ -95,7 +95,7 @@ def test_nothing_is_read_back_and_no_distance_matrix_is_made(device):
         "masked_select",
         "unique",
     }
-    assert {"sort", "zeros", "stack"} & watch.called, "the watch saw nothing"
+    assert "empty" in watch.called, "the watch saw nothing"
     assert watch.largest < 2 * 97 * 97
 
 

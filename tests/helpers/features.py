@@ -111,7 +111,8 @@ def assert_equivalent(
     assert differences["heatmap"] <= MAP, differences
     assert torch.equal(fast.blank[same], plain.blank[same])
     assert torch.equal(plain.peak, upsampled_peak(plain.grid, size))
-    rounding = 0 if run.device == "cpu" else PEAK
+    # Engine `triton` interpolates in a kernel of its own, a GPU in another order than the CPU.
+    rounding = 0 if run.device == "cpu" and run.engine != "triton" else PEAK
     torch.testing.assert_close(fast.peak, upsampled_peak(fast.grid, size), rtol=rounding, atol=0)
     return differences
 

@@ -54,6 +54,11 @@ def roots(squared: Tensor) -> Tensor:
     return torch.from_numpy(np.sqrt(squared.numpy()))
 
 
+def columns_of(features: Tensor, block: int) -> Tensor:
+    """Features (B,N,D) transposed to (B,D,M), with zeros up to a multiple of a tile, as the kernels read them."""
+    return torch.nn.functional.pad(features.mT, (0, -features.shape[1] % block)).contiguous()
+
+
 def valid_rows(counts: Tensor, n: int) -> Tensor:
     """(B,n) bool: the first `counts` rows of each image."""
     return torch.arange(n) < counts[:, None]

@@ -13,10 +13,23 @@ from cfcam_gpu.kernels import components
 from tests.helpers.kernel_inputs import packed
 
 
-def scan_bits(device: str, adjacency: Tensor, minimum: Tensor, rows: int | None = None) -> list[Tensor]:
-    degrees = adjacency.sum(2).int()
-    result = components.dbscan(packed(adjacency).to(device), degrees.to(device), minimum.to(device), rows)
-    return [tensor.cpu() for tensor in result]
+def scan_bits(device: str, adjacency: Tensor, minimum: int, rows: int | None = None) -> list[Tensor]:
+    """Labels (B,N) and number of clusters (B,); the rows are channels in an order of their own."""
+    b, n = adjacency.shape[:2]
+    order = torch.stack(
+        [torch.randperm(n + 2, generator=torch.Generator().manual_seed(one))[:n] for one in range(b)]
+    )
+    labels = torch.full((b, n + 2), -1, device=device)
+    n_clusters = components.dbscan(
+        packed(adjacency).to(device),
+        adjacency.sum(2).int().to(device),
+        torch.full((b,), n, dtype=torch.int32, device=device),
+        (minimum + 0.5) / n,
+        order.int().to(device),
+        labels,
+        rows,
+    )
+    return [labels.cpu().gather(1, order), n_clusters.cpu()]
 
 
 @pytest.mark.parametrize(("n", "seed"), [(1, 0), (2, 1), (3, 0), (32, 1), (63, 0), (63, 2), (130, 1)])
@@ -26,8 +39,8 @@ def test_components_are_dbscans(device, n, seed):
     side = 2 + int((2 * n) ** 0.5)
     points = torch.randint(0, side, (2, n, 2), generator=generator).float()
     separate, eps = torch.cdist(points, points), torch.tensor([1.0, 1.5], dtype=torch.float64)
-    minimum = torch.tensor([2 + seed % 3, 2 + seed])
-    expected = clustering.dbscan(separate, eps, minimum)
+    minimum = 2 + seed
+    expected = clustering.dbscan(separate, eps, torch.tensor([minimum] * 2))
     adjacency = separate <= (eps * (1 + EPS_SLACK)).float()[:, None, None]
     for tensor, wanted in zip(scan_bits(device, adjacency, minimum, rows=8), expected, strict=True):
         assert torch.equal(tensor, wanted)
@@ -45,9 +58,8 @@ def test_components_of_long_chains_and_of_many_clusters(device, kind, rows):
         adjacency[0, order[child], order[parent[child]]] = adjacency[
             0, order[parent[child]], order[child]
         ] = True
-    minimum = torch.tensor([2])
     separate = torch.where(adjacency, 0.0, 2.0)
-    expected = clustering.dbscan(separate, torch.ones(1, dtype=torch.float64), minimum)
-    labels, n_clusters = scan_bits(device, adjacency, minimum, rows)
+    expected = clustering.dbscan(separate, torch.ones(1, dtype=torch.float64), torch.tensor([2]))
+    labels, n_clusters = scan_bits(device, adjacency, 2, rows)
     assert torch.equal(labels, expected[0])
     assert int(n_clusters) == int(expected[1]) == (n // 2 if kind == "pairs" else 1)

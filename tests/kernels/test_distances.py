@@ -10,8 +10,16 @@ from torch import Tensor
 from cfcam_gpu.cfcam import clustering
 from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK
 from cfcam_gpu.kernels import distances, neighbours
-from tests.helpers.kernel_inputs import SHAPES, Launch, random_features, sequential, valid_rows
+from tests.helpers.kernel_inputs import SHAPES, Launch, columns_of, random_features, sequential, valid_rows
 from tests.helpers.tolerances import TIE
+
+
+def percentile_of(
+    features: Tensor, counts: Tensor, percentile: float = 25, block: int = 64
+) -> tuple[Tensor, Tensor]:
+    """The order statistics (B,2) and eps (B,), of the kernels."""
+    columns = columns_of(features, block)
+    return distances.distance_percentile(columns, counts.int(), percentile, EPS_FLOOR, block)
 
 
 @pytest.mark.parametrize(
@@ -26,9 +34,7 @@ def test_percentile_is_that_of_all_stored_distances(device, monkeypatch, n, dept
     """
     monkeypatch.setattr(distances, "SAMPLES", 256)
     features, counts = random_features(n, depth, kind)
-    statistics, eps = distances.distance_percentile(
-        features.to(device), counts.to(device), percentile, EPS_FLOOR
-    )
+    statistics, eps = percentile_of(features.to(device), counts.to(device), percentile)
     squared = sequential(features)
     rounding = 0 if device == "cpu" else TIE
     for image, count in enumerate(counts.tolist()):
@@ -53,13 +59,13 @@ def test_percentile_is_that_of_all_stored_distances(device, monkeypatch, n, dept
 def test_tiles_of_any_size_give_the_same_bits(device, block):
     features, counts = random_features(130, 3, "random")
     features, counts = features.to(device), counts.to(device)
-    statistics, eps = distances.distance_percentile(features, counts, 25, EPS_FLOOR, block)
-    plain, plain_eps = distances.distance_percentile(features, counts, 25, EPS_FLOOR)
+    statistics, eps = percentile_of(features, counts, block=block)
+    plain, plain_eps = percentile_of(features, counts)
     assert torch.equal(statistics, plain)
     assert torch.equal(eps, plain_eps)
     for one, other in zip(
-        neighbours.neighbours(features, counts, eps, EPS_SLACK, block),
-        neighbours.neighbours(features, counts, eps, EPS_SLACK),
+        neighbours.neighbours(columns_of(features, block), counts.int(), eps, EPS_SLACK, 130, block),
+        neighbours.neighbours(columns_of(features, 64), counts.int(), eps, EPS_SLACK, 130, 64),
         strict=True,
     ):
         assert torch.equal(one, other)
@@ -72,15 +78,16 @@ def test_a_sample_that_misleads_does_not_change_the_percentile(device, monkeypat
     """The first interval lies far from the rank, on either side of it."""
     features, counts = random_features(63, 5, "random")
     features, counts = features.to(device), counts.to(device)
-    expected, _ = distances.distance_percentile(features, counts, 25, EPS_FLOOR)
+    expected, _ = percentile_of(features, counts)
 
     def misleading(_grid: tuple[int, ...], *arguments: Tensor) -> None:
-        start, shift = arguments[3:5]
+        start, shift, found, _eps = arguments[2:6]
+        found.zero_()
         start.copy_(torch.full_like(start, low, dtype=torch.float32).view(torch.int32))
         shift.fill_(width)
 
     monkeypatch.setattr(distances, "_sample", Launch(misleading))
-    statistics, _ = distances.distance_percentile(features, counts, 25, EPS_FLOOR)
+    statistics, _ = percentile_of(features, counts)
     assert torch.equal(statistics, expected)
 
 
@@ -98,7 +105,7 @@ def test_the_sample_leaves_few_pairs_to_the_first_pass(device, monkeypatch, perc
         count[grid](*arguments)
 
     monkeypatch.setattr(distances, "_count", Launch(recording))
-    statistics, _ = distances.distance_percentile(features, counts, percentile, EPS_FLOOR)
+    statistics, _ = percentile_of(features, counts, percentile)
     low, width = intervals[0]
     rank_bits = int(statistics[0, 0].view(torch.int32))
     assert 0 <= (rank_bits - low) >> width < 2**distances.LOG2_BINS

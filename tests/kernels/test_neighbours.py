@@ -10,7 +10,15 @@ from torch import Tensor
 
 from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK
 from cfcam_gpu.kernels import neighbours
-from tests.helpers.kernel_inputs import SHAPES, packed, random_features, roots, sequential, valid_rows
+from tests.helpers.kernel_inputs import (
+    SHAPES,
+    columns_of,
+    packed,
+    random_features,
+    roots,
+    sequential,
+    valid_rows,
+)
 
 
 @triton.jit
@@ -47,7 +55,9 @@ def test_neighbours_are_those_within_eps(device, n, depth, kind):
     features, counts = random_features(n, depth, kind)
     separate = roots(sequential(features))
     eps = separate.flatten(1).quantile(0.3, dim=1, interpolation="nearest").double().clamp_min(EPS_FLOOR)
-    words, degrees = neighbours.neighbours(features.to(device), counts.to(device), eps.to(device), slack)
+    words, degrees = neighbours.neighbours(
+        columns_of(features, 64).to(device), counts.int().to(device), eps.to(device), slack, n, 64
+    )
     valid = valid_rows(counts, n)
     expected = separate <= (eps * (1 + slack)).float()[:, None, None]
     expected &= valid[:, :, None] & valid[:, None, :]
