@@ -103,21 +103,20 @@ def number_or_none(text: str) -> float | None:
     return None if text == "none" else number(text)
 
 
-def three_numbers(text: str) -> tuple[float, float, float]:
-    """The values for red, green and blue in a text.
+def numbers(text: str) -> tuple[float, ...]:
+    """The numbers in a text, one a channel.
 
     Raises:
-        ValueError: it does not hold three numbers.
+        ValueError: something else stands in it.
 
     Example:
-        >>> three_numbers("0.5,0.5,0.25")
-        (0.5, 0.5, 0.25)
+        >>> numbers("0.5,0.5,0.25"), numbers("0.5")
+        ((0.5, 0.5, 0.25), (0.5,))
     """
-    parts = text.split(",")
-    if len(parts) != 3:
-        raise ValueError(f"must be three numbers like 0.5,0.5,0.5, got {text!r}")
-    red, green, blue = map(number, parts)
-    return red, green, blue
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError as error:
+        raise ValueError(f"must be numbers like 0.5,0.5,0.5, one a channel, got {text!r}") from error
 
 
 def image_size(text: str) -> tuple[int, int]:

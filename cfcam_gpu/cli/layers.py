@@ -18,7 +18,7 @@ EXAMPLES = """
 """
 
 
-@command(examples=EXAMPLES, leave_out=("model", "class_names", "mean", "std"))
+@command(examples=EXAMPLES, leave_out=("model", "class_names"))
 def layers(
     spec: Annotated[str, Argument(f"{either(FORMS)}.", "MODEL")],
     options: ModelOptions,
@@ -33,7 +33,8 @@ def layers(
 
     raise_again()
     loaded = dataclasses.replace(options, model=spec).load()
-    images = torch.rand(1, 3, *loaded.preprocess.size, generator=torch.Generator().manual_seed(0))
+    shape = (1, loaded.preprocess.channels, *loaded.preprocess.size)
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     with model_errors(images.shape):
         infos = list_layers(loaded.model, images)
     if as_json:

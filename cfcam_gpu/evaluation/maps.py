@@ -15,7 +15,7 @@ from cfcam_gpu.methods.features import CapturedFeatures
 
 
 def normaliser(preprocess: Preprocess) -> Callable[[Tensor], Tensor]:
-    """A function from images (N,3,H,W) float32 in [0,1] to normalised ones; `Preprocess.normalise` takes bytes.
+    """A function from images (N,channels,H,W) float32 in [0,1] to normalised ones; `Preprocess.normalise` takes bytes.
 
     Example:
         >>> normalise = normaliser(Preprocess((2, 2), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)))
@@ -24,7 +24,7 @@ def normaliser(preprocess: Preprocess) -> Callable[[Tensor], Tensor]:
     """
 
     def normalise(images: Tensor) -> Tensor:
-        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
+        mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (preprocess.mean, preprocess.std))
         return (images - mean) / std
 
     return normalise

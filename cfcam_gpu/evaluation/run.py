@@ -173,7 +173,7 @@ def _finish(
                 open_image, max_pixels=options.max_pixels, value_range=options.value_range
             )
             rows = _gallery_rows(store, summary)
-            plots = write_plots(summary, rows, store.out, preprocess.view, open_original=open_original)
+            plots = write_plots(summary, rows, store.out, preprocess.shown, open_original=open_original)
         return EvaluationResult(run, summary, plots, write_page(store.out))
 
 

@@ -34,7 +34,8 @@ class Preprocess:
 
     Attributes:
         size: (height, width) of the model's input, in pixels.
-        mean, std: per channel (red, green, blue), for pixel values in [0, 1].
+        mean, std: one number a channel (red, green, blue; or gray; or a file's bands in their order), for
+            pixel values in [0, 1]. Their count is the number of channels of the model's input.
         resize: None: the whole image is squashed to `size`. A number of pixels: the image's shorter
             side is resized to it, keeping the aspect ratio, and the centre is cropped to `size`.
             (height, width): the whole image is squashed to it, and the centre is cropped.
@@ -53,8 +54,8 @@ class Preprocess:
     """
 
     size: tuple[int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     resize: int | tuple[int, int] | None = None
     interpolation: str = "bilinear"
 
@@ -63,8 +64,12 @@ class Preprocess:
             raise ModelError(f"size must be two positive numbers of pixels (height, width), got {self.size}")
         self._check_resize()
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != 3 or not all(math.isfinite(value) for value in values):
-                raise ModelError(f"{name} must be three numbers (red, green, blue), got {values}")
+            if not values or not all(math.isfinite(value) for value in values):
+                raise ModelError(f"{name} must be one number a channel, got {values}")
+        if len(self.mean) != len(self.std):
+            raise ModelError(
+                f"mean and std must have one number a channel each, got {len(self.mean)} and {len(self.std)}"
+            )
         if min(self.std) <= 0:
             raise ModelError(f"std must be above 0 in every channel, got {self.std}")
         if self.interpolation not in INTERPOLATIONS:
@@ -82,7 +87,7 @@ class Preprocess:
             raise ModelError(f"resize must be at least {expected} for size {self.size}, got {self.resize}")
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """RGB image -> (3, H, W) float32 on the CPU, normalised. Raises ImageError for another mode."""
+        """An image as for `view` -> (channels, H, W) float32 on the CPU, normalised. Raises ImageError."""
         import torch
 
         return self.normalise(torch.from_numpy(self.view(image))[None])[0]
@@ -90,31 +95,50 @@ class Preprocess:
     def view(
         self, image: Image.Image, box: tuple[float, float, float, float] | None = None
     ) -> npt.NDArray[np.uint8]:
-        """RGB image -> (H, W, 3) uint8: the part the model sees, at input size.
+        """An image -> (H, W, channels) uint8: the part the model sees, at input size.
 
         Args:
-            image: of any size.
+            image: RGB, of any size, for models of three channels or of one, which get its luminance. For other
+                models it has as many bands as the model has channels.
             box: where that part lies in the image, in its pixels, for an image that was decoded smaller than
                 its file stores it; None: the `visible_box` of the image's size.
 
         Raises:
-            ImageError: the image has another mode than RGB.
+            ImageError: the image has another mode.
         """
-        if image.mode != "RGB":
-            raise ImageError(f"expected an RGB image, got mode {image.mode}; read files with load_image")
+        if self.channels in (1, 3):
+            if image.mode != "RGB":
+                raise ImageError(f"expected an RGB image, got mode {image.mode}; read files with load_image")
+        elif len(image.getbands()) != self.channels:
+            bands = len(image.getbands())
+            raise ImageError(f"the image has {bands} channels, the model takes {self.channels}")
         height, width = self.size
         # Resizing only the visible box gives the same pixels as resizing all and cropping, and is faster.
         box = box or self.visible_box(*image.size)
-        return np.array(image.resize((width, height), INTERPOLATIONS[self.interpolation], box))
+        method = INTERPOLATIONS[self.interpolation]
+        if self.channels == 3:
+            return np.array(image.resize((width, height), method, box))
+        # Band by band: Pillow would weigh colours by an alpha channel.
+        planes = (image.convert("L"),) if self.channels == 1 else image.split()
+        return np.stack([np.asarray(plane.resize((width, height), method, box)) for plane in planes], axis=-1)
 
     def normalise(self, views: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 on the same device: (x / 255 - mean) / std."""
+        """(B, H, W, channels) uint8 -> (B, channels, H, W) float32, same device: (x / 255 - mean) / std."""
         import torch
 
         from cfcam_gpu._utils.device import copied_to
 
         mean, std = copied_to(torch.tensor([self.mean, self.std]), views.device)
         return ((views.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+    def shown(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """RGB image -> (H, W, 3) uint8: the part the model sees, in colour whatever the model takes."""
+        return replace(self, mean=(0.0,) * 3, std=(1.0,) * 3).view(image)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the model's input."""
+        return len(self.mean)
 
     def visible_box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """(left, top, right, bottom) of what the model sees of a width×height image, in the image's pixels."""
@@ -157,6 +181,9 @@ def overridden(
     """The preprocessing with every value that is not None replaced.
 
     A new size changes `resize` in proportion, so that the model sees the same part of the image.
+
+    Raises:
+        ModelError: a value that does not fit.
 
     Example:
         >>> overridden(PUBLISHED_PREPROCESS, size=(64, 64), mean=None, std=None).size

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from cfcam_gpu.images.bands import read_bands
 from cfcam_gpu.images.decode import decode, decoding_errors
 from cfcam_gpu.images.limits import check_pixels, pillow_limit
 from cfcam_gpu.images.preprocess import Preprocess
@@ -31,7 +32,7 @@ class View:
     """The part of an image that the model sees, at the model's input size.
 
     Attributes:
-        pixels: (H, W, 3) uint8 RGB; a tensor where a GPU decoded them.
+        pixels: (H, W, channels) uint8, as `Preprocess.view` makes them; a tensor where a GPU decoded them.
         width, height: size in pixels of the original image, turned upright.
         decoding: how the pixel values were reduced to 8 bits, where there was a choice (the window of a DICOM
             image, the range of a 16-bit image), and which page or frame was read.
@@ -68,6 +69,9 @@ def full_view(
     stream: BinaryIO, name: str, preprocess: Preprocess, options: ReadOptions = _DEFAULT_OPTIONS
 ) -> View:
     """The view of an image that is decoded at its full size. Arguments and errors as for `Decoder.read`."""
+    if preprocess.channels not in (1, 3):
+        bands = read_bands(stream, preprocess.channels, options.max_pixels)
+        return _view(Decoded.full(bands), preprocess)
     return _view(decode(stream, name, options), preprocess)
 
 
@@ -79,6 +83,8 @@ def scaled_view(
     How much smaller, and how far the pixels may then be from those of `full_view`: see `scaled.jpeg_scale`.
     Arguments and errors as for `Decoder.read`.
     """
+    if preprocess.channels not in (1, 3):
+        return full_view(stream, name, preprocess, options)
     return _view(decode(stream, name, options, partial(jpeg_scale, preprocess)), preprocess)
 
 
@@ -90,6 +96,8 @@ def gpu_view(
     The CPU decodes JPEGs that are grayscale or CMYK, and files that do not end as a JPEG does: they may be
     damaged, and then Pillow tells the reason. Arguments and errors as for `Decoder.read`.
     """
+    if preprocess.channels != 3:
+        return full_view(stream, name, preprocess, options)
     try:
         header = _jpeg_header(stream, options.max_pixels)
     except UnidentifiedImageError:  # the CPU's decoder tells what the file is

@@ -56,9 +56,12 @@ def _load(transformers: ModuleType, place: str, request: Request) -> LoadedModel
     processor = _loaded(transformers.AutoImageProcessor, place, request, "preprocessor_config.json")
     preprocess = preprocess_of(processor, request.spec)
     if request.state is not None:
+        if request.channels is not None:
+            config.num_channels = request.channels
         make = partial(_from_config, transformers, config, request.spec)
         return replace(request.untrained(make), preprocess=preprocess)
     request.refuse_untrained_head()
+    request.refuse_untrained_input()
     model = _pretrained(transformers, place, config, request)
     return LoadedModel(model, preprocess, _class_names(config), request.spec, place)
 

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cfcam_gpu._utils.messages import did_you_mean, either
+from cfcam_gpu._utils.messages import did_you_mean, either, plural
 from cfcam_gpu.errors import ModelError
-from cfcam_gpu.images.preprocess import overridden
+from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS, Preprocess, overridden
+from cfcam_gpu.models.channels import input_channels
 from cfcam_gpu.models.class_names import read_class_names
 from cfcam_gpu.models.kinds import FORMS, KINDS
 from cfcam_gpu.models.loaded import LoadedModel
-from cfcam_gpu.models.request import Request
+from cfcam_gpu.models.request import UNTRAINED, Request
 from cfcam_gpu.models.weights import load_state_dict, read_checkpoint
+
+_log = logging.getLogger("cfcam_gpu")
+
+#: ImageNet's mean and standard deviation, averaged over the colours.
+_GRAY_MEAN, _GRAY_STD = (0.449,), (0.226,)
 
 
 def load_model(
@@ -25,6 +32,7 @@ def load_model(
     weights_key: str | None = None,
     num_classes: int | None = None,
     size: tuple[int, int] | None = None,
+    channels: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     class_names: str | Path | None = None,
@@ -44,7 +52,9 @@ def load_model(
         num_classes: number of the model's outputs, where the weights file has another than the
             architecture's default.
         size: (height, width) of the input in pixels.
-        mean, std: normalisation (red, green, blue), for pixel values in [0, 1].
+        channels: of the input, where it has another number than the architecture's three: 1 for gray images, 4
+            for files of four bands. None: three; for a `py:` model what its first convolution takes.
+        mean, std: normalisation, one number a channel (red, green, blue; or gray), for pixel values in [0, 1].
         class_names: a UTF-8 text file, one name per line, in the order of the outputs.
 
     Raises:
@@ -66,7 +76,9 @@ def load_model(
         )
     checkpoint = None if file is None else read_checkpoint(file, weights_key)
     state = None if checkpoint is None else checkpoint.state
-    loaded = _loader(kind)(Request(spec, name, state, num_classes))
+    if channels is not None and channels < 1:
+        raise ModelError(f"channels must be at least 1, got {channels}")
+    loaded = _loader(kind)(Request(spec, name, state, num_classes, channels))
     if checkpoint is not None:
         load_state_dict(loaded.model, checkpoint.state, f"the weights {file} do not fit {spec}")
         source = f"{file} ({checkpoint.entry})" if checkpoint.entry else str(file)
@@ -75,8 +87,41 @@ def load_model(
     if class_names is not None:
         count = num_classes or (len(names) if names else None)
         names = read_class_names(Path(class_names).expanduser(), count)
-    preprocess = overridden(loaded.preprocess, size, mean, std)
+    preprocess = _preprocess(loaded, size, channels, mean, std)
     return replace(loaded, model=loaded.model.cpu().eval(), preprocess=preprocess, class_names=names)
+
+
+def _preprocess(
+    loaded: LoadedModel,
+    size: tuple[int, int] | None,
+    channels: int | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> Preprocess:
+    """The model's preprocessing with what the user changes; says where mean and std are a guess."""
+    base = loaded.preprocess
+    count = channels or (input_channels(loaded.model) if base is PUBLISHED_PREPROCESS else base.channels) or 3
+    if base.channels != count:
+        if count != 1 and (mean is None or std is None):
+            raise ModelError(
+                f"{loaded.spec} takes {count} channels; pass --mean and --std, {count} numbers each, as in training"
+            )
+        base = replace(base, mean=_GRAY_MEAN, std=_GRAY_STD)
+    preprocess = overridden(base, size, mean, std)
+    if preprocess.channels != count:
+        raise ModelError(
+            f"{loaded.spec} takes {plural(count, 'channel')}, so mean and std must have {plural(count, 'number')} "
+            f"each, got {preprocess.channels}"
+        )
+    guessed = loaded.preprocess is PUBLISHED_PREPROCESS or loaded.preprocess.channels != count
+    if guessed and loaded.weights != UNTRAINED and (mean is None or std is None):
+        _log.warning(
+            "how images were prepared for the weights of %s is not known: ImageNet's mean and std%s are assumed; "
+            "pass --mean and --std as in training",
+            loaded.spec,
+            ", averaged to gray," if count == 1 else "",
+        )
+    return preprocess
 
 
 def _loader(kind: str) -> Callable[[Request], LoadedModel]:

@@ -22,7 +22,7 @@ class LoadedModel:
     `load_model` returns one; make one yourself to explain a model that is already in memory.
 
     Attributes:
-        model: an image classifier in eval mode, on the CPU: (B, 3, H, W) float32 -> logits (B, classes).
+        model: an image classifier in eval mode, on the CPU: (B, channels, H, W) float32 -> logits (B, classes).
         preprocess: turns an image into the model's input.
         class_names: one name per output; None: not known.
         spec: what was asked for; shown to people.

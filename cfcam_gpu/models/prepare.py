@@ -41,7 +41,7 @@ def prepared(
     With the default options the model itself is returned, unchanged.
 
     Args:
-        example: (B, 3, H, W) float32 on the model's device. The model is run on it to see which
+        example: (B, channels, H, W) float32 on the model's device. The model is run on it to see which
             BatchNorm follows which convolution.
         precision: one of `PRECISIONS`; all parameters and buffers get it.
         channels_last: the convolutions' weights get the NHWC memory layout, which is faster on tensor

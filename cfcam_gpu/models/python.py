@@ -9,6 +9,7 @@ import operator
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import nn
 
 from cfcam_gpu._utils.messages import did_you_mean, one_line
 from cfcam_gpu.errors import ModelError
-from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS
+from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS, Preprocess
 from cfcam_gpu.models.kinds import KINDS
 from cfcam_gpu.models.loaded import LoadedModel
 from cfcam_gpu.models.request import Request
@@ -28,10 +29,20 @@ def load(request: Request) -> LoadedModel:
     if not module_name or not attribute:
         raise ModelError(f"{request.spec}: expected {KINDS['py'].form}, such as py:my_project.models:build")
     factory = _attribute(_user_module(module_name), attribute, request.spec)
-    model = _call(factory, request.model_arguments(), request.spec)
+    made = _call(factory, request.model_arguments(), request.spec)
+    if isinstance(made, LoadedModel):
+        return replace(made, preprocess=replace(made.preprocess))
+    model, preprocess = made, PUBLISHED_PREPROCESS
+    if isinstance(made, (tuple, list)) and len(made) == 2 and isinstance(made[1], Preprocess):
+        # A copy: what the factory gives is not a guess, even where it is `PUBLISHED_PREPROCESS` itself.
+        model, preprocess = made[0], replace(made[1])
     if not isinstance(model, nn.Module):
-        raise ModelError(f"{request.spec} must return a torch.nn.Module, got {type(model).__name__}")
-    return LoadedModel(model, PUBLISHED_PREPROCESS, None, request.spec, "as the factory made them")
+        got = f"({', '.join(type(one).__name__ for one in made)})" if isinstance(made, tuple) else ""
+        raise ModelError(
+            f"{request.spec} must return a torch.nn.Module, a pair of it and a Preprocess, or a LoadedModel, got "
+            f"{got or type(model).__name__}"
+        )
+    return LoadedModel(model, preprocess, None, request.spec, "as the factory made them")
 
 
 def _user_module(name: str) -> ModuleType:

@@ -35,10 +35,14 @@ def load(request: Request) -> LoadedModel:
             f"{request.spec} has no classifier of its own; pass --num-classes N and --weights FILE, trained"
         )
     if request.state is not None or at:
-        make = partial(timm.create_model, name, pretrained=False, **request.model_arguments())
+        arguments = request.model_arguments()
+        if request.channels is not None:
+            arguments["in_chans"] = request.channels
+        make = partial(timm.create_model, name, pretrained=False, **arguments)
         loaded = request.untrained(make)
     else:
         request.refuse_untrained_head()
+        request.refuse_untrained_input()
         loaded = _pretrained(timm, name, config, request.spec)
     data_config = timm.data.resolve_model_data_config(loaded.model)
     return replace(loaded, preprocess=preprocess_of(data_config))

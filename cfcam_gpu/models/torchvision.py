@@ -18,6 +18,7 @@ from torchvision.models import WeightsEnum
 from cfcam_gpu._utils.messages import did_you_mean, either
 from cfcam_gpu.errors import ModelError
 from cfcam_gpu.images.preprocess import Preprocess, rgb
+from cfcam_gpu.models.channels import with_input_channels
 from cfcam_gpu.models.downloads import downloading
 from cfcam_gpu.models.loaded import LoadedModel
 from cfcam_gpu.models.request import Request
@@ -32,8 +33,10 @@ def load(request: Request) -> LoadedModel:
         raise ModelError(f"{request.spec} names weights and --weights gives others; drop one of the two")
     if request.state is not None or weights is None:
         arguments = {**_auxiliary_heads(name, request.state), **request.model_arguments()}
-        return request.untrained(partial(torchvision.models.get_model, name, weights=None, **arguments))
+        make = partial(torchvision.models.get_model, name, weights=None, **arguments)
+        return request.untrained(lambda: with_input_channels(make(), request.channels))
     request.refuse_untrained_head()
+    request.refuse_untrained_input()
     file = os.path.basename(urlparse(weights.url).path)
     with downloading(request.spec, file, Path(torch.hub.get_dir()) / "checkpoints"):
         model = torchvision.models.get_model(name, weights=weights)

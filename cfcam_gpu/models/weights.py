@@ -88,7 +88,9 @@ def load_state_dict(model: nn.Module, state: Mapping[str, Tensor], problem: str)
     mismatches = [f"{len(keys)} {what} ({listed(keys)})" for what, keys in groups.items() if keys]
     if mismatches:
         hint = _renamed_head_hint({key: own[key] for key in missing}, {key: state[key] for key in unexpected})
-        raise ModelError(f"{problem}: {', '.join(mismatches)}{hint or _classes_hint(shapes.values())}")
+        first = next((key for key, value in own.items() if value.ndim > 2), "")
+        hint += _channels_hint(shapes.pop(first, None))
+        raise ModelError(f"{problem}: {', '.join(mismatches)}{hint}{_classes_hint(shapes.values())}")
     model.load_state_dict(state, strict=False)
 
 
@@ -128,6 +130,15 @@ def _classes_hint(shapes: Iterable[tuple[tuple[int, ...], tuple[int, ...]]]) -> 
     outputs = {there[:1] for there, _ in pairs}
     alike = all(there[1:] == here[1:] and there and here for there, here in pairs)
     return f"; pass --num-classes {outputs.pop()[0]}" if alike and len(outputs) == 1 else ""
+
+
+def _channels_hint(shapes: tuple[tuple[int, ...], tuple[int, ...]] | None) -> str:
+    """The number of channels to pass, where that alone differs in the shape of the first convolution."""
+    there, here = shapes or ((), ())
+    differs = len(there) == len(here) and [a != b for a, b in zip(there, here, strict=True)] == [
+        place == 1 for place in range(len(here))
+    ]
+    return f"; pass --channels {there[1]}" if there and differs else ""
 
 
 def _renamed_head_hint(missing: Mapping[str, Tensor], unexpected: Mapping[str, Tensor]) -> str:

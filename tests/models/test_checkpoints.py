@@ -37,8 +37,9 @@ def head_of(tmp_path: Path) -> Callable[..., float]:
 
     def loaded(content: Any, **options: Any) -> float:
         torch.save(content, tmp_path / "w.pth")
-        model = load_model(RESNET, weights=tmp_path / "w.pth", num_classes=2, **options).model
-        weight = model.get_parameter("fc.weight")
+        options = {"num_classes": 2, "mean": (0.5,) * 3, "std": (0.5,) * 3, **options}
+        model = load_model(RESNET, weights=tmp_path / "w.pth", **options).model
+        weight = model.get_parameter("fc.weight").detach()
         assert bool((weight == weight[0, 0]).all())
         return float(weight[0, 0])
 
@@ -107,7 +108,7 @@ def test_two_models_in_one_state_dict(tmp_path: Path) -> None:
         "teacher.; pass --weights-key student or --weights-key teacher"
     )
     model = load_model(RESNET, weights=path, weights_key="teacher", num_classes=2).model
-    assert float(model.get_parameter("fc.weight")[0, 0]) == 2
+    assert model.get_parameter("fc.weight")[0, 0].item() == 2
 
 
 def test_what_stands_beside_a_whole_model_is_left_out(

@@ -107,8 +107,17 @@ def test_overrides_replace_fields_and_keep_the_visible_share(hub: Path) -> None:
     [
         ({"size": (224,)}, "size must be two positive numbers of pixels (height, width), got (224,)"),
         ({"size": (0, 9)}, "size must be two positive numbers of pixels (height, width), got (0, 9)"),
-        ({"mean": (0.5, 0.5)}, "mean must be three numbers (red, green, blue), got (0.5, 0.5)"),
-        ({"std": (1, 1, float("nan"))}, "std must be three numbers (red, green, blue), got (1, 1, nan)"),
+        ({"mean": (0.5, 0.5)}, "mean and std must have one number a channel each, got 2 and 3"),
+        ({"std": (1, 1, float("nan"))}, "std must be one number a channel, got (1, 1, nan)"),
+        ({"channels": 0}, "channels must be at least 1, got 0"),
+        (
+            {"channels": 4},
+            f"{RESNET}@none takes 4 channels; pass --mean and --std, 4 numbers each, as in training",
+        ),
+        (
+            {"mean": (0.5,), "std": (0.5,)},
+            f"{RESNET}@none takes 3 channels, so mean and std must have 3 numbers each, got 1",
+        ),
         ({"std": (1, 0, 1)}, "std must be above 0 in every channel, got (1, 0, 1)"),
     ],
 )

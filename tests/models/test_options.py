@@ -20,7 +20,15 @@ def test_options_load_the_model_in_another_process(tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("cat\ndog\n")
     options = ModelOptions(
-        "torchvision:squeezenet1_1@none", None, None, 2, names, (64, 48), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+        "torchvision:squeezenet1_1@none",
+        None,
+        None,
+        2,
+        names,
+        (64, 48),
+        None,
+        (0.1, 0.2, 0.3),
+        (0.4, 0.5, 0.6),
     )
     load = pickle.loads(pickle.dumps(options.load))
     loaded = load()

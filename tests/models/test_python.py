@@ -5,17 +5,20 @@ from __future__ import annotations
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS
+from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS, Preprocess
 from cfcam_gpu.models import load_model
 from tests.helpers.load_models import problem
 
 _MODULE = """
     import torch
     from torch import nn
+    from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS, Preprocess
+    from cfcam_gpu.models import LoadedModel
     from helpers import channels
 
     def build(num_classes=4):
@@ -30,6 +33,12 @@ _MODULE = """
     class Factory:
         make = staticmethod(build)
     constant = 3
+    gray = Preprocess((8, 8), (0.25,), (0.5,))
+    def small_gray(): return nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    def pair(): return small_gray(), gray
+    def published(): return build(), PUBLISHED_PREPROCESS
+    def swapped(): return gray, build()
+    def loaded(): return LoadedModel(small_gray(), gray, ("ill", "well"), "my net", "trained")
 """
 
 
@@ -54,6 +63,34 @@ def test_factory_of_a_module_in_the_current_folder(
     assert sys.path[0] == str(user_module)
 
 
+def test_factory_may_give_its_preprocessing_too(user_module: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gray = Preprocess((8, 8), (0.25,), (0.5,))
+    pair, loaded = (load_model(f"py:mine.models:{name}") for name in ("pair", "loaded"))
+    assert pair.preprocess == loaded.preprocess == gray
+    assert (pair.class_names, loaded.class_names) == (None, ("ill", "well"))
+    assert (loaded.spec, loaded.weights) == ("my net", "trained")
+    assert load_model("py:mine.models:published").preprocess == PUBLISHED_PREPROCESS
+    assert not caplog.messages
+    torch.save(pair.model.state_dict(), user_module / "w.pth")
+    own = load_model("py:mine.models:pair", weights="w.pth", size=(16, 16))
+    assert own.preprocess == Preprocess((16, 16), (0.25,), (0.5,))
+
+
+@pytest.mark.usefixtures("user_module")
+def test_an_assumed_preprocessing_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    load_model("py:mine.models:build")
+    gray = load_model("py:mine.models:small_gray").preprocess
+    assert (gray.mean, gray.std, gray.size) == ((0.449,), (0.226,), (224, 224))
+    known: dict[str, Any] = {"mean": (0.5,), "std": (0.5,)}
+    assert load_model("py:mine.models:small_gray", **known).preprocess.mean == (0.5,)
+    end = "are assumed; pass --mean and --std as in training"
+    start = "how images were prepared for the weights of py:mine.models:"
+    assert caplog.messages == [
+        f"{start}build is not known: ImageNet's mean and std {end}",
+        f"{start}small_gray is not known: ImageNet's mean and std, averaged to gray, {end}",
+    ]
+
+
 def test_factory_takes_weights(user_module: Path) -> None:
     trained = load_model("py:mine.models:build", num_classes=2).model
     torch.save(trained.state_dict(), user_module / "w.pth")
@@ -69,7 +106,9 @@ def test_factory_takes_weights(user_module: Path) -> None:
                      "change the factory's parameters"),
         ("needs", None, "called with no arguments does not work: missing a required argument: 'depth'; "
                         "change the factory's parameters"),
-        ("number", None, "must return a torch.nn.Module, got int"),
+        ("number", None, "must return a torch.nn.Module, a pair of it and a Preprocess, or a LoadedModel, got int"),
+        ("swapped", None, "must return a torch.nn.Module, a pair of it and a Preprocess, or a LoadedModel, got "
+                          "(Preprocess, Sequential)"),
         ("breaks", None, "called with no arguments raised KeyError: 'backbone\\nsecond line'"),
         ("leaves", None, "called with no arguments raised SystemExit: 2"),
         ("constant", None, "must be a function or class, got int"),

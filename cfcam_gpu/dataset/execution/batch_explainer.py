@@ -73,7 +73,7 @@ class BatchExplainer:
         noise = self.noise()
         if self.cam.compiles:
             self._compile(noise)
-        with model_errors((1, 3, *noise.shape[1:3])):
+        with model_errors((1, noise.shape[3], *noise.shape[1:3])):
             explanation = self._explanation(noise, self.target, never_ends)
         assert explanation.logits is not None
         self.map_shape = (explanation.grid.shape[1], explanation.grid.shape[2])
@@ -85,17 +85,18 @@ class BatchExplainer:
         while self.batch_size > 1:
             batch = noise.expand(self.batch_size, -1, -1, -1)
             try:
-                with model_errors((len(batch), 3, *batch.shape[1:3])):
+                with model_errors((len(batch), batch.shape[3], *batch.shape[1:3])):
                     self._explanation(batch, self.target, never_ends)
                 return
             except OutOfMemory:
                 self._halve(len(batch))
 
     def noise(self) -> torch.Tensor:
-        """An image of noise at the model's input size, (1, H, W, 3) uint8; always the same."""
-        size = self.loaded.preprocess.size
+        """An image of noise at the model's input size, (1, H, W, channels) uint8; always the same."""
+        preprocess = self.loaded.preprocess
+        shape = (1, *preprocess.size, preprocess.channels)
         generator = torch.Generator().manual_seed(0)
-        return torch.randint(0, 256, (1, *size, 3), generator=generator, dtype=torch.uint8)
+        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
 
     def explain(
         self, views: Sequence[View], samples: Sequence[Sample], check: Check = never_ends
@@ -160,11 +161,12 @@ class BatchExplainer:
 
     def _in_batches(self, items: Sequence[Item], targets: list[int] | None, check: Check) -> list[Row]:
         rows: list[Row] = []
+        preprocess = self.loaded.preprocess
         while len(rows) < len(items):
             span = slice(len(rows), len(rows) + self.batch_size)
             batch = items[span]
             try:
-                with model_errors((len(batch), 3, *self.loaded.preprocess.size)):
+                with model_errors((len(batch), preprocess.channels, *preprocess.size)):
                     rows += self.explain_batch(batch, None if targets is None else targets[span], check)
             except OutOfMemory:
                 if len(batch) == 1:
@@ -210,7 +212,7 @@ class BatchExplainer:
 
 
 def stacked_pixels(views: Sequence[View], device: torch.device) -> torch.Tensor:
-    """(B, H, W, 3) uint8 on the device.
+    """(B, H, W, channels) uint8 on the device.
 
     Example:
         >>> view = View(np.zeros((2, 2, 3), np.uint8), width=4, height=4)

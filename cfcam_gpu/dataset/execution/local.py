@@ -155,7 +155,7 @@ def opened_explainer(
 def _prepared(
     loaded: LoadedModel, options: RunOptions, home: torch.device, device: torch.device
 ) -> torch.nn.Module:
-    example = torch.zeros(1, 3, *loaded.preprocess.size, device=home)
+    example = torch.zeros(1, loaded.preprocess.channels, *loaded.preprocess.size, device=home)
     with model_errors(example.shape):
         model = prepared(
             loaded.model,

@@ -14,11 +14,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from cfcam_gpu.dataset.sources.masks import open_mask
 from cfcam_gpu.dataset.sources.open_image import open_stream
 from cfcam_gpu.dataset.store.atomic_files import os_reason, write_atomically
 from cfcam_gpu.errors import ImageError
+from cfcam_gpu.images.bands import read_bands
 from cfcam_gpu.images.decode import decode as read_image
 from cfcam_gpu.images.decoders import DECODERS
 from cfcam_gpu.images.encode import encode_image
@@ -108,12 +110,20 @@ def write_overlay(
     """
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise ImageError(f"the name {name!r} leads out of the output folder")
-    with open_stream(uri) as (stream, file_name):
-        image = read_image(stream, file_name, options).image
+    image = _picture(uri, preprocess.channels, options)
     heatmap = upsample_grid(saliency_map, preprocess.size)
     fitted = fit_heatmap(heatmap, preprocess.visible_box(*image.size), *image.size)
     content = encode_image(draw_overlay(np.asarray(image), fitted, style.cmap, style.alpha), style.kind)
     write_atomically(out / name, content, temporary / f"{os.getpid()}.part")
+
+
+def _picture(uri: str, channels: int, options: ReadOptions) -> Image.Image:
+    """The image in RGB; of one that a model of other than one or three channels takes, the first three bands."""
+    with open_stream(uri) as (stream, name):
+        if channels in (1, 3):
+            return read_image(stream, name, options).image
+        bands = read_bands(stream, channels, options.max_pixels).split()
+    return Image.merge("RGB", bands[:3] if channels > 3 else bands[:1] * 3)
 
 
 _TASKS: dict[str, Callable[..., Any]] = {"view": read_view, "overlay": write_overlay}
