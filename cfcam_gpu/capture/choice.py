@@ -33,6 +33,9 @@ from cfcam_gpu.errors import CaptureError
 #: Share of the model's work that must lie before the target layer: stems and patch embeddings are none.
 LEAST_SHARE = 0.5
 
+#: The same for the earlier layer of the fine methods.
+LEAST_FINER_SHARE = 0.2
+
 #: How many layers are tried, from the last one back.
 MOST_TRIED = 8
 
@@ -43,14 +46,6 @@ _PASSED_ON = "passes its input on"
 
 #: Classes of modules that pass on what they get.
 _PASSES_ON = re.compile(r"\w*Dropout\w*|DropPath|StochasticDepth|DropBlock\w*|Identity")
-
-#: Names of queries, keys, values and encodings of positions.
-_NO_MAPS = re.compile(
-    r"(\w+_)?(q|k|v|qk|kv|qv|qkv|query|key|value|queries|keys|values|query_key_value|in_proj)"
-    r"([_.]?(proj|norm|conv|lin|linear|bn|embed)\w*)?\d*"
-    r"|(\w+_)?(pos|position|positional|relative|rope|rotary)(_\w+)?",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -131,10 +126,12 @@ def _objection(call: Call, layout: str = "auto") -> str | None:
         return "does not depend on the image"
     if _PASSES_ON.fullmatch(type(call.module).__name__):
         return _PASSED_ON
-    if _NO_MAPS.fullmatch(call.name.rpartition(".")[2]):
-        return "queries, keys, values or positions"
+    if call.attended:
+        return "queries, keys or values"
     if call.share < LEAST_SHARE:
         return _TOO_EARLY
+    if call.made_by == "adaptive_avg_pool2d":
+        return "pooled to a size of its own"
     # Before its nonlinearity a normalised map is centred on zero, and class activation maps of it are blank.
     if call.made_by in _NORMS and call.followed_by is None and call.share < 1:
         return "before its nonlinearity"
@@ -157,26 +154,37 @@ def _is_scores(call: Call, traced: Trace, layout: str) -> bool:
 
 
 def _inside_attention(call: Call, traced: Trace) -> bool:
-    """Whether a module lies within an attention module."""
+    """Whether a module lies within an attention module: keys and values may be made of its output alone."""
     parts = call.name.split(".")
-    for n in range(1, len(parts)):
-        owner = traced.modules.get(".".join(parts[:n]))
-        if owner is not None and (ATTENTION.search(type(owner).__name__) or ATTENTION.search(parts[n - 1])):
-            return True
-    return False
+    owners = [".".join(parts[:n]) for n in range(1, len(parts))]
+    return any(_is_attention(name, traced.modules[name]) for name in owners if name in traced.modules)
+
+
+def _is_attention(name: str, module: nn.Module) -> bool:
+    """Whether a module attends by itself, as a block does not in which an attention module stands beside others."""
+    if not _named_attention(name, module):
+        return False
+    inner = ((one, owner) for one, owner in module.named_modules() if one)
+    return not any(
+        _named_attention(one, owner) and any(True for _ in owner.parameters()) for one, owner in inner
+    )
+
+
+def _named_attention(name: str, module: nn.Module) -> bool:
+    return bool(ATTENTION.search(type(module).__name__) or ATTENTION.search(name.rpartition(".")[2]))
 
 
 def _dependent(traced: Trace, calls: Iterable[Call], layout: str) -> Iterator[_Candidate]:
     """The first `MOST_TRIED` calls whose map the score depends on."""
     reason, count = "last map that the score depends on", 0
-    outputs: set[int] = set()
+    origins: set[int] = set()
     for call in calls:
-        if id(call.output) in outputs:
+        if call.origin in origins:
             continue  # a module that contains the maker of the output comes first
-        outputs.add(id(call.output))
         (gradient,) = traced.gradients([call])
         if gradient is None:
             continue
+        origins.add(call.origin)
         likeliest = _layouts(call, layout)[0]
         if gradient.any() and not likeliest.maps(gradient).any():
             reason = "last tokens that the class token attends to"
@@ -214,16 +222,26 @@ def _confirmed(
 
 
 def _earlier_agrees(model: nn.Module, images: Tensor, traced: Trace, candidate: _Candidate) -> bool:
-    """Whether the last layer before the candidate of which the test can tell anything is a map in its layout."""
+    """Whether the last layer before the candidate of which the test can tell anything is a map in its layout.
+
+    From each layer to the next the resolution is at most halved. Elsewhere tokens are made anew, of learned
+    queries for example, and are no places in the picture.
+    """
     kind = candidate.layout.name
     before = traced.calls[: traced.calls.index(candidate.call)]
     calls = [call for call in before if any(one.name == kind for one in call.layouts[:1])]
     calls = [call for call in calls if not _inside_attention(call, traced)]
     results = _localities(model, images, calls)
+    _, *shape = candidate.layout.sizes(candidate.call.output.shape)
     for call in reversed(calls):
         result = results.get(call.name, {}).get(call.layouts[0])
-        if result is not None and not result.is_spread:
+        if result is None or any(n < m for n, m in zip(call.map_shape, shape, strict=True)):
+            continue
+        if any(n > 2 * m for n, m in zip(call.map_shape, shape, strict=True)):
+            return False
+        if not result.is_spread:
             return result.is_map
+        shape = list(call.map_shape)
     return False
 
 
@@ -321,7 +339,7 @@ def _may_be_finer(call: Call, traced: Trace, shape: MapShape) -> bool:
     objection = _objection(call)
     if objection not in (None, _TOO_EARLY, _PASSED_ON) or _inside_attention(call, traced):
         return False
-    if call.made_by in _NORMS and call.followed_by is None:
+    if call.share < LEAST_FINER_SHARE or (call.made_by in _NORMS and call.followed_by is None):
         return False
     return all(n >= 2 * m - 1 for n, m in zip(call.map_shape, shape, strict=True)) and call.map_shape != shape
 

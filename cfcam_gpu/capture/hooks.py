@@ -24,10 +24,15 @@ def first_tensor(output: Any) -> Any:
     return output[0] if is_tuple and isinstance(output[0], Tensor) else output
 
 
-def _replaced(output: Any, replace: Callable[[Any], Any]) -> Any:
-    first = first_tensor(output)
-    changed = replace(first)
-    return changed if first is output else type(output)((changed, *output[1:]))
+def with_first(output: Any, tensor: Any) -> Any:
+    """What a layer put out, with another tensor in place of `first_tensor`.
+
+    Example:
+        >>> import torch
+        >>> with_first((torch.ones(1), None), torch.zeros(1))
+        (tensor([0.]), None)
+    """
+    return tensor if first_tensor(output) is output else type(output)((tensor, *output[1:]))
 
 
 @contextlib.contextmanager
@@ -44,7 +49,9 @@ def replaced_outputs(layer: TargetLayer, replace: Callable[[Any], Any]) -> Itera
     """
     with contextlib.ExitStack() as stack:
         if layer.then is None:
-            handle = layer.module.register_forward_hook(lambda _m, _args, output: _replaced(output, replace))
+            handle = layer.module.register_forward_hook(
+                lambda _m, _args, output: with_first(output, replace(first_tensor(output)))
+            )
         else:
             mode = stack.enter_context(_AfterFunction(layer.then, replace))
             handle = layer.module.register_forward_hook(lambda _m, _args, output: mode.watch(output))

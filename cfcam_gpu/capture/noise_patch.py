@@ -49,12 +49,12 @@ class Locality:
     @property
     def is_map(self) -> bool:
         """Whether the map changes where the picture does."""
-        return self.agreement >= AGREES
+        return self.agreement >= AGREES and self.strength >= WEAK
 
     @property
     def is_spread(self) -> bool:
         """Whether nothing can be told, because every patch changes every cell alike."""
-        return not self.is_map and self.strength < WEAK
+        return self.strength < WEAK
 
 
 def noise_patches(image: Tensor) -> Tensor:

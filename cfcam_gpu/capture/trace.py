@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from cfcam_gpu.capture.hooks import first_tensor
+from cfcam_gpu.capture.attended import Attended
+from cfcam_gpu.capture.hooks import first_tensor, with_first
 from cfcam_gpu.capture.layers import NONLINEARITIES
 from cfcam_gpu.capture.layouts import ChannelsFirst, Geometry, Layout, MapShape, geometry_of, readings
 from cfcam_gpu.capture.model_state import explainable
@@ -34,7 +35,10 @@ class Call:
 
     Attributes:
         name: the module's name.
-        output: the tensor, part of a graph from the image to the scores.
+        output: the tensor, part of a graph from the image to the scores. Where a module passes a tensor on,
+            it is another object than the one passed on: the scores may depend on the one and not the other.
+        origin: the same for all calls that pass on the same tensor.
+        attended: whether the output is queries, keys or values of an attention.
         taken: shape of the first tensor that the module took.
         made_by: name of the function of torch that made the output; None: an earlier tensor is passed on.
         followed_by: the nonlinearity that took the output first.
@@ -46,6 +50,8 @@ class Call:
     name: str
     module: nn.Module
     output: Tensor
+    origin: int
+    attended: bool
     taken: tuple[int, ...] | None
     made_by: str | None
     followed_by: str | None
@@ -104,14 +110,17 @@ class Trace:
 def trace(model: nn.Module, image: Tensor, scoring: Scoring | None = None) -> Trace:
     """Run the model once on an image (1,channels,H,W), with a graph from the image to the logits."""
     recorder = _Recorder()
-    records: dict[nn.Module, tuple[str, Tensor, tuple[int, ...] | None, int, str | None]] = {}
+    records: dict[nn.Module, tuple[str, Tensor, tuple[int, ...] | None, int]] = {}
 
-    def record(module: nn.Module, name: str, arguments: Any, output: Any) -> None:
+    def record(module: nn.Module, name: str, arguments: Any, output: Any) -> Any:
         records.pop(module, None)
-        output = first_tensor(output)
-        if isinstance(output, Tensor) and output.ndim in (3, 4) and output.is_floating_point():
-            taken = next((tuple(one.shape) for one in arguments if isinstance(one, Tensor)), None)
-            records[module] = (name, output, taken, recorder.step, recorder.made_by.get(id(output)))
+        first = first_tensor(output)
+        if not (isinstance(first, Tensor) and first.ndim in (3, 4) and first.is_floating_point()):
+            return None
+        taken = next((tuple(one.shape) for one in arguments if isinstance(one, Tensor)), None)
+        alias = recorder.alias(first)
+        records[module] = (name, alias, taken, recorder.step)
+        return with_first(output, alias)
 
     with explainable(model), torch.enable_grad(), _hooks(model, record), recorder:
         # A copy that is no leaf may be changed in place.
@@ -125,14 +134,16 @@ def trace(model: nn.Module, image: Tensor, scoring: Scoring | None = None) -> Tr
             name=name,
             module=module,
             output=output,
+            origin=recorder.origin(output),
+            attended=recorder.origin(output) in recorder.attended.ids,
             taken=taken,
-            made_by=made_by,
+            made_by=recorder.made_by.get(id(output)),
             followed_by=recorder.nonlinearity_after(output, step),
             share=bisect.bisect_right(recorder.work, step) / len(recorder.work) if recorder.work else 1.0,
             last=step >= recorder.last_work,
             layouts=_layouts(output.shape, geometry, recorder),
         )
-        for module, (name, output, taken, step, made_by) in records.items()
+        for module, (name, output, taken, step) in records.items()
     )
     return Trace(
         calls, geometry, logits, recorder.attention, dict(model.named_modules(remove_duplicate=False))
@@ -148,7 +159,10 @@ def _layouts(shape: Sequence[int], geometry: Geometry, recorder: _Recorder) -> t
 
 @contextlib.contextmanager
 def _hooks(model: nn.Module, record: Any) -> Iterator[None]:
-    """Call record(module, name, arguments, output) after every call of every module below the model."""
+    """Call record(module, name, arguments, output) after every call of every module below the model.
+
+    What it returns, unless None, takes the place of the output.
+    """
     handles = [
         module.register_forward_hook(lambda m, args, output, name=name: record(m, name, args, output))
         for name, module in model.named_modules()
@@ -162,12 +176,16 @@ def _hooks(model: nn.Module, record: Any) -> Iterator[None]:
 
 
 class _Recorder(TorchFunctionMode):
-    """Records, by each tensor's id, the function that made it and the nonlinearities it went into, with the step.
+    """Records which function made a tensor, which nonlinearities took it at which step, and what attention took.
+
+    Tensors are known by the id of their origin: see `alias`.
 
     Attributes:
         work: steps of the functions that work on maps.
         last_work: step of the last that works on anything.
         grids: (h,w) that convolutions put out.
+        attention: whether the model attends.
+        attended: knows the queries, keys and values.
     """
 
     def __init__(self) -> None:
@@ -179,7 +197,9 @@ class _Recorder(TorchFunctionMode):
         self.last_work = 0
         self.grids: dict[tuple[int, int], None] = {}
         self.attention = False
-        self.alive: list[Tensor] = []
+        self.attended = Attended()
+        self._origins: dict[int, int] = {}
+        self._alive: list[Tensor] = []
 
     def __torch_function__(
         self,
@@ -192,15 +212,29 @@ class _Recorder(TorchFunctionMode):
         self.step += 1
         name = getattr(func, "__name__", "")
         if args and isinstance(args[0], Tensor) and name in NONLINEARITIES:
-            self.nonlinearities.setdefault(id(args[0]), []).append((self.step, NONLINEARITIES[name]))
+            at = self.nonlinearities.setdefault(self.origin(args[0]), [])
+            at.append((self.step, NONLINEARITIES[name]))
         self.attention |= name in _ATTENTION
-        if isinstance(result, Tensor):
+        taken = [self.origin(tensor) for tensor in _tensors(args)]
+        for tensor in _tensors(result):
             # Kept alive, so that no other tensor gets the same id.
-            self.alive.append(result)
-            self.made_by[id(result)] = name.rstrip("_")
+            self._alive.append(tensor)
+            self.made_by[id(tensor)] = name.rstrip("_")
+            self.attended.note(name, self.origin(tensor), taken)
         if name in _WORK:
             self._note_work(name, result[0] if isinstance(result, tuple) else result)
         return result
+
+    def alias(self, tensor: Tensor) -> Tensor:
+        """The same values as another object, of the same origin: a graph tells what took it and what the other."""
+        alias = tensor.view_as(tensor)
+        self._origins[id(alias)] = self.origin(tensor)
+        self.made_by[id(alias)] = self.made_by.get(id(tensor), "")
+        return alias
+
+    def origin(self, tensor: Tensor) -> int:
+        """The id of the tensor, or of that of which it is an alias."""
+        return self._origins.get(id(tensor), id(tensor))
 
     def _note_work(self, name: str, result: Tensor) -> None:
         self.last_work = self.step
@@ -212,4 +246,14 @@ class _Recorder(TorchFunctionMode):
 
     def nonlinearity_after(self, tensor: Tensor, step: int) -> str | None:
         """The first nonlinearity that took the tensor after a step."""
-        return next((name for at, name in self.nonlinearities.get(id(tensor), []) if at > step), None)
+        functions = self.nonlinearities.get(self.origin(tensor), [])
+        return next((name for at, name in functions if at > step), None)
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """The tensors among values, also inside tuples and lists."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (tuple, list)):
+        for value in values:
+            yield from _tensors(value)

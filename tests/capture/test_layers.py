@@ -20,7 +20,7 @@ CHOICES = {
     "torchvision:shufflenet_v2_x0_5": "conv5",
     "torchvision:convnext_tiny": "features",
     "torchvision:swin_t": "permute",
-    "torchvision:vgg11": "avgpool",
+    "torchvision:vgg11": "features",  # not its avgpool, which makes 7x7 of whatever comes
     "timm:resnet18": "layer4",
     "timm:densenet121": "features",
 }
@@ -124,7 +124,7 @@ FINER = {
     "torchvision:regnet_y_400mf": "trunk_output.block3",
     "torchvision:shufflenet_v2_x0_5": "stage3",
     "torchvision:densenet121": "features.denseblock3",
-    "torchvision:vgg11": "features.9",  # its avgpool makes 7x7 of whatever comes
+    "torchvision:vgg11": "features.19",
     "timm:resnet18": "layer3",
 }
 
