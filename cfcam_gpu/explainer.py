@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu._utils.device import on_device
-from cfcam_gpu._utils.precision import full_float32
+from cfcam_gpu._utils.precision import leave_inference_mode, use_full_float32
+from cfcam_gpu._utils.undo import Undo
 from cfcam_gpu.capture import (
     TargetLayer,
     capture,
@@ -43,7 +44,9 @@ from cfcam_gpu.methods.features import CapturedFeatures, Features
 class CFCAM:
     """CF-CAM, or another method, of a layer of a classifier.
 
-    Hooks exist only during a call, and the model comes back as it was given, also after an exception.
+    Hooks exist only during a call, and the model comes back as it was given, also after an exception or
+    an interrupt at any moment. Several threads may explain one model, which they do in turn; a thread that
+    trains it meanwhile would find it frozen and in eval mode.
 
     Args:
         model: returns logits, or a dict, tuple or object that holds them. A model compiled or wrapped for data
@@ -205,21 +208,26 @@ class CFCAM:
         self, images: Tensor, targets: Targets, *, differentiate: bool, check: Check
     ) -> CapturedFeatures:
         images = self._checked(images)
-        with torch.inference_mode(mode=False), on_device(images.device):
-            self._layer = self._ready_layer(images)
-            finer = self._finer_layer(self._layer, images) if self.method.needs_finer else None
-            captured = capture(
-                self.model,
-                self._layer,
-                images,
-                targets,
-                self._calls,
-                differentiate=differentiate,
-                finer=finer,
-                scoring=self.scoring,
-                check=check,
-                compiled=self._compiled,
-            )
+        undo = Undo()
+        try:
+            leave_inference_mode(undo)
+            with on_device(images.device):
+                self._layer = self._ready_layer(images)
+                finer = self._finer_layer(self._layer, images) if self.method.needs_finer else None
+                captured = capture(
+                    self.model,
+                    self._layer,
+                    images,
+                    targets,
+                    self._calls,
+                    differentiate=differentiate,
+                    finer=finer,
+                    scoring=self.scoring,
+                    check=check,
+                    compiled=self._compiled,
+                )
+        finally:
+            undo.run()
         self._calls, self._layer = captured.calls, captured.layer
         kind, indices = images.device.type, captured.targets
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
@@ -340,7 +348,10 @@ def explain_activations(
 
 def _explain(features: Features, method: Method) -> Explanation:
     """The explanation with an axis K and every problem flagged; `features.engine` is a resolved one."""
-    with torch.inference_mode(mode=False), full_float32(features.activations.device):
+    undo = Undo()
+    try:
+        leave_inference_mode(undo)
+        use_full_float32(features.activations.device, undo)
         a, g = features.activations.float(), features.gradients.float()
         features = replace(features, activations=a, gradients=g)
         engine = ENGINES[features.engine]
@@ -370,6 +381,8 @@ def _explain(features: Features, method: Method) -> Explanation:
             engine=features.engine,
         )
         return without_invalid(result)
+    finally:
+        undo.run()
 
 
 def _problems(features: Features, method: Method) -> dict[Problem, Tensor]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 
 from cfcam_gpu._utils.switches import SharedSwitch
+from cfcam_gpu._utils.undo import Undo
 
 
 @contextlib.contextmanager
@@ -24,12 +26,70 @@ def full_float32(device: torch.device) -> Iterator[None]:
         >>> product.dtype
         torch.float32
     """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_EXACT_PRODUCTS)
-        stack.enter_context(torch.no_grad())
-        if torch.amp.is_autocast_available(device.type):
-            stack.enter_context(torch.autocast(device.type, enabled=False))
+    undo = Undo()
+    try:
+        use_full_float32(device, undo)
         yield
+    finally:
+        undo.run()
+
+
+def use_full_float32(device: torch.device, undo: Undo) -> None:
+    """As `full_float32`, until `undo` runs."""
+    _EXACT_PRODUCTS.hold(undo)
+    use_gradients(undo, enabled=False)
+    if torch.amp.is_autocast_available(device.type):
+        use_autocast(device.type, None, undo)
+
+
+def use_gradients(undo: Undo, *, enabled: bool) -> None:
+    """As `torch.set_grad_enabled`, until `undo` runs.
+
+    Example:
+        >>> undo = Undo()
+        >>> use_gradients(undo, enabled=False)
+        >>> torch.ones(1, requires_grad=True).exp().requires_grad
+        False
+        >>> undo.run()
+    """
+    undo.add(torch._C._set_grad_enabled, torch.is_grad_enabled())
+    torch._C._set_grad_enabled(enabled)
+
+
+def leave_inference_mode(undo: Undo) -> None:
+    """As `torch.inference_mode(mode=False)`, until `undo` runs.
+
+    Example:
+        >>> undo = Undo()
+        >>> with torch.inference_mode():
+        ...     leave_inference_mode(undo)
+        ...     inside = torch.is_inference_mode_enabled()
+        ...     undo.run()
+        >>> inside
+        False
+    """
+    if torch.is_inference_mode_enabled():
+        mode: Any = torch._C._InferenceMode(False)  # noqa: FBT003  (takes no keyword)
+        undo.change(mode.__enter__, partial(mode.__exit__, None, None, None))
+
+
+def use_autocast(kind: str, dtype: torch.dtype | None, undo: Undo) -> None:
+    """As `torch.autocast` on a kind of device, until `undo` runs; None: without autocast.
+
+    Example:
+        >>> undo = Undo()
+        >>> use_autocast("cpu", torch.bfloat16, undo)
+        >>> (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+        torch.bfloat16
+        >>> undo.run()
+    """
+    undo.add(torch.clear_autocast_cache)
+    undo.change(torch.autocast_increment_nesting, torch.autocast_decrement_nesting)
+    undo.add(torch.set_autocast_dtype, kind, torch.get_autocast_dtype(kind))
+    undo.add(torch.set_autocast_enabled, kind, torch.is_autocast_enabled(kind))
+    if dtype is not None:
+        torch.set_autocast_dtype(kind, dtype)
+    torch.set_autocast_enabled(kind, dtype is not None)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ model comes back as it was given, also after an exception.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from cfcam_gpu._utils.checks import Check, never_ends
+from cfcam_gpu._utils.precision import use_gradients
+from cfcam_gpu._utils.undo import Undo
 from cfcam_gpu.capture.choice import choose_layer, finer_layer, list_layers
 from cfcam_gpu.capture.compiled import CompiledModel
-from cfcam_gpu.capture.hooks import replaced_outputs
+from cfcam_gpu.capture.hooks import replace_outputs
 from cfcam_gpu.capture.layers import LayerInfo, TargetLayer, find_layer
 from cfcam_gpu.capture.layouts import LAYOUTS, Layout
-from cfcam_gpu.capture.model_state import checked, explainable
+from cfcam_gpu.capture.model_state import check_between, make_explainable
 from cfcam_gpu.capture.reading import with_known_layout, with_layout
 from cfcam_gpu.capture.scoring import Scoring, describe
 from cfcam_gpu.capture.targets import (
@@ -133,7 +134,10 @@ def capture(
         >>> captured.activations.shape, captured.gradients.shape
         (torch.Size([5, 4, 6, 6]), torch.Size([5, 1, 4, 6, 6]))
     """
-    with explainable(model), torch.set_grad_enabled(differentiate):
+    undo = Undo()
+    try:
+        make_explainable(model, undo)
+        use_gradients(undo, enabled=differentiate)
         prepared = prepare_targets(targets, len(images), images.device)
         cuts = _cuts(layer, finer, calls)
         output, head = _run(model, images, cuts, check, compiled)
@@ -155,6 +159,8 @@ def capture(
 
         differentiated = targeted.scores if differentiate else targeted.scores[:, :0]
         gradients = _gradients(differentiated, leaves, check, again if head else None)
+    finally:
+        undo.run()
     features = [
         _features(one, leaf.detach(), gradient, len(images))
         for one, leaf, gradient in zip(layers, leaves.values(), gradients, strict=True)
@@ -198,12 +204,15 @@ def _run(
         cuts[0].calls = 0
     elif compiled is not None:
         compiled.refuse("the method reads two layers")
-    with contextlib.ExitStack() as stack:
+    undo = Undo()
+    try:
         for cut in cuts:
-            stack.enter_context(replaced_outputs(cut.layer, cut.cut))
-        stack.enter_context(checked(model, images.device, check))
+            replace_outputs(cut.layer, cut.cut, undo)
+        check_between(model, images.device, check, undo)
         # With frozen parameters there is no graph before the cut.
         return model(images.detach()), None
+    finally:
+        undo.run()
 
 
 class _Cut:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from cfcam_gpu.capture.hooks import first_tensor
+from cfcam_gpu._utils.undo import Undo
+from cfcam_gpu.capture.hooks import add_hook, first_tensor
 from cfcam_gpu.capture.layers import LayerInfo, TargetLayer
 from cfcam_gpu.capture.layouts import (
     Layout,
@@ -255,12 +256,13 @@ def _localities(model: nn.Module, images: Tensor, calls: Iterable[Call]) -> dict
 
         return hook
 
-    handles = [call.module.register_forward_hook(keep(call)) for call in calls]
+    undo = Undo()
     try:
+        for call in calls:
+            add_hook(call.module._forward_hooks, keep(call), undo)
         run_patches(model, images)
     finally:
-        for handle in handles:
-            handle.remove()
+        undo.run()
     return results
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
+from cfcam_gpu._utils.undo import Undo
 from cfcam_gpu.capture.layers import NONLINEARITIES, TargetLayer
 
 
@@ -35,6 +39,30 @@ def with_first(output: Any, tensor: Any) -> Any:
     return tensor if first_tensor(output) is output else type(output)((tensor, *output[1:]))
 
 
+def add_hook(hooks: Any, hook: Callable[..., Any], undo: Undo) -> None:
+    """Add a hook to one of a module's dictionaries of hooks, until `undo` runs.
+
+    The hook sees the calls of this thread: another thread may run the model in the meantime.
+
+    Example:
+        >>> import torch
+        >>> module, undo = torch.nn.ReLU(), Undo()
+        >>> add_hook(module._forward_hooks, lambda *_: print("ran"), undo)
+        >>> _ = module(torch.zeros(1))
+        ran
+        >>> undo.run()
+        >>> _ = module(torch.zeros(1))
+    """
+    thread = threading.get_ident()
+
+    def of_this_thread(*arguments: Any) -> Any:
+        return hook(*arguments) if threading.get_ident() == thread else None
+
+    handle = RemovableHandle(hooks)
+    undo.add(hooks.pop, handle.id, None)
+    hooks[handle.id] = of_this_thread
+
+
 @contextlib.contextmanager
 def replaced_outputs(layer: TargetLayer, replace: Callable[[Any], Any]) -> Iterator[None]:
     """Within it, `replace(output)` takes the place of every output of the layer, or of the first of a tuple.
@@ -47,16 +75,39 @@ def replaced_outputs(layer: TargetLayer, replace: Callable[[Any], Any]) -> Itera
         ...     model(torch.zeros(2))
         tensor([1., 1.])
     """
-    with contextlib.ExitStack() as stack:
-        if layer.then is None:
-            handle = layer.module.register_forward_hook(
-                lambda _m, _args, output: with_first(output, replace(first_tensor(output)))
-            )
-        else:
-            mode = stack.enter_context(_AfterFunction(layer.then, replace))
-            handle = layer.module.register_forward_hook(lambda _m, _args, output: mode.watch(output))
-        stack.callback(handle.remove)
+    undo = Undo()
+    try:
+        replace_outputs(layer, replace, undo)
         yield
+    finally:
+        undo.run()
+
+
+def replace_outputs(layer: TargetLayer, replace: Callable[[Any], Any], undo: Undo) -> None:
+    """As `replaced_outputs`, until `undo` runs."""
+    if layer.then is None:
+
+        def replaced(_module: object, _arguments: object, output: Any) -> Any:
+            return with_first(output, replace(first_tensor(output)))
+
+        add_hook(layer.module._forward_hooks, replaced, undo)
+    else:
+        mode = _AfterFunction(layer.then, replace)
+        enter_mode(mode, undo)
+        add_hook(layer.module._forward_hooks, lambda _m, _args, output: mode.watch(output), undo)
+
+
+def enter_mode(mode: TorchFunctionMode, undo: Undo) -> None:
+    """Enter the mode, until `undo` runs.
+
+    Example:
+        >>> import torch
+        >>> undo = Undo()
+        >>> enter_mode(_AfterFunction("relu", torch.neg), undo)
+        >>> undo.run()
+    """
+    undo.add_until(torch._C._len_torch_function_stack, torch._C._pop_torch_function_stack)
+    mode.__enter__()
 
 
 class _AfterFunction(TorchFunctionMode):

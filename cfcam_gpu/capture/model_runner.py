@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +11,13 @@ from torch import Tensor, nn
 
 from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu._utils.device import out_of_memory
+from cfcam_gpu._utils.precision import use_autocast, use_gradients
+from cfcam_gpu._utils.undo import Undo
 from cfcam_gpu.capture import Capture, capture
-from cfcam_gpu.capture.hooks import replaced_outputs
+from cfcam_gpu.capture.hooks import replace_outputs
 from cfcam_gpu.capture.layers import TargetLayer
 from cfcam_gpu.capture.layouts import ChannelsFirst
-from cfcam_gpu.capture.model_state import checked, explainable
+from cfcam_gpu.capture.model_state import check_between, make_explainable
 from cfcam_gpu.capture.scoring import Scoring
 from cfcam_gpu.capture.targets import Targets
 from cfcam_gpu.errors import CaptureError
@@ -60,8 +61,12 @@ class ModelRunner:
 
     def logits(self, images: Tensor) -> Tensor:
         """(N,classes) float32 of images (N,3,H,W) in the model's dtype, without gradients."""
-        with self._ready(images.device):
+        undo = Undo()
+        try:
+            self._make_ready(images.device, undo)
             return _in_chunks(self._run, images, self.images_at_once(images[0]))
+        finally:
+            undo.run()
 
     def logits_of_activations(self, image: Tensor, activations: Tensor) -> Tensor:
         """(N,classes) float32 of one image (1,3,H,W) with each of N maps (N,C,h,w) as the layer's output.
@@ -82,8 +87,15 @@ class ModelRunner:
         def repeated(chunk: Tensor) -> Tensor:
             return self._run_replaced(image.expand(len(chunk), *image.shape[1:]), chunk)
 
-        with self._ready(image.device):
+        undo = Undo()
+        try:
+            self._make_ready(image.device, undo)
+            undo.add_until(
+                torch._C._functorch.maybe_current_level, torch._C._functorch._vmap_decrement_nesting
+            )
             return _in_chunks(run, activations, self.at_once(activations[0]))
+        finally:
+            undo.run()
 
     def capture(self, images: Tensor, targets: Targets, layer: TargetLayer | None = None) -> Capture:
         """As `capture.capture`: activations and gradients of images (B,3,H,W).
@@ -92,7 +104,9 @@ class ModelRunner:
             layer: another layer than the target layer.
         """
         calls = self.calls if layer is None else None
-        with self._autocast(images.device):
+        undo = Undo()
+        try:
+            self._use_autocast(images.device, undo)
             return capture(
                 self.model,
                 layer or self.layer,
@@ -102,6 +116,8 @@ class ModelRunner:
                 scoring=self.scoring,
                 check=self.check,
             )
+        finally:
+            undo.run()
 
     def at_once(self, item: Tensor) -> int:
         """How many tensors like this one go through the model in one pass.
@@ -119,8 +135,12 @@ class ModelRunner:
         return min(count, CPU_IMAGES) if image.device.type == "cpu" else count
 
     def _run(self, images: Tensor) -> Tensor:
-        with checked(self.model, images.device, self.check):
+        undo = Undo()
+        try:
+            check_between(self.model, images.device, self.check, undo)
             output = self.model(images)
+        finally:
+            undo.run()
         return (self.scoring.logits if self.raw else self.scoring.class_logits)(output).float()
 
     def _run_replaced(self, images: Tensor, activations: Tensor) -> Tensor:
@@ -133,8 +153,12 @@ class ModelRunner:
             # A copy: an in-place operation may follow.
             return layout.put_back(activations, output).clone() if calls == self.calls else output
 
-        with replaced_outputs(self.layer, replace):
+        undo = Undo()
+        try:
+            replace_outputs(self.layer, replace, undo)
             logits = self._run(images)
+        finally:
+            undo.run()
         if calls < self.calls:
             raise CaptureError(
                 f"target layer {self.layer.label!r} ran {calls} times in a forward pass, {self.calls} times "
@@ -142,15 +166,14 @@ class ModelRunner:
             )
         return logits
 
-    @contextlib.contextmanager
-    def _ready(self, device: torch.device) -> Iterator[None]:
-        with explainable(self.model), torch.no_grad(), self._autocast(device):
-            yield
+    def _make_ready(self, device: torch.device, undo: Undo) -> None:
+        make_explainable(self.model, undo)
+        use_gradients(undo, enabled=False)
+        self._use_autocast(device, undo)
 
-    def _autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-        if self.autocast is None:
-            return contextlib.nullcontext()
-        return torch.autocast(device.type, self.autocast)
+    def _use_autocast(self, device: torch.device, undo: Undo) -> None:
+        if self.autocast is not None:
+            use_autocast(device.type, self.autocast, undo)
 
 
 def _in_chunks(run: Callable[[Tensor], Tensor], items: Tensor, size: int) -> Tensor:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cfcam_gpu._utils.checks import Check, never_ends
+from cfcam_gpu._utils.precision import leave_inference_mode, use_gradients
 from cfcam_gpu._utils.switches import SharedSwitch
+from cfcam_gpu._utils.undo import Undo
+from cfcam_gpu.capture.hooks import add_hook
 from cfcam_gpu.errors import CaptureError
 
 #: The stance holds for the whole process.
@@ -77,6 +83,25 @@ def explainable(model: nn.Module) -> Iterator[None]:
         >>> model.training, model.weight.requires_grad
         (True, True)
     """
+    undo = Undo()
+    try:
+        make_explainable(model, undo)
+        yield
+    finally:
+        undo.run()
+
+
+def make_explainable(model: nn.Module, undo: Undo) -> None:
+    """As `explainable`, until `undo` runs; other threads that want the model so wait until then.
+
+    The same thread may do it again. A model and a part of it, explained as a model of its own by another
+    thread, do not wait for each other.
+
+    Raises:
+        CaptureError: as `explainable`.
+    """
+    lock = _lock(model)
+    undo.change(lock.acquire, lock.release)
     modules = modules_of(model)
     parameters = [p for module in modules for p in module._parameters.values() if p is not None]
     if any(parameter.is_inference() for parameter in parameters):
@@ -84,24 +109,27 @@ def explainable(model: nn.Module) -> Iterator[None]:
             "the model's parameters were created under torch.inference_mode and cannot take part in a "
             "backward pass; create or load the model outside of it"
         )
+    # Compiled code would not run the hooks.
+    if any(map(is_compiled, modules)):
+        _NOT_COMPILED.hold(undo)
+    leave_inference_mode(undo)
+    use_gradients(undo, enabled=torch.is_grad_enabled())
     training = [module for module in modules if module.training]
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    with contextlib.ExitStack() as stack:
-        # Compiled code would not run the hooks.
-        if any(map(is_compiled, modules)):
-            stack.enter_context(_NOT_COMPILED)
-        stack.enter_context(torch.inference_mode(mode=False))
-        try:
-            for module in training:
-                module.training = False
-            for parameter in trainable:
-                parameter.requires_grad = False
-            yield
-        finally:
-            for module in training:
-                module.training = True
-            for parameter in trainable:
-                parameter.requires_grad = True
+    undo.add_each(dict.update, [vars(module) for module in training], {"training": True})
+    undo.add_each(Tensor.requires_grad_, trainable)
+    for module in training:
+        module.training = False
+    for parameter in trainable:
+        parameter.requires_grad = False
+
+
+#: A lock for each model that was explained, which one thread may take several times.
+_LOCKS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
+
+
+def _lock(model: nn.Module) -> Any:
+    return _LOCKS.get(model) or _LOCKS.setdefault(model, threading.RLock())
 
 
 @contextlib.contextmanager
@@ -118,9 +146,17 @@ def checked(model: nn.Module, device: torch.device, check: Check) -> Iterator[No
         >>> len(calls)
         4
     """
-    check()
-    modules = () if check is never_ends or device.type != "cpu" else model.modules()
-    with contextlib.ExitStack() as stack:
-        for module in modules:
-            stack.callback(module.register_forward_pre_hook(lambda *_: check()).remove)
+    undo = Undo()
+    try:
+        check_between(model, device, check, undo)
         yield
+    finally:
+        undo.run()
+
+
+def check_between(model: nn.Module, device: torch.device, check: Check, undo: Undo) -> None:
+    """As `checked`, until `undo` runs."""
+    check()
+    if check is not never_ends and device.type == "cpu":
+        for module in modules_of(model):
+            add_hook(module._forward_pre_hooks, lambda *_: check(), undo)

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from cfcam_gpu._utils.precision import use_gradients
+from cfcam_gpu._utils.undo import Undo
 from cfcam_gpu.capture.layouts import Layout
-from cfcam_gpu.capture.model_state import explainable
+from cfcam_gpu.capture.model_state import make_explainable
 
 #: Places along a side.
 SIDE = 3
@@ -122,5 +124,10 @@ def localities(output: object, layouts: Sequence[Layout]) -> dict[Layout, Locali
 
 def run_patches(model: nn.Module, images: Tensor) -> None:
     """Run the model on `noise_patches` of the size of images (B,channels,H,W), for hooks to see."""
-    with explainable(model), torch.no_grad():
+    undo = Undo()
+    try:
+        make_explainable(model, undo)
+        use_gradients(undo, enabled=False)
         model(noise_patches(images[0].detach()))
+    finally:
+        undo.run()

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from cfcam_gpu.capture.hooks import replaced_outputs
+from cfcam_gpu._utils.undo import Undo
+from cfcam_gpu.capture.hooks import add_hook, replace_outputs
 from cfcam_gpu.capture.layers import TargetLayer
 from cfcam_gpu.capture.layouts import (
     LAYOUTS,
@@ -128,14 +129,14 @@ def _patch_output(model: nn.Module, layer: TargetLayer, images: Tensor) -> tuple
         if isinstance(output, Tensor) and output.ndim == 4:
             grids[(output.shape[2], output.shape[3])] = None
 
-    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-    handles = [module.register_forward_hook(note) for module in convolutions]
+    undo = Undo()
     try:
-        with replaced_outputs(layer, keep):
-            run_patches(model, images)
+        for convolution in (module for module in model.modules() if isinstance(module, nn.Conv2d)):
+            add_hook(convolution._forward_hooks, note, undo)
+        replace_outputs(layer, keep, undo)
+        run_patches(model, images)
     finally:
-        for handle in handles:
-            handle.remove()
+        undo.run()
     named = geometry_of(model, (images.shape[2], images.shape[3]))
     sizes = tuple(dict.fromkeys([*named.grids, *grids]))
     output = outputs[0] if outputs and outputs[0].is_floating_point() else None

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import bisect
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from cfcam_gpu._utils.precision import use_gradients
+from cfcam_gpu._utils.undo import Undo
 from cfcam_gpu.capture.attended import Attended
-from cfcam_gpu.capture.hooks import first_tensor, with_first
+from cfcam_gpu.capture.hooks import add_hook, enter_mode, first_tensor, with_first
 from cfcam_gpu.capture.layers import NONLINEARITIES
 from cfcam_gpu.capture.layouts import ChannelsFirst, Geometry, Layout, MapShape, geometry_of, readings
-from cfcam_gpu.capture.model_state import explainable
+from cfcam_gpu.capture.model_state import make_explainable
 from cfcam_gpu.capture.scoring import Scoring
 
 #: Functions that hold or mix most of a model's work; how many have run says how far a pass has come.
@@ -112,7 +114,7 @@ def trace(model: nn.Module, image: Tensor, scoring: Scoring | None = None) -> Tr
     recorder = _Recorder()
     records: dict[nn.Module, tuple[str, Tensor, tuple[int, ...] | None, int]] = {}
 
-    def record(module: nn.Module, name: str, arguments: Any, output: Any) -> Any:
+    def record(name: str, module: nn.Module, arguments: Any, output: Any) -> Any:
         records.pop(module, None)
         first = first_tensor(output)
         if not (isinstance(first, Tensor) and first.ndim in (3, 4) and first.is_floating_point()):
@@ -122,10 +124,19 @@ def trace(model: nn.Module, image: Tensor, scoring: Scoring | None = None) -> Tr
         records[module] = (name, alias, taken, recorder.step)
         return with_first(output, alias)
 
-    with explainable(model), torch.enable_grad(), _hooks(model, record), recorder:
+    undo = Undo()
+    try:
+        make_explainable(model, undo)
+        use_gradients(undo, enabled=True)
+        for name, module in model.named_modules():
+            if name:
+                add_hook(module._forward_hooks, partial(record, name), undo)
+        enter_mode(recorder, undo)
         # A copy that is no leaf may be changed in place.
         leaf = image.detach().clone().requires_grad_()
         logits = (scoring or Scoring()).logits(model(leaf.clone()))
+    finally:
+        undo.run()
     size = (image.shape[2], image.shape[3])
     named = geometry_of(model, size)
     geometry = replace(named, grids=tuple(dict.fromkeys([*named.grids, *recorder.grids])))
@@ -155,24 +166,6 @@ def _layouts(shape: Sequence[int], geometry: Geometry, recorder: _Recorder) -> t
     if not likely and len(shape) == 4 and max(shape[2:]) > 1 and not recorder.attention:
         likely = [ChannelsFirst()]  # pooled to a size of its own
     return tuple(layout for layout in likely if layout.sizes(shape)[0] > 1)
-
-
-@contextlib.contextmanager
-def _hooks(model: nn.Module, record: Any) -> Iterator[None]:
-    """Call record(module, name, arguments, output) after every call of every module below the model.
-
-    What it returns, unless None, takes the place of the output.
-    """
-    handles = [
-        module.register_forward_hook(lambda m, args, output, name=name: record(m, name, args, output))
-        for name, module in model.named_modules()
-        if name
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _Recorder(TorchFunctionMode):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Iterator
 from itertools import pairwise
@@ -11,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cfcam_gpu.capture.model_state import explainable
+from cfcam_gpu._utils.precision import use_gradients
+from cfcam_gpu._utils.undo import Undo
+from cfcam_gpu.capture.hooks import add_hook
+from cfcam_gpu.capture.model_state import make_explainable
 from cfcam_gpu.errors import ModelError
 from cfcam_gpu.metrics.base import Case, Column
 from cfcam_gpu.metrics.options import MetricOptions
@@ -111,12 +113,15 @@ def layers_from_the_head(module: nn.Module, images: Tensor) -> list[str]:
     names = {submodule: name for name, submodule in module.named_modules()}
     calls: list[str] = []
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), images.dtype)
-    with contextlib.ExitStack() as stack:
+    undo = Undo()
+    try:
+        make_explainable(module, undo)
+        use_gradients(undo, enabled=False)
         for submodule in names:
-            handle = submodule.register_forward_pre_hook(lambda called, _args: calls.append(names[called]))
-            stack.callback(handle.remove)
-        with explainable(module), torch.no_grad():
-            module(images.to(dtype))
+            add_hook(submodule._forward_pre_hooks, lambda called, _args: calls.append(names[called]), undo)
+        module(images.to(dtype))
+    finally:
+        undo.run()
     last = {name: position for position, name in enumerate(calls)}
 
     def position(name: str) -> int:

@@ -56,7 +56,7 @@ def test_many_threads_never_see_the_setting_off() -> None:
 
     def work() -> None:
         for _ in range(200):
-            with switch:
+            with switch.on():
                 seen.append(state["on"])
 
     threads = [threading.Thread(target=work) for _ in range(8)]
@@ -80,9 +80,9 @@ def test_a_setting_that_fails_is_not_counted() -> None:
         yield
 
     switch = SharedSwitch(setting)
-    with pytest.raises(OSError, match="no"), switch:
+    with pytest.raises(OSError, match="no"), switch.on():
         pass
-    with switch:
+    with switch.on():
         pass
     assert len(attempts) == 2
 
