@@ -26,8 +26,8 @@ from cfcam_gpu.images.scaled import Decoded, exif_orientation, reduce_jpeg, turn
 from cfcam_gpu.images.tiff import is_tiff
 from cfcam_gpu.images.wide import is_wide, load_tiff, reduced_to_rgb, to_rgb
 
-#: Formats that Pillow decodes by starting another program (Ghostscript).
-REFUSED_FORMATS = {"EPS"}
+#: Formats that Pillow decodes by starting another program (Ghostscript), or leaves to a handler that others install.
+_REFUSED_FORMATS = {"EPS", "BUFR", "GRIB", "HDF5", "WMF"}
 
 _DEFAULT_OPTIONS = ReadOptions()
 
@@ -198,7 +198,7 @@ def _check_file(path: Path) -> None:
 def image_formats() -> list[str]:
     """Pillow's names of the formats that are decoded."""
     Image.init()
-    return [name for name in Image.ID if name not in REFUSED_FORMATS]
+    return [name for name in Image.ID if name not in _REFUSED_FORMATS]
 
 
 #: Exceptions of the file system and of Pillow that always mean the same.

@@ -53,10 +53,10 @@ def reduced_to_rgb(
         return _tiff_image(read_tiff(stream, options.max_pixels, image.tell()), options)
     if gray is not None:
         image.load()
-        values = np.asarray(image)
         transparent = image.info.get("transparency")  # the one transparent value of a PNG, or None
-        mask = None if transparent is None else values == transparent
-        return _gray(gray.reduced(values, options.value_range), mask)
+        mask = None if transparent is None else np.asarray(image) == transparent
+        # The array is a copy of a large image's values, which is gone before the RGB image is made.
+        return _gray(gray.reduced(np.asarray(image), options.value_range), mask)
     if options.value_range is None:
         return _pillows_8_bits(image)
     return _colour(_colour_values(image, stream, options), GrayRange(0, 65535, "16-bit", ""), options)

@@ -169,4 +169,4 @@ from resource import RUSAGE_SELF, getrusage
 print(getrusage(RUSAGE_SELF).ru_maxrss // 1024)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(run.stdout) < 1000  # MB
+    assert int(run.stdout) < 850  # MB
