@@ -83,6 +83,7 @@ class RunOptions:
         workers: number of processes that decode images and write pictures; 0: this process does it; None:
             `default_workers()`, or a thread of this process for up to `FEW_SAMPLES` samples.
         decode: how images are decoded for the model, a key of `cfcam_gpu.images.decoders.DECODERS`.
+        path_column: the column of manifests with the paths of the images; None: `path` or `uri`.
         value_range: which values of images of more than 8 bits per channel become black and white: "LOW,HIGH",
             "auto" or "percentile:P" (see `cfcam_gpu.images.read_options.ValueRange`); it takes the place of
             the window of a DICOM file. None: the range that the file declares or can store.
@@ -174,6 +175,9 @@ class RunOptions:
     decode: str = field(
         default="full",
         metadata=option(f"How images are decoded: {', '.join(DECODERS)}.", RUN, "NAME"),
+    )
+    path_column: str | None = field(
+        default=None, metadata=option("Column of manifests with the paths; path or uri.", RUN, "NAME")
     )
     value_range: str | None = field(
         default=None,

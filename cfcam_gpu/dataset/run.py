@@ -7,6 +7,7 @@ A run that is ended at any point keeps its finished parts; the same call does th
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,7 @@ from cfcam_gpu.dataset.store.plan import Plan
 from cfcam_gpu.dataset.store.resume import open_plan
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.dataset.store.store import Store
-from cfcam_gpu.errors import TooManyErrors
+from cfcam_gpu.errors import InputError, TooManyErrors
 
 
 @dataclass
@@ -117,7 +118,7 @@ def explain_dataset(
     options = replace(options or RunOptions(), **settings)
     store, observer = Store(Path(out)), observer or Observer()
     opening = _part_explainer(model, options, observer)
-    samples = samples_of(inputs, store.out)
+    samples = samples_of(inputs, store.out, options.path_column)
     with opening(len(samples)) as (part_explainer, run_content):
         return carry_out(store, samples, part_explainer, run_content, options, observer)
 
@@ -135,14 +136,24 @@ def _part_explainer(
     return local_part_explainer(model, options)
 
 
-def samples_of(inputs: Sequence[str] | Sequence[Sample], out: Path) -> list[Sample]:
+def samples_of(
+    inputs: Sequence[str] | Sequence[Sample], out: Path, path_column: str | None = None
+) -> list[Sample]:
     """The samples of a run's inputs, in a new list; nothing below `out` is an input.
 
+    Args:
+        inputs: a single path counts as a list of one.
+
     Raises:
-        InputError: an input does not exist, or holds no images.
+        InputError: an input does not exist, holds no images, or is no path.
     """
-    samples = [item for item in inputs if isinstance(item, Sample)]
-    return samples or find_samples([str(item) for item in inputs], exclude=out)
+    items: list[object] = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
+    samples = [item for item in items if isinstance(item, Sample)]
+    others = [item for item in items if not isinstance(item, (Sample, str, os.PathLike))]
+    if others or (samples and len(samples) < len(items)):
+        kinds = ", ".join(sorted({type(item).__name__ for item in others or items}))
+        raise InputError(f"inputs must be paths, or samples and nothing else, got {kinds}")
+    return samples or find_samples([str(item) for item in items], exclude=out, path_column=path_column)
 
 
 def carry_out(

@@ -16,6 +16,7 @@ pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installe
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
 from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.uid import (  # noqa: E402
+    UID,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -30,12 +31,12 @@ RAMP = np.array([[0, 1024, 2048, 4095]], np.uint16)
 FULL = [0, 64, 128, 255]
 
 
-def _dataset(pixels: np.ndarray, syntax: str = ExplicitVRLittleEndian, **fields: Any) -> Dataset:
+def _dataset(pixels: np.ndarray, syntax: Any = ExplicitVRLittleEndian, **fields: Any) -> Dataset:
     data = Dataset()
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = syntax
     data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = SecondaryCaptureImageStorage
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = "1.2.3"
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = UID("1.2.3")
     data.Rows, data.Columns = pixels.shape[:2]
     data.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
     data.PhotometricInterpretation = "MONOCHROME2" if pixels.ndim == 2 else "RGB"
@@ -70,7 +71,7 @@ def _gray(data: Dataset, value_range: str | None = None) -> tuple[list[int], str
     ],
 )  # fmt: skip
 def test_empty_elements_are_absent(names: tuple[str, ...]) -> None:
-    empty = {name: [] if name.endswith("Sequence") else None for name in names}
+    empty: dict[str, Any] = {name: [] if name.endswith("Sequence") else None for name in names}
     assert _gray(_dataset(RAMP, **empty)) == (FULL, "full range 0 to 4095")
 
 

@@ -11,20 +11,22 @@ from pathlib import Path, PurePath
 from cfcam_gpu._utils.messages import listed
 from cfcam_gpu.dataset.sources.folders import InputFile, expand_input
 from cfcam_gpu.dataset.sources.huggingface import dataset_samples, is_saved_dataset
-from cfcam_gpu.dataset.sources.manifests import MANIFEST_SUFFIXES, manifest_samples
+from cfcam_gpu.dataset.sources.manifests import is_manifest, manifest_samples
 from cfcam_gpu.dataset.sources.names import image_stem, names_of, safe_name, unique_names
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri, path_uri
 from cfcam_gpu.dataset.sources.webdataset import is_compressed, refuse_compressed, tar_samples
 from cfcam_gpu.errors import InputError
 
 
-def find_samples(inputs: Sequence[str], exclude: Path | None = None) -> list[Sample]:
+def find_samples(
+    inputs: Sequence[str], exclude: Path | None = None, path_column: str | None = None
+) -> list[Sample]:
     """The samples of all inputs, in their order; a file that is named twice comes once.
 
-    An input is a file, folder or glob pattern (see `expand_input`). A .csv, .tsv or .parquet file is a
-    manifest, unless it was found in a folder. A .tar file is a WebDataset shard, and a folder that
-    `save_to_disk` wrote a Hugging Face data set. Every other file counts as an image; whether it is one
-    shows when it is decoded.
+    An input is a file, folder or glob pattern (see `expand_input`). A .csv, .tsv, .jsonl or .parquet file, or a
+    .txt file that lists paths, is a manifest, unless it was found in a folder. A .tar file is a WebDataset
+    shard, and a folder that `save_to_disk` wrote a Hugging Face data set. Every other file counts as an image;
+    whether it is one shows when it is decoded.
 
     An image found in a folder is named by its path below that folder, any other by its file name, both without
     extension. Names that clash keep the extension ("cat.png"), and get numbers if they still clash ("cat-2").
@@ -36,6 +38,7 @@ def find_samples(inputs: Sequence[str], exclude: Path | None = None) -> list[Sam
     Args:
         inputs: files, folders or glob patterns.
         exclude: the output folder, whose files are no inputs (see `expand_input`).
+        path_column: the column of the manifests with the paths of the images; None: `path` or `uri`.
 
     Raises:
         InputError: an input does not exist, cannot be read or is empty; a shard is compressed; a manifest has
@@ -53,12 +56,19 @@ def find_samples(inputs: Sequence[str], exclude: Path | None = None) -> list[Sam
         raise InputError("no inputs: name at least one image file, folder, pattern, manifest or shard")
     listed_files: set[str] = set()
     unnamed: list[_Unnamed] = []
+    manifests = 0
     for text in inputs:
         in_folder = os.path.isdir(os.path.expanduser(text))
         for file in _expand(text, exclude):
             if file.real not in listed_files:
                 listed_files.add(file.real)
-                unnamed += _samples_of(_Input(file, in_folder, alone=in_folder and len(inputs) == 1))
+                source = _Input(
+                    file, in_folder, alone=in_folder and len(inputs) == 1, path_column=path_column
+                )
+                manifests += _KINDS["manifest"].includes(source)
+                unnamed += _samples_of(source)
+    if path_column is not None and not manifests:
+        raise InputError(f"the path column {path_column!r} is for manifests, and none of the inputs is one")
     if not unnamed:
         raise InputError(f"no samples in {listed(inputs)}: the shards are empty")
     return _named(unnamed)
@@ -71,11 +81,13 @@ class _Input:
     Attributes:
         in_folder: whether it was found in a folder that the user gave.
         alone: whether that folder is the only input.
+        path_column: as for `find_samples`.
     """
 
     file: InputFile
     in_folder: bool
     alone: bool
+    path_column: str | None = None
 
     @property
     def path(self) -> Path:
@@ -155,8 +167,8 @@ _KINDS = {
         lambda source: dataset_samples(source.path),
     ),
     "manifest": _Kind(
-        lambda source: not source.in_folder and source.path.suffix.lower() in MANIFEST_SUFFIXES,
-        lambda source: manifest_samples(source.path),
+        lambda source: not source.in_folder and is_manifest(source.path),
+        lambda source: manifest_samples(source.path, source.path_column),
     ),
     "compressed shard": _Kind(lambda source: is_compressed(source.path), _compressed_samples),
     "WebDataset shard": _Kind(lambda source: source.path.suffix.lower() == ".tar", _shard_samples),

@@ -1,4 +1,4 @@
-"""Manifests: CSV and Parquet tables with one row for each image.
+"""Manifests: tables with one row for each image, in CSV, JSON Lines or Parquet, and plain lists of paths.
 
 Columns: `path` or `uri`; optional are `sample_id`, `label`, `target`, and where the object is: `mask`
 (path of an image) or `box` (x0,y0,x1,y1 in pixels). Other columns are ignored.
@@ -6,41 +6,76 @@ Columns: `path` or `uri`; optional are `sample_id`, `label`, `target`, and where
 
 from __future__ import annotations
 
-import csv
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
 from cfcam_gpu._utils.messages import first_line
+from cfcam_gpu.dataset.sources.labels import label_text, target_text, with_whole_numbers
 from cfcam_gpu.dataset.sources.masks import box_mask
+from cfcam_gpu.dataset.sources.names import IMAGE_SUFFIXES
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri, path_uri, split_uri
+from cfcam_gpu.dataset.sources.text_tables import (
+    Line,
+    error_at,
+    first_path,
+    read_csv,
+    read_json_lines,
+    read_list,
+)
 from cfcam_gpu.errors import InputError
 
-#: Extensions of manifests.
-MANIFEST_SUFFIXES = frozenset((".csv", ".tsv", ".parquet"))
+#: Extensions of tables and of lists.
+_TABLES, _LISTS = frozenset((".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")), frozenset((".txt", ".lst"))
 
-_DELIMITERS = ",\t;"
+#: How much of a text file tells whether it is a list of paths.
+_HEAD = 1 << 16
+
 _PLACES = ("path", "uri")
 _MASKS = ("mask", "box")
-_COLUMNS = (*_PLACES, "sample_id", "label", "target", *_MASKS)
-
-#: Where a row is, for messages ("line 3" of a CSV file, "row 2" of a Parquet file), and its cells as text.
-_Row = tuple[str, dict[str, str]]
+_CLASSES = {"label": label_text, "target": target_text}
+_COLUMNS = (*_PLACES, "sample_id", *_CLASSES, *_MASKS)
 
 
-def manifest_samples(path: Path) -> list[Sample]:
+def is_manifest(path: Path) -> bool:
+    """Whether a file is a table or a list of paths: by its extension, a text file also by its first line.
+
+    Example:
+        >>> is_manifest(Path("train.csv")), is_manifest(Path("cat.png"))
+        (True, False)
+    """
+    suffix = path.suffix.lower()
+    return suffix in _TABLES or (suffix in _LISTS and os.path.isfile(path) and _lists_paths(path))
+
+
+def _lists_paths(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD).decode("utf-8-sig", "replace")
+    except OSError:
+        return False
+    line = next(filter(None, map(str.strip, head.splitlines())), "")
+    text = first_path(line)
+    is_image = PurePosixPath(text.replace("\\", "/")).suffix.lower() in IMAGE_SUFFIXES
+    return is_image or ("\0" not in text and text != "" and os.path.isfile(path.parent / text))
+
+
+def manifest_samples(path: Path, path_column: str | None = None) -> list[Sample]:
     """One sample for each row, in the manifest's order.
 
     Relative paths begin in the manifest's folder and must not leave it. Whether the files exist is not checked
-    here: decoding them reports it. Without `sample_id` the id is the path or URI as it was written. Empty cells
-    count as missing. A mistake in a mask or box becomes a `broken:` mask, since it concerns only runs that use
-    masks.
+    here: decoding them reports it. A path that does not exist as it is written, but without spaces around it, with
+    its backslashes as slashes or its accents composed otherwise, is that file's. Without `sample_id` the id is the
+    path or URI as it was written. Empty cells count as missing. A mistake in a mask or box becomes a `broken:` mask,
+    since it concerns only runs that use masks.
 
     Args:
-        path: a file with one of `MANIFEST_SUFFIXES`.
+        path: a file for which `is_manifest` holds.
+        path_column: the column with the paths of the images; None: `path` or `uri`.
 
     Raises:
         InputError: the manifest cannot be read or has no rows, a column is missing or occurs twice, or a row has
@@ -55,35 +90,59 @@ def manifest_samples(path: Path) -> list[Sample]:
     """
     samples: list[Sample] = []
     places: dict[str, str] = {}
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"manifest {str(path)!r} is not a regular file; give a file on disk")
     try:
-        rows = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
-        for place, row in rows:
+        for place, row in _rows(path, path_column):
             sample = _sample(path, place, row)
             earlier = places.setdefault(sample.sample_id, place)
             if earlier != place:
-                raise _error(path, place, f"sample_id {sample.sample_id!r} was given in {earlier} already")
+                raise error_at(
+                    path,
+                    place,
+                    f"sample_id {sample.sample_id!r} was given in {earlier} already; several rows for one image need "
+                    "a column sample_id that tells them apart",
+                )
             samples.append(sample)
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
         raise InputError(f"manifest {str(path)!r} cannot be read: {reason}") from error
     if not samples:
         raise InputError(f"manifest {str(path)!r} holds no rows")
-    return samples
+    return with_whole_numbers(samples)
 
 
-def _error(path: Path, place: str, reason: str) -> InputError:
-    return InputError(f"manifest {str(path)!r}, {place}: {reason}")
+def _rows(path: Path, path_column: str | None) -> Iterator[tuple[str, dict[str, str]]]:
+    """Where each row is, for messages, and its cells as text by column; the paths are in `path`."""
+    suffix = path.suffix.lower()
+    wanted = None if path_column is None else path_column.strip().lower()
+
+    def check(path: Path, columns: list[str]) -> None:
+        _check_columns(path, columns, wanted)
+
+    if suffix == ".parquet":
+        rows = _read_parquet(path, wanted)
+    elif suffix in _LISTS:
+        rows = read_list(path)
+    elif suffix in (".jsonl", ".ndjson"):
+        rows = read_json_lines(path, check)
+    else:
+        rows = read_csv(path, _PLACES if wanted is None else (wanted,), check)
+    for place, row in rows:
+        if wanted is not None and suffix not in _LISTS:
+            row = {name: cell for name, cell in row.items() if name not in _PLACES} | {"path": row[wanted]}
+        yield place, {name: _text(path, place, name, row[name]) for name in _COLUMNS if name in row}
 
 
 def _sample(manifest: Path, place: str, row: Mapping[str, str]) -> Sample:
     column = "uri" if "uri" in row else "path"
     text = row[column]
     if not text:
-        raise _error(manifest, place, f"the {column} is empty")
+        raise error_at(manifest, place, f"the {column} is empty")
     try:
         uri = _resolve_uri(manifest, text) if column == "uri" else _resolve_path(manifest, text)
     except ValueError as error:
-        raise _error(manifest, place, f"{column} {text!r} {error}") from None
+        raise error_at(manifest, place, f"{column} {text!r} {error}") from None
     sample_id = clean_text(row.get("sample_id") or PurePosixPath(text).as_posix())
     mask = _mask(manifest, place, row)
     return Sample(sample_id, uri, row.get("label") or None, row.get("target") or None, mask=mask)
@@ -103,7 +162,18 @@ def _mask(manifest: Path, place: str, row: Mapping[str, str]) -> str | None:
 
 
 def _resolve_path(manifest: Path, text: str) -> str:
-    return path_uri(_inside(manifest, text))
+    return path_uri(_inside(manifest, _spelling(manifest.parent, text)))
+
+
+def _spelling(folder: Path, text: str) -> str:
+    """A path as it is written, or in another spelling under which the file exists."""
+    plain = text.isascii() and "\\" not in text and text == text.strip()
+    if plain or "\0" in text:
+        return text
+    spellings = [text, text.strip()]
+    spellings += [spelling.replace("\\", "/") for spelling in spellings]
+    spellings += [unicodedata.normalize(form, spelling) for form in ("NFC", "NFD") for spelling in spellings]
+    return next((s for s in spellings if os.path.lexists(os.path.join(folder, s))), text)
 
 
 def _resolve_uri(manifest: Path, text: str) -> str:
@@ -131,91 +201,78 @@ def _inside(manifest: Path, text: str) -> str:
     return os.path.join(manifest.parent.absolute(), os.path.normpath(text))
 
 
-def _check_columns(path: Path, columns: list[str]) -> None:
-    repeated = [name for name in _COLUMNS if columns.count(name) > 1]
+def _check_columns(path: Path, columns: list[str], path_column: str | None = None) -> None:
+    repeated = [name for name in (*_COLUMNS, path_column) if columns.count(str(name)) > 1]
     if repeated:
         raise InputError(f"manifest {str(path)!r} has the column {repeated[0]!r} more than once")
+    got = ", ".join(map(repr, columns)) or "nothing"
+    if path_column is not None:
+        if path_column not in columns:
+            raise InputError(f"manifest {str(path)!r} has no column {path_column!r}, only {got}")
+        return
     places = [name for name in _PLACES if name in columns]
-    if len(places) != 1:
-        got = "both" if places else f"only {', '.join(map(repr, columns)) or 'nothing'}"
-        raise InputError(f"manifest {str(path)!r} needs one column 'path' or 'uri', it has {got}")
+    if len(places) > 1:
+        raise InputError(f"manifest {str(path)!r} needs one column 'path' or 'uri', it has both")
+    if not places:
+        raise InputError(
+            f"manifest {str(path)!r} needs one column 'path' or 'uri', it has only {got}; --path-column names another"
+        )
 
 
-def _read_csv(path: Path) -> Iterator[_Row]:
-    with path.open("rb") as file:
-        lines = _decoded(path, file)
-        header = next(lines, "")
-        delimiter = max(_DELIMITERS, key=lambda mark: _fit(header, mark))
-        columns = _split(header, delimiter)
-        _check_columns(path, columns)
-        reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
-        start = 2
-        try:
-            for cells in reader:
-                place, start = f"line {start}", reader.line_num + 2
-                if len(cells) not in (0, len(columns)):
-                    reason = f"cells: {len(cells)}, but the header has {len(columns)}"
-                    raise _error(path, place, reason)
-                if cells:
-                    row = dict(zip(columns, cells, strict=True))
-                    yield place, {name: _trimmed(name, row[name]) for name in _COLUMNS if name in row}
-        except csv.Error as error:
-            raise _error(path, f"line {start}", f"no valid CSV: {error}") from error
-
-
-def _decoded(path: Path, file: Iterator[bytes]) -> Iterator[str]:
-    for number, line in enumerate(file, 1):
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError:
-            raise _error(path, f"line {number}", "not UTF-8; save the manifest as UTF-8") from None
-
-
-def _fit(header: str, delimiter: str) -> tuple[bool, int]:
-    """How well a delimiter fits the header: whether it gives a column of paths, and the number of columns."""
-    columns = _split(header, delimiter)
-    return any(name in columns for name in _PLACES), len(columns)
-
-
-def _split(header: str, delimiter: str) -> list[str]:
-    cells = next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])
-    return [cell.strip().lower() for cell in cells]
-
-
-def _read_parquet(path: Path) -> Iterator[_Row]:
+def _read_parquet(path: Path, path_column: str | None) -> Iterator[Line]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with path.open("rb") as file:
             table = pyarrow.parquet.ParquetFile(file)
-            _check_columns(path, table.schema_arrow.names)
-            wanted = [name for name in table.schema_arrow.names if name in _COLUMNS]
+            names = {name.strip().lower(): name for name in reversed(table.schema_arrow.names)}
+            _check_columns(path, [name.strip().lower() for name in table.schema_arrow.names], path_column)
+            wanted = [name for name in names if name in _COLUMNS or name == path_column]
             number = 0
-            for batch in table.iter_batches(batch_size=8192, columns=wanted):
-                for row in batch.to_pylist():
+            for batch in table.iter_batches(batch_size=8192, columns=[names[name] for name in wanted]):
+                columns = [_values(batch.column(names[name])) for name in wanted]
+                for values in zip(*columns, strict=True):
                     number += 1
-                    place = f"row {number}"
-                    yield place, {name: _text(path, place, name, value) for name, value in row.items()}
+                    yield f"row {number}", dict(zip(wanted, values, strict=True))
     except pyarrow.ArrowException as error:
         raise InputError(
             f"manifest {str(path)!r} is no readable Parquet file: {first_line(error)}"
         ) from error
 
 
+def _values(column: Any) -> list[Any]:
+    """The values of an Arrow column; bytes of texts that are not UTF-8 are kept as Python keeps those of paths."""
+    import pyarrow
+
+    if pyarrow.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type):
+        binary = pyarrow.binary() if pyarrow.types.is_string(column.type) else pyarrow.large_binary()
+        values = column.cast(binary).to_pylist()
+        return [None if value is None else os.fsdecode(value) for value in values]
+    values = column.to_pylist()
+    return values
+
+
 def _text(path: Path, place: str, column: str, value: Any) -> str:
     """A cell as text. A column of integers with missing ones may hold floats; these become integers again."""
-    if column in _MASKS and value is not None and not isinstance(value, (str, float)):
-        return ",".join(map(str, value)) if isinstance(value, list) else f"({type(value).__name__})"
     if value is None or value != value:
         return ""
+    if column in _CLASSES:
+        try:
+            return _CLASSES[column](value) or ""
+        except ValueError as error:
+            raise error_at(path, place, f"the {column} {error}") from None
+    if column in _MASKS and not isinstance(value, (str, float)):
+        return ",".join(map(str, value)) if isinstance(value, list) else f"({type(value).__name__})"
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, str) or (isinstance(value, int) and column not in _PLACES):
         return _trimmed(column, str(value))
-    raise _error(path, place, f"the {column} must be text, got {type(value).__name__}")
+    raise error_at(path, place, f"the {column} must be text, got {type(value).__name__}")
 
 
 def _trimmed(column: str, text: str) -> str:
     """Without spaces around it, except for paths: the name of a file may end with a space."""
-    return text if column in (*_PLACES, "mask") else text.strip()
+    return text if column in (*_PLACES, "mask") else clean_text(text.strip())

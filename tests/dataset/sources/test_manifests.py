@@ -114,6 +114,12 @@ def test_paths_that_read_like_uris_are_paths(folder: Path) -> None:
         ("path,label\na.png,1\na.png,2\n", ", line 3: sample_id 'a.png' was given in line 2 already"),
         ("path,label\na.png,1\n\n./a.png,2\n", ", line 4: sample_id 'a.png' was given in line 2 already"),
         ("path,sample_id\na.png,x\nb.png,x\n", ", line 3: sample_id 'x' was given in line 2 already"),
+        (
+            "path\na.png\na.png\n",
+            "already; several rows for one image need a column sample_id that tells them apart",
+        ),
+        ("path,label\ra.png,1\rb.png\r", ", line 3: cells: 1, but the header has 2"),
+        ("file,label\na.png,1\n", "; --path-column names another"),
         ('path,label\n"a\nb.png",1\nc.png\n', ", line 4: cells: 1, but the header has 2"),
         ("path,label\na.png,1,2\n", ", line 2: cells: 3, but the header has 2"),
         ('path\na.png\n"b.png\nc.png\n', ", line 3: no valid CSV: unexpected end of data"),
@@ -158,8 +164,15 @@ def test_mistakes_are_told_with_their_line(folder: Path, content: str | bytes, m
         (pa.table({"path": ["a", "../b"]}), ", row 2: path '../b' leaves the manifest's folder"),
         (pa.table({"path": ["a\0b"]}), ", row 1: path 'a\\x00b' holds a null character"),
         (pa.table({"path": [1]}), ", row 1: the path must be text, got int"),
-        (pa.table({"path": ["a"], "label": [[1]]}), ", row 1: the label must be text, got list"),
-        (pa.table({"path": ["a"], "label": [1.5]}), ", row 1: the label must be text, got float"),
+        (
+            pa.table({"path": ["a"], "label": [[[1]]]}),
+            ", row 1: the label must be an index or a name, got list",
+        ),
+        (
+            pa.table({"path": ["a"], "label": [1.5]}),
+            ", row 1: the label must be an index or a name, got float",
+        ),
+        (pa.table({"path": ["a"], "target": [[1, 2]]}), ", row 1: the target must be one class, got 2"),
         (pa.table({"path": pa.array([], pa.string())}), "holds no rows"),
     ],
 )
