@@ -59,7 +59,7 @@ class CFCAM:
         on_invalid: `raise` an error for images that cannot be explained, or `flag` them: a blank map
             and `Explanation.status`, without waiting for the device.
         method: a key of `cfcam_gpu.methods.METHODS`.
-        finer_layer: the earlier layer of a method that looks at two layers (`cfcam-fine`), given as
+        finer_layer: the earlier layer of a method that looks at two layers (`cfcam-sharp`, `cfcam-fine`), given as
             `target_layer` is. None: the last one with maps of twice the target layer's resolution.
         layout: how the target layer's output holds its map: a key of `cfcam_gpu.capture.LAYOUTS`, or `auto`.
         reshape_transform: a function from the output of `target_layer` to (B,C,h,w), as pytorch-grad-cam
@@ -200,9 +200,15 @@ class CFCAM:
     def _with_finer(self, features: CapturedFeatures) -> CapturedFeatures:
         """The features with those of the finer layer, captured now where another method left them out."""
         layer = self._finer_layer(features.runner.layer, features.images)
-        if features.finer is not None and features.finer.layer.label == layer.label:
-            return features
-        return replace(features, finer=features.captured_at(layer))
+        method, finer = self.method, features.finer
+        contrasted = features.contrast is not None or not method.contrasts
+        if contrasted and finer is not None and finer.layer.label == layer.label:
+            differentiated = finer.gradients.shape[1] > 0
+            if differentiated or not method.finer_gradients:
+                return features
+        return features.captured_with(
+            layer, finer_gradients=method.finer_gradients, contrast=method.contrasts
+        )
 
     def _capture(
         self, images: Tensor, targets: Targets, *, differentiate: bool, check: Check
@@ -223,6 +229,8 @@ class CFCAM:
                     differentiate=differentiate,
                     finer=finer,
                     scoring=self.scoring,
+                    finer_gradients=self.method.finer_gradients,
+                    contrast=self.method.contrasts,
                     check=check,
                     compiled=self._compiled,
                 )
@@ -255,6 +263,7 @@ class CFCAM:
                 raw=bool(captured.functions),
             ),
             finer=captured.finer,
+            contrast=captured.contrast,
             single=captured.single,
         )
 

@@ -7,6 +7,11 @@ model comes back as it was given, also after an exception.
 
 from __future__ import annotations
 
+<<<<<<< HEAD
+=======
+import contextlib
+import itertools
+>>>>>>> 1de5bcf (cfcam-sharp: the contrasted class map, spread over places that look alike at an earlier layer)
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +24,12 @@ from cfcam_gpu._utils.precision import use_gradients
 from cfcam_gpu._utils.undo import Undo
 from cfcam_gpu.capture.choice import choose_layer, finer_layer, list_layers
 from cfcam_gpu.capture.compiled import CompiledModel
+<<<<<<< HEAD
 from cfcam_gpu.capture.hooks import replace_outputs
+=======
+from cfcam_gpu.capture.contrast import all_classes
+from cfcam_gpu.capture.hooks import replaced_outputs
+>>>>>>> 1de5bcf (cfcam-sharp: the contrasted class map, spread over places that look alike at an earlier layer)
 from cfcam_gpu.capture.layers import LayerInfo, TargetLayer, find_layer
 from cfcam_gpu.capture.layouts import LAYOUTS, Layout
 from cfcam_gpu.capture.model_state import check_between, make_explainable
@@ -86,6 +96,8 @@ class Capture(LayerFeatures):
             where every target is one.
         calls: how often the layer ran in the forward pass; the last call is the one captured.
         finer: the features of the earlier layer, where one was asked for.
+        contrast: (B,C,h,w) float32, the gradient of the score of all classes together, zeros where classes do not
+            compete or the targets are functions; None where it was not asked for.
     """
 
     scores: Tensor
@@ -98,6 +110,7 @@ class Capture(LayerFeatures):
     out_of_range: Tensor | None
     calls: int
     finer: LayerFeatures | None = None
+    contrast: Tensor | None = None
 
 
 def capture(
@@ -110,6 +123,8 @@ def capture(
     differentiate: bool = True,
     finer: TargetLayer | None = None,
     scoring: Scoring = Scoring(),  # noqa: B008 - immutable
+    finer_gradients: bool = True,
+    contrast: bool = False,
     check: Check = never_ends,
     compiled: CompiledModel | None = None,
 ) -> Capture:
@@ -119,8 +134,10 @@ def capture(
         calls: how often the layer runs in a forward pass, if known: earlier calls are then not
             differentiated, which saves memory. A wrong number costs a second forward pass.
         differentiate: False leaves the backward passes out.
-        finer: an earlier layer to capture in the same passes, which then go back as far as that.
+        finer: an earlier layer to capture in the same passes.
         scoring: how the logits and the classes' scores are read from the model's output.
+        finer_gradients: the backward passes go back as far as the earlier layer; False: only its activations are kept.
+        contrast: differentiate the score of all classes together as well, where the targets are classes.
         check: called often; raises to end the capture.
         compiled: runs the model in compiled halves where it can, at one layer.
 
@@ -139,12 +156,14 @@ def capture(
         make_explainable(model, undo)
         use_gradients(undo, enabled=differentiate)
         prepared = prepare_targets(targets, len(images), images.device)
-        cuts = _cuts(layer, finer, calls)
+        cuts = _cuts(layer, finer, calls, finer_gradients=finer_gradients)
         output, head = _run(model, images, cuts, check, compiled)
         if calls is not None and cuts[0].calls != calls:
-            cuts = _cuts(layer, finer, None)
+            cuts = _cuts(layer, finer, None, finer_gradients=finer_gradients)
             output, head = _run(model, images, cuts, check)
         leaves = {cut.layer.label: cut.result() for cut in cuts}
+        for cut in cuts[1:]:
+            cut.check_before(cuts[0])
         layers = [with_known_layout(model, cut.layer, cut.result(), images) for cut in cuts]
         read = scoring.class_logits if prepared.functions is None else scoring.logits
         logits, activation = read(output), scoring.activation_of(scoring.logits(output))
@@ -155,14 +174,26 @@ def capture(
             """The k-th target's scores, by the compiled head once more."""
             assert head is not None
             logits = read(head(leaves[layer.label].clone()))
-            return target_scores(logits, same, len(images), activation).scores[:, k]
+            once_more = target_scores(logits, same, len(images), activation).scores
+            return (_with_contrast(once_more, logits, activation) if competing else once_more)[:, k]
 
+<<<<<<< HEAD
         differentiated = targeted.scores if differentiate else targeted.scores[:, :0]
         gradients = _gradients(differentiated, leaves, check, again if head else None)
     finally:
         undo.run()
+=======
+        competing = contrast and prepared.functions is None
+        columns = _with_contrast(targeted.scores, logits, activation) if competing else targeted.scores
+        differentiable = {cut.layer.label: leaves[cut.layer.label] for cut in cuts if not cut.kept}
+        gradients = _gradients(
+            columns if differentiate else columns[:, :0], differentiable, check, again if head else None
+        )
+        gradients += [[]] * (len(cuts) - len(gradients))
+    k = targeted.scores.shape[1]
+>>>>>>> 1de5bcf (cfcam-sharp: the contrasted class map, spread over places that look alike at an earlier layer)
     features = [
-        _features(one, leaf.detach(), gradient, len(images))
+        _features(one, leaf.detach(), gradient[:k], len(images))
         for one, leaf, gradient in zip(layers, leaves.values(), gradients, strict=True)
     ]
     return Capture(
@@ -179,12 +210,28 @@ def capture(
         single=prepared.single,
         out_of_range=targeted.out_of_range,
         calls=cuts[0].calls,
+        contrast=_contrast_of(layers[0], gradients[0][k:], features[0].activations) if contrast else None,
     )
 
 
-def _cuts(layer: TargetLayer, finer: TargetLayer | None, calls: int | None) -> list[_Cut]:
+def _with_contrast(scores: Tensor, logits: Tensor, activation: str) -> Tensor:
+    """The scores (B,K), with that of all classes together behind them where classes compete: (B,K+1)."""
+    together = all_classes(logits, activation)
+    return scores if together is None else torch.cat([scores, together[:, None].to(scores.dtype)], 1)
+
+
+def _contrast_of(layer: TargetLayer, gradients: Sequence[Tensor], activations: Tensor) -> Tensor:
+    assert layer.layout is not None
+    return layer.layout.maps(gradients[0]) if gradients else torch.zeros_like(activations).float()
+
+
+def _cuts(
+    layer: TargetLayer, finer: TargetLayer | None, calls: int | None, *, finer_gradients: bool
+) -> list[_Cut]:
     if finer is None:
         return [_Cut(layer, calls)]
+    if not finer_gradients:
+        return [_Cut(layer, calls), _Cut(finer, None, kept=True)]
     return [_Cut(layer, calls, attached=True), _Cut(finer, None)]
 
 
@@ -221,13 +268,21 @@ class _Cut:
     Args:
         calls: how often the layer runs, if known.
         attached: the output stays part of the graph of an earlier cut, and is differentiated there.
+        kept: the output is only copied; the graph is not cut.
     """
 
-    def __init__(self, layer: TargetLayer, calls: int | None, *, attached: bool = False) -> None:
+    #: Tells which of two outputs came first.
+    _places = itertools.count(1)
+
+    def __init__(
+        self, layer: TargetLayer, calls: int | None, *, attached: bool = False, kept: bool = False
+    ) -> None:
         self.layer = layer
         self.expected = calls
         self.attached = attached
+        self.kept = kept
         self.calls = 0
+        self.place = 0
         self.leaf: Tensor | None = None
 
     def cut(self, output: Any) -> Any:
@@ -243,6 +298,10 @@ class _Cut:
                 f"target layer {self.layer.label!r} must put out a floating-point tensor (B,C,h,w), (B,h,w,C) "
                 f"or (B,tokens,C), got {describe(output)}; `cfcam layers` lists the layers that do"
             )
+        self.place = next(self._places)
+        if self.kept:
+            self.leaf = output.detach().clone()
+            return output
         with torch.enable_grad():
             if self.attached:
                 self.leaf = output
@@ -259,12 +318,16 @@ class _Cut:
                 f"target layer {self.layer.label!r} did not run in the forward pass; "
                 "choose a layer that takes part in it, `cfcam layers` lists them"
             )
-        if self.attached and not self.leaf.requires_grad:
+        return self.leaf
+
+    def check_before(self, target: _Cut) -> None:
+        """Refuses an earlier layer that does not come before the target layer."""
+        assert self.leaf is not None
+        if self.place > target.place or (self.attached and not self.leaf.requires_grad):
             raise CaptureError(
-                f"the finer layer does not come before layer {self.layer.label!r}; choose an earlier one, "
+                f"the finer layer does not come before layer {target.layer.label!r}; choose an earlier one, "
                 "`cfcam layers` lists them in their order"
             )
-        return self.leaf
 
 
 def _features(layer: TargetLayer, output: Tensor, gradients: Sequence[Tensor], batch: int) -> LayerFeatures:

@@ -137,7 +137,7 @@ class RunOptions:
     )
     finer_layer: str | None = field(
         default=None,
-        metadata=option("Earlier layer of cfcam-fine; automatic unless given.", METHOD, "NAME"),
+        metadata=option("Earlier layer of cfcam-sharp or -fine; automatic unless given.", METHOD, "NAME"),
     )
     method: str = field(
         default="cfcam",
@@ -271,7 +271,9 @@ class RunOptions:
 
     def _check_finer(self, method: Method) -> None:
         if self.finer_layer is not None and not method.needs_finer:
-            raise ConfigError(f"{method.name} reads one layer; a finer layer is for method cfcam-fine")
+            raise ConfigError(
+                f"{method.name} reads one layer; a finer layer is for method cfcam-sharp or cfcam-fine"
+            )
 
     def allowed_errors(self, samples: int) -> int:
         """How many of `samples` may fail without stopping the run.

@@ -34,6 +34,8 @@ class Method:
         uses_gradients: whether it reads `Features.gradients`.
         needs_model: whether it needs the model, not just what was captured of it.
         needs_finer: whether it looks at an earlier layer as well.
+        finer_gradients: whether it reads the gradients there.
+        contrasts: whether it reads `CapturedFeatures.contrast`.
         per_channel: whether it runs the model, or its head, once per channel.
         is_cfcam: whether it clusters channels; only these have labels and presets.
         has_engines: whether `cfcam_gpu.engines.ENGINES` implement it; others run in PyTorch.
@@ -53,6 +55,8 @@ class Method:
     uses_gradients: bool = False
     needs_model: bool = False
     needs_finer: bool = False
+    finer_gradients: bool = False
+    contrasts: bool = False
     per_channel: bool = False
     is_cfcam: bool = False
     has_engines: bool = False

@@ -96,6 +96,8 @@ class CapturedFeatures(Features):
         out_of_range: (B,) bool: images with a target that is not a class of the model; None: there is none.
         runner: the model around the layer.
         finer: an earlier layer with larger maps, for methods that look at two layers; None for others.
+        contrast: (B,C,h,w) float32, the gradient of the score of all classes together, see
+            `cfcam_gpu.capture.contrast`; None for methods that do not contrast.
         single: whether one target per image was asked for, so that results have no axis K.
 
     Example:
@@ -117,6 +119,7 @@ class CapturedFeatures(Features):
     runner: ModelRunner
     finer: LayerFeatures | None
     single: bool
+    contrast: Tensor | None = None
 
     @property
     def k(self) -> int:
@@ -147,11 +150,18 @@ class CapturedFeatures(Features):
 
     def gradients_of(self, images: Tensor) -> Tensor:
         """(B,K,C,h,w) float32 gradients of the same targets at other images (B,3,H,W)."""
-        return self.runner.capture(images, self._targets).gradients
+        return self.runner.capture(images, self.asked).gradients
 
-    def captured_at(self, layer: TargetLayer) -> LayerFeatures:
-        """The same images and targets at another layer, captured now."""
-        return self.runner.capture(self.images, self._targets, layer)
+    def captured_with(self, finer: TargetLayer, *, finer_gradients: bool, contrast: bool) -> Self:
+        """With the features of a finer layer, and the contrast, of the same images and targets, captured now."""
+        captured = self.runner.capture(
+            self.images,
+            self.asked,
+            finer=finer,
+            finer_gradients=finer_gradients,
+            contrast=contrast,
+        )
+        return replace(self, finer=captured.finer, contrast=captured.contrast)
 
     def at_finer_layer(self) -> Features:
         """The same images and targets at the finer layer.
@@ -170,7 +180,8 @@ class CapturedFeatures(Features):
         )
 
     @property
-    def _targets(self) -> Targets:
+    def asked(self) -> Targets:
+        """The targets as `CFCAM` takes them."""
         return list(self.functions) if self.targets is None else self.targets
 
     def _seed_values(self) -> Tensor:

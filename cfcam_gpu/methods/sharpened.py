@@ -19,7 +19,7 @@ def cfcam_fine(features: CapturedFeatures) -> Maps:
 
     Reads `CFCAMConfig.fine_share`. Grid (B,K,h',w') at the resolution of the earlier layer.
     """
-    coarse, (finer, bad) = cfcam(features), _finite(features.at_finer_layer())
+    coarse, (finer, bad) = cfcam(features), finite(features.at_finer_layer())
     fine = cfcam(replace(finer, config=CFCAMConfig.preset("spatial"))).grid
     grid = _sharpened(coarse.grid, fine.masked_fill(bad, torch.nan), features.config.fine_share)
     return maps_of(grid, features.size, coarse.clusters)
@@ -30,12 +30,12 @@ def gradcam_fine(features: CapturedFeatures) -> Tensor:
 
     Reads `CFCAMConfig.fine_share`. Grid (B,K,h',w') at the resolution of the earlier layer.
     """
-    finer, bad = _finite(features.at_finer_layer())
+    finer, bad = finite(features.at_finer_layer())
     fine = layercam(finer).masked_fill(bad, torch.nan)
     return _sharpened(gradcam(features), fine, features.config.fine_share)
 
 
-def _finite(features: Features) -> tuple[Features, Tensor]:
+def finite(features: Features) -> tuple[Features, Tensor]:
     """The features with zeros for images that hold NaN or Inf, and the mask (B,1,1,1) bool of these images."""
     activations, gradients = features.not_finite()
     bad = activations | gradients
