@@ -7,11 +7,7 @@ model comes back as it was given, also after an exception.
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-=======
-import contextlib
 import itertools
->>>>>>> 1de5bcf (cfcam-sharp: the contrasted class map, spread over places that look alike at an earlier layer)
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,12 +20,8 @@ from cfcam_gpu._utils.precision import use_gradients
 from cfcam_gpu._utils.undo import Undo
 from cfcam_gpu.capture.choice import choose_layer, finer_layer, list_layers
 from cfcam_gpu.capture.compiled import CompiledModel
-<<<<<<< HEAD
-from cfcam_gpu.capture.hooks import replace_outputs
-=======
 from cfcam_gpu.capture.contrast import all_classes
-from cfcam_gpu.capture.hooks import replaced_outputs
->>>>>>> 1de5bcf (cfcam-sharp: the contrasted class map, spread over places that look alike at an earlier layer)
+from cfcam_gpu.capture.hooks import replace_outputs
 from cfcam_gpu.capture.layers import LayerInfo, TargetLayer, find_layer
 from cfcam_gpu.capture.layouts import LAYOUTS, Layout
 from cfcam_gpu.capture.model_state import check_between, make_explainable
@@ -177,12 +169,6 @@ def capture(
             once_more = target_scores(logits, same, len(images), activation).scores
             return (_with_contrast(once_more, logits, activation) if competing else once_more)[:, k]
 
-<<<<<<< HEAD
-        differentiated = targeted.scores if differentiate else targeted.scores[:, :0]
-        gradients = _gradients(differentiated, leaves, check, again if head else None)
-    finally:
-        undo.run()
-=======
         competing = contrast and prepared.functions is None
         columns = _with_contrast(targeted.scores, logits, activation) if competing else targeted.scores
         differentiable = {cut.layer.label: leaves[cut.layer.label] for cut in cuts if not cut.kept}
@@ -190,8 +176,9 @@ def capture(
             columns if differentiate else columns[:, :0], differentiable, check, again if head else None
         )
         gradients += [[]] * (len(cuts) - len(gradients))
+    finally:
+        undo.run()
     k = targeted.scores.shape[1]
->>>>>>> 1de5bcf (cfcam-sharp: the contrasted class map, spread over places that look alike at an earlier layer)
     features = [
         _features(one, leaf.detach(), gradient[:k], len(images))
         for one, leaf, gradient in zip(layers, leaves.values(), gradients, strict=True)

@@ -97,22 +97,11 @@ class ModelRunner:
         finally:
             undo.run()
 
-<<<<<<< HEAD
-    def capture(self, images: Tensor, targets: Targets, layer: TargetLayer | None = None) -> Capture:
-        """As `capture.capture`: activations and gradients of images (B,3,H,W).
-
-        Args:
-            layer: another layer than the target layer.
-        """
-        calls = self.calls if layer is None else None
+    def capture(self, images: Tensor, targets: Targets, **more: Any) -> Capture:
+        """As `capture.capture`: activations and gradients of images (B,3,H,W); `more` are further arguments."""
         undo = Undo()
         try:
             self._use_autocast(images.device, undo)
-=======
-    def capture(self, images: Tensor, targets: Targets, **more: Any) -> Capture:
-        """As `capture.capture`: activations and gradients of images (B,3,H,W); `more` are further arguments."""
-        with self._autocast(images.device):
->>>>>>> 1de5bcf (cfcam-sharp: the contrasted class map, spread over places that look alike at an earlier layer)
             return capture(
                 self.model,
                 self.layer,
