@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from cfcam_gpu._utils.messages import first_line
 from cfcam_gpu.errors import ImageError
+from cfcam_gpu.images.decode import decoding_errors, image_formats, open_file
+from cfcam_gpu.images.identify import what_it_is
 from cfcam_gpu.images.preprocess import Preprocess
+from cfcam_gpu.images.scaled import exif_orientation, turned_upright, upright_size
 
 #: (x0, y0, x1, y1) in pixels of the upright image.
 Box = tuple[float, float, float, float]
 
 #: Pillow's modes whose last channel is opacity.
 _WITH_ALPHA = ("LA", "RGBA")
+
+#: Formats of Pillow's that lose detail. (JPEG 2000 may not, and does not ring as far.)
+_LOSSY = ("JPEG", "MPO", "AVIF")
+
+#: How much of a WebP file tells whether it is lossless.
+_WEBP_HEAD = 1 << 16
 
 
 class MaskError(ImageError):
@@ -75,7 +86,11 @@ def draw_box(box: Box, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
 
 
 def read_mask(path: Path, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """The mask (height, width) in an image file: true where a pixel is not 0 (opacity does not count).
+    """The mask (height, width) in an image file: true where a pixel is not 0.
+
+    Opacity does not count, unless the colour is 0 everywhere or nowhere and only the opacity has a shape. In a
+    file that was compressed with losses, whose edges ring, pixels count above half of the largest value. EXIF
+    orientation is applied.
 
     Args:
         size: (width, height) of the upright image, which the mask must have as well.
@@ -92,19 +107,56 @@ def read_mask(path: Path, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
         [[False, True], [False, False]]
     """
     try:
-        with Image.open(path) as picture:
-            _check_size(path, picture.size, size)
-            opaque = picture.convert(picture.mode[:-1]) if picture.mode in _WITH_ALPHA else picture
-            values = np.asarray(opaque)
+        with open_file(path) as stream, decoding_errors(), _opened(stream) as picture:
+            _check_size(path, upright_size(picture)[:2], size)
+            lossy = _is_lossy(picture, stream)
+            picture.load()
+            upright = turned_upright(picture, exif_orientation(picture))
+            pixels = _shape(upright, lossy=lossy)
     except MaskError:
         raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise MaskError(f"the mask {path} cannot be read: {reason}") from error
-    pixels = values != 0 if values.ndim == 2 else (values != 0).any(2)
+    except ImageError as error:
+        raise MaskError(f"the mask {path} cannot be read: {error}") from (error.__cause__ or error)
     if not pixels.any():
         raise MaskError(f"the mask marks nothing of the image of {size[0]} by {size[1]} pixels")
     return pixels
+
+
+@contextmanager
+def _opened(stream: BinaryIO) -> Iterator[Image.Image]:
+    try:
+        picture = Image.open(stream, formats=image_formats())
+    except UnidentifiedImageError as error:
+        raise ImageError(what_it_is(stream)) from error
+    with picture:
+        yield picture
+
+
+def _shape(picture: Image.Image, *, lossy: bool) -> npt.NDArray[np.bool_]:
+    """Where the colour is not 0; where it is so everywhere or nowhere, where the opacity is not 0."""
+    colour = picture.convert(picture.mode[:-1]) if picture.mode in _WITH_ALPHA else picture
+    pixels = _not_zero(np.asarray(colour), lossy=lossy)
+    if pixels.all() == pixels.any() and picture.has_transparency_data:
+        opaque = _not_zero(np.asarray(picture.convert("RGBA"))[..., 3], lossy=lossy)
+        if opaque.any() and not opaque.all():
+            return opaque
+    return pixels
+
+
+def _not_zero(values: npt.NDArray[Any], *, lossy: bool) -> npt.NDArray[np.bool_]:
+    pixels: npt.NDArray[np.bool_] = values > values.max(initial=0) / 2 if lossy else values != 0
+    return pixels if pixels.ndim == 2 else np.any(pixels, axis=2, keepdims=True)[..., 0]
+
+
+def _is_lossy(picture: Image.Image, stream: BinaryIO) -> bool:
+    """Whether the pixels were compressed with losses, as those of every JPEG and most WebP files."""
+    if picture.format != "WEBP":
+        return picture.format in _LOSSY
+    position = stream.tell()
+    stream.seek(0)
+    lossless = b"VP8L" in stream.read(_WEBP_HEAD)
+    stream.seek(position)
+    return not lossless
 
 
 def _check_size(path: Path, actual: tuple[int, int], expected: tuple[int, int]) -> None:
@@ -130,7 +182,5 @@ def mask_view(pixels: npt.NDArray[np.bool_], preprocess: Preprocess) -> npt.NDAr
         >>> mask_view(np.array([[True, True, False, False]] * 3), squash).tolist()
         [[True, False]]
     """
-    height, width = preprocess.size
-    box = preprocess.visible_box(pixels.shape[1], pixels.shape[0])
     picture = Image.fromarray(pixels.astype(np.uint8))
-    return np.asarray(picture.resize((width, height), Image.Resampling.NEAREST, box)) > 0
+    return np.asarray(preprocess.resized(picture, Image.Resampling.NEAREST)) > 0

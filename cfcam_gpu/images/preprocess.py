@@ -28,6 +28,10 @@ INTERPOLATIONS = {
 }
 
 
+#: A whole image is resized before it is cropped if it then has at most so many times the pixels of the view.
+_LARGEST_WHOLE = 16
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """Turns an image into the model's input, as torchvision's evaluation transforms do.
@@ -112,15 +116,48 @@ class Preprocess:
         elif len(image.getbands()) != self.channels:
             bands = len(image.getbands())
             raise ImageError(f"the image has {bands} channels, the model takes {self.channels}")
-        height, width = self.size
-        # Resizing only the visible box gives the same pixels as resizing all and cropping, and is faster.
-        box = box or self.visible_box(*image.size)
         method = INTERPOLATIONS[self.interpolation]
         if self.channels == 3:
-            return np.array(image.resize((width, height), method, box))
+            return np.array(self.resized(image, method, box))
         # Band by band: Pillow would weigh colours by an alpha channel.
         planes = (image.convert("L"),) if self.channels == 1 else image.split()
-        return np.stack([np.asarray(plane.resize((width, height), method, box)) for plane in planes], axis=-1)
+        return np.stack([np.asarray(self.resized(plane, method, box)) for plane in planes], axis=-1)
+
+    def resized(
+        self,
+        image: Image.Image,
+        method: Image.Resampling,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> Image.Image:
+        """The part of an image that the model sees, at input size; `box` as for `view`.
+
+        Without `box` the pixels are those of torchvision's `Resize` and `CenterCrop` within one level, in every
+        orientation. Only images whose resized whole would have more than 16 times the pixels of the view may differ
+        more, with an interpolation other than bilinear.
+        """
+        height, width = self.size
+        whole = None if box else self._whole(*image.size)
+        if whole and (method != Image.Resampling.BILINEAR or min(whole) > min(image.size)):
+            # Pillow resizes first along one side, rounds, then along the other, and which comes first depends on the
+            # sizes: of a part it may be another one than of the whole image.
+            left, top = (round((side - crop) / 2) for side, crop in zip(whole, (width, height), strict=True))
+            return image.resize(whole, method).crop((left, top, left + width, top + height))
+        return image.resize((width, height), method, box or self.visible_box(*image.size))
+
+    def _whole(self, width: int, height: int) -> tuple[int, int] | None:
+        """(width, height) of the resized image that the view is cropped from; None where it is none or very large."""
+        if self.resize is None:
+            return None
+        whole = self._resized_size(width, height)
+        return whole if whole[0] * whole[1] <= _LARGEST_WHOLE * self.size[0] * self.size[1] else None
+
+    def _resized_size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) of the resized image, rounded as torchvision's Resize does."""
+        if not isinstance(self.resize, int):
+            new_height, new_width = self.resize or self.size
+            return new_width, new_height
+        short = min(width, height)
+        return int(self.resize * width / short), int(self.resize * height / short)
 
     def normalise(self, views: Tensor) -> Tensor:
         """(B, H, W, channels) uint8 -> (B, channels, H, W) float32, same device: (x / 255 - mean) / std."""
@@ -145,12 +182,8 @@ class Preprocess:
         if self.resize is None:
             return 0.0, 0.0, float(width), float(height)
         crop_height, crop_width = self.size
-        # Rounded as torchvision's Resize and CenterCrop do.
-        if isinstance(self.resize, int):
-            short = min(width, height)
-            new_width, new_height = (int(self.resize * side / short) for side in (width, height))
-        else:
-            new_height, new_width = self.resize
+        new_width, new_height = self._resized_size(width, height)
+        # Rounded as torchvision's CenterCrop does.
         left, top = round((new_width - crop_width) / 2), round((new_height - crop_height) / 2)
         x, y = width / new_width, height / new_height
         right, bottom = min((left + crop_width) * x, width), min((top + crop_height) * y, height)

@@ -135,7 +135,8 @@ def _jpeg_header(stream: BinaryIO, max_pixels: int) -> tuple[int, int, int] | No
 
 
 def _view(decoded: Decoded, preprocess: Preprocess) -> View:
-    box = decoded.box(preprocess.visible_box(decoded.width, decoded.height))
+    full = decoded.scale == 1
+    box = None if full else decoded.box(preprocess.visible_box(decoded.width, decoded.height))
     pixels = preprocess.view(decoded.image, box)
     info = decoded.image.info
     return View(pixels, decoded.width, decoded.height, info.get("cfcam"), info.get("cfcam_warning"))

@@ -58,3 +58,31 @@ def test_preprocess_refuses_what_it_cannot_do() -> None:
         Preprocess((224, 224), (0.0,) * 3, (1.0,) * 3, None, "box")
     with pytest.raises(ImageError, match=r"^expected an RGB image, got mode L; read files with load_image$"):
         PUBLISHED_PREPROCESS(Image.new("L", (4, 4)))
+
+
+SIZES = [
+    (500, 375),
+    (375, 500),
+    (333, 500),
+    (224, 300),
+    (256, 400),
+    (1000, 257),
+    (257, 1000),
+    (31, 77),
+    (256, 256),
+]
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos", "nearest"])
+@pytest.mark.parametrize(("size", "resize"), [(224, 256), (40, 48), (299, 342)])
+def test_pixels_are_torchvisions_in_every_orientation(interpolation: str, size: int, resize: int) -> None:
+    generator = np.random.default_rng(0)
+    mode = torchvision.transforms.InterpolationMode(interpolation)
+    theirs = torchvision.transforms.Compose(
+        [torchvision.transforms.Resize(resize, mode), torchvision.transforms.CenterCrop(size)]
+    )
+    preprocess = Preprocess((size, size), (0.0,) * 3, (1.0,) * 3, resize, interpolation)
+    for width, height in SIZES:
+        image = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        expected = np.asarray(theirs(image)).astype(int)
+        assert np.abs(preprocess.view(image).astype(int) - expected).max() <= 1, (width, height)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from PIL import Image
 from cfcam_gpu.dataset.sources.masks import box_mask, check_masks, open_mask, with_masks
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.errors import InputError
-from cfcam_gpu.images.masks import MaskError
+from cfcam_gpu.images.masks import MaskError, read_mask
 from cfcam_gpu.images.preprocess import Preprocess
 
 PLAIN = Preprocess((32, 32), (0, 0, 0), (1, 1, 1))
@@ -46,8 +48,8 @@ def test_a_mask_comes_to_the_models_view_as_the_image_does(tmp_path: Path, kind:
     [
         (np.ones((44, 60), np.uint8), "has 60 by 44 pixels, its image 60 by 45; masks must have the size"),
         (np.zeros((45, 60), np.uint8), "the mask marks nothing of the image of 60 by 45 pixels"),
-        (b"no picture", "cannot be read: cannot identify image file"),
-        (None, "cannot be read: No such file or directory"),
+        (b"no picture", "cannot be read: not an image that can be read"),
+        (None, "cannot be read: the file does not exist"),
         ("70,5,90,20", "the box 70,5,90,20 lies outside of the image of 60 by 45 pixels"),
     ],
 )
@@ -89,3 +91,69 @@ def test_a_mistake_in_a_manifest_is_told_when_masks_are_needed() -> None:
     check_masks([good])
     with pytest.raises(InputError, match=r"^line 3: no box$"):
         check_masks([good, bad])
+
+
+def _shape(picture: Image.Image, path: Path, **options: Any) -> np.ndarray:
+    picture.save(path, **options)
+    return read_mask(path, picture.size)
+
+
+AREA = np.zeros((64, 96), bool)
+AREA[10:30, 20:50] = True
+OPACITY = AREA.astype(np.uint8) * 255
+
+
+@pytest.mark.parametrize("colour", [0, 255, 7])
+def test_a_shape_in_the_opacity_alone(tmp_path: Path, colour: int) -> None:
+    flat = np.full((64, 96), colour, np.uint8)
+    rgba = Image.fromarray(np.dstack([flat, flat, flat, OPACITY]))
+    assert (_shape(rgba, tmp_path / "m.png") == AREA).all()
+    assert (_shape(Image.fromarray(np.dstack([flat, OPACITY]), "LA"), tmp_path / "m.png") == AREA).all()
+    palette = Image.fromarray(AREA.astype(np.uint8) + 1, "P")
+    palette.putpalette([9, 9, 9] * 3)
+    assert (_shape(palette, tmp_path / "m.png", transparency=b"\xff\x00\xff") == AREA).all()
+
+
+def test_a_shape_in_the_colour_leaves_the_opacity_aside(tmp_path: Path) -> None:
+    for opacity in (OPACITY[::-1], np.full((64, 96), 255, np.uint8), np.zeros((64, 96), np.uint8)):
+        picture = Image.fromarray(np.dstack([OPACITY, OPACITY, OPACITY, opacity]))
+        assert (_shape(picture, tmp_path / "m.png") == AREA).all()
+
+
+@pytest.mark.parametrize("value", [255, 100])
+@pytest.mark.parametrize(("kind", "quality"), [("jpg", 95), ("jpg", 50), ("webp", 60)])
+def test_a_mask_compressed_with_losses_does_not_grow(
+    tmp_path: Path, kind: str, quality: int, value: int
+) -> None:
+    picture = Image.fromarray(AREA.astype(np.uint8) * value)
+    path = tmp_path / f"m.{kind}"
+    shape = _shape(picture, path, quality=quality)
+    with Image.open(path) as stored:
+        assert (np.asarray(stored) != 0).any(tuple(range(2, np.asarray(stored).ndim))).sum() > AREA.sum()
+    assert (shape == AREA).all()
+
+
+def test_a_lossless_webp_keeps_small_values(tmp_path: Path) -> None:
+    values = AREA.astype(np.uint8) * 255
+    values[40:50, 60:70] = 1
+    assert (
+        _shape(Image.fromarray(values).convert("RGB"), tmp_path / "m.webp", lossless=True) == (values != 0)
+    ).all()
+
+
+def test_a_mask_is_turned_upright_as_the_image_is(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.ascontiguousarray(np.rot90(OPACITY))).save(tmp_path / "m.png", exif=exif)
+    assert (read_mask(tmp_path / "m.png", (96, 64)) == AREA).all()
+
+
+def test_postscript_and_pipes_are_no_masks(tmp_path: Path) -> None:
+    (tmp_path / "m.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 96 64\n%%EndComments\n")
+    os.mkfifo(tmp_path / "m.png")
+    for name, reason in (
+        ("m.eps", "a PostScript file, not an image of pixels"),
+        ("m.png", "not a regular file"),
+    ):
+        with pytest.raises(MaskError, match=f"cannot be read: {reason}"):
+            read_mask(tmp_path / name, (96, 64))
