@@ -39,5 +39,7 @@ def export(
     from cfcam_gpu.dataset.store.results import open_results
 
     raise_again()
-    count = export_results(open_results(out), to, destination, size=map_size, cmap=cmap)
-    click.echo(f"exported {plural(count, 'sample')} to {destination}")
+    results = open_results(out)
+    count = export_results(results, to, destination, size=map_size, cmap=cmap)
+    what = "row" if results.has_several_targets else "sample"
+    click.echo(f"exported {plural(count, what)} to {destination}")

@@ -228,11 +228,15 @@ def _make_option(
     made = _Option(
         [name, flags],
         type=_click_type(kind),
-        is_flag=kind is bool,
         required=required,
         help=option.help,
         metavar=option.metavar,
         **({} if default is None else {"default": default}),
+        **(
+            {"is_flag": kind is bool}
+            if option.bare is None
+            else {"is_flag": False, "flag_value": option.bare}
+        ),
     )
     made.panel = option.panel
     return made

@@ -8,11 +8,12 @@ from itertools import islice
 from typing import Any
 
 import click
+import pyarrow as pa
 
 from cfcam_gpu.cli.printing import print_table, printable, shown_path
 from cfcam_gpu.dataset.run import RunSummary
 from cfcam_gpu.dataset.store.results import Results
-from cfcam_gpu.dataset.store.schema import COLUMNS, ColumnName, Row
+from cfcam_gpu.dataset.store.schema import COLUMNS, ColumnName, Row, is_first_row
 from cfcam_gpu.methods import METHODS
 from cfcam_gpu.report.judging import Judge, Verdicts
 
@@ -97,8 +98,8 @@ class RunOutcome:
 
     def _verdicts(self) -> Verdicts:
         verdicts, judge = Verdicts(), Judge(self.results.run.get("class_names"))
-        for table in self.results.tables(["label", "pred", "pred_name"]):
-            verdicts.add(judge, table)
+        for table in self.results.tables(["sample_id", "label", "pred", "pred_name"]):
+            verdicts.add(judge, table.filter(pa.array(is_first_row(table["sample_id"].to_pylist()))))
         return verdicts
 
     def _rows(self) -> Iterator[Row]:

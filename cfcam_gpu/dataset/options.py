@@ -57,13 +57,25 @@ def _target(text: str) -> str | None:
     return None if text == "predicted" else text
 
 
+def _threshold(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(
+            f"takes a probability or nothing, got {text!r}; put it behind the inputs, or write --multi-label=0.5"
+        ) from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Settings of `explain_dataset`, and the options of `cfcam explain`.
 
     Attributes:
-        target: the class to explain where a sample does not name one, an index or a name; None: the
-            predicted class.
+        target: the class to explain where a sample does not name one, an index or a name; several of them in a
+            list, or in a text with commas between them; None: the predicted class.
+        top_k: explain so many of the likeliest classes of each image, from one forward pass.
+        multi_label: explain every class whose probability is above this threshold; where none is, the likeliest.
+            The probabilities are sigmoids unless `activation` says otherwise.
         activation: what makes probabilities of the model's outputs, one of
             `cfcam_gpu.config.ACTIVATION_NAMES`.
         output: index, key or attribute of the logits in what the model returns; None: found by the usual names.
@@ -110,14 +122,27 @@ class RunOptions:
         cfcam_gpu.errors.ConfigError: batch size must be at least 1, got 0
     """
 
-    target: str | int | None = field(
+    target: str | int | Sequence[str | int] | None = field(
         default=None,
         metadata=option(
-            "Class to explain: predicted, an index or a name.",
+            "Class to explain: predicted, an index or a name; several as A,B.",
             METHOD,
             "CLASS",
             text="predicted",
             parse=_target,
+        ),
+    )
+    top_k: int | None = field(
+        default=None, metadata=option("Explain the K likeliest classes of each image.", METHOD, "K")
+    )
+    multi_label: float | None = field(
+        default=None,
+        metadata=option(
+            "Explain every class above a probability, 0.5 unless given.",
+            METHOD,
+            "[P]",
+            parse=_threshold,
+            bare="0.5",
         ),
     )
     activation: str = field(
@@ -235,6 +260,7 @@ class RunOptions:
             )
         self._check_distributed()
         self._check_value_range()
+        self._check_targets()
         _check_choice("layout", self.layout, LAYOUT_NAMES)
         _check_choice("activation", self.activation, ACTIVATION_NAMES)
         _check_choice("engine", self.engine, ("auto", *ENGINES))
@@ -248,6 +274,33 @@ class RunOptions:
             raise ConfigError(unknown("decoder", self.decode, DECODERS))
         check_style(self.cmap, self.alpha)
         self.allowed_errors(0)
+
+    def _check_targets(self) -> None:
+        given = [name for name in ("target", "top_k", "multi_label") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ConfigError(
+                f"{' and '.join(map(_words, given))} both say what to explain; give one of them"
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigError(f"top k must be at least 1, got {self.top_k}")
+        if self.multi_label is None:
+            return
+        if not 0 <= self.multi_label < 1:
+            raise ConfigError(f"multi label must be a probability from 0 to below 1, got {self.multi_label}")
+        if self.activation == "softmax":
+            raise ConfigError(
+                "the classes of a multi-label model have a sigmoid each; leave activation softmax out"
+            )
+
+    @property
+    def model_activation(self) -> str:
+        """The activation that `CFCAM` gets: a multi-label model has a sigmoid for each class.
+
+        Example:
+            >>> RunOptions(multi_label=0.5).model_activation, RunOptions().model_activation
+            ('sigmoid', 'auto')
+        """
+        return self.activation if self.multi_label is None else "sigmoid"
 
     def _check_distributed(self) -> None:
         if self.distributed is not None:

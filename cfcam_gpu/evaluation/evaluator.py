@@ -21,6 +21,7 @@ from cfcam_gpu.dataset.execution.batch_explainer import (
     stacked_pixels,
 )
 from cfcam_gpu.dataset.store.schema import Row
+from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.evaluation.cost import images_per_second
 from cfcam_gpu.evaluation.maps import BatchMaps, normaliser
 from cfcam_gpu.evaluation.options import EvaluationOptions
@@ -53,6 +54,8 @@ class Evaluator(BatchExplainer):
         on_cost: Callable[[dict[str, float]], None] | None = None,
     ) -> None:
         super().__init__(*arguments)
+        if self.explains_several:
+            raise ConfigError("an evaluation measures one class an image, got several; give one as target")
         self.options = options
         self.metrics = metrics
         self.on_cost = on_cost

@@ -28,6 +28,8 @@ _ALL = "all"
 UNUSED = {
     "method": "give methods",
     "config": "give methods, such as {'mine': CFCAMConfig(...)}",
+    "top_k": "it measures one class an image; give target",
+    "multi_label": "it measures one class an image; give target, and activation sigmoid",
     "overlays": "it draws a grid of maps by itself",
     "cmap": "it draws a grid of maps by itself",
     "alpha": "it draws a grid of maps by itself",

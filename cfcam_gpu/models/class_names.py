@@ -15,7 +15,8 @@ def read_class_names(path: Path, count: int | None = None) -> tuple[str, ...]:
 
     Args:
         path: the file.
-        count: how many names the file must have; None: any number.
+        count: number of the model's outputs, each of which needs a name; two names are fine for one output, which
+            decides between two classes. None: any number.
 
     Raises:
         ModelError: the file cannot be read, has a blank line, or another number of names.
@@ -38,7 +39,7 @@ def read_class_names(path: Path, count: int | None = None) -> tuple[str, ...]:
     if not names or "" in names:
         blank = f"line {names.index('') + 1} is blank" if names else "the file is empty"
         raise ModelError(f"the class names {path} must be one name per line: {blank}")
-    if count is not None and len(names) != count:
+    if count is not None and len(names) != count and (count, len(names)) != (1, 2):
         raise ModelError(f"the class names {path} must be {count}, one per line, got {len(names)}")
     return names
 

@@ -24,7 +24,8 @@ class LoadedModel:
     Attributes:
         model: an image classifier in eval mode, on the CPU: (B, channels, H, W) float32 -> logits (B, classes).
         preprocess: turns an image into the model's input.
-        class_names: one name per output; None: not known.
+        class_names: one name per output; None: not known. A model with one output decides between two classes,
+            not and yes: one name is that of the second, and the first gets "not" before it.
         spec: what was asked for; shown to people.
         weights: where the weights come from; shown to people.
         weights_key: the entry of a weights file that was asked for; None: none was.
@@ -46,6 +47,10 @@ class LoadedModel:
     spec: str
     weights: str
     weights_key: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.class_names is not None and len(self.class_names) == 1:
+            object.__setattr__(self, "class_names", (f"not {self.class_names[0]}", self.class_names[0]))
 
     def class_name(self, index: int) -> str:
         """The name of a class; "class 7" where it is not known."""

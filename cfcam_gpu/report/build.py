@@ -117,11 +117,14 @@ def _write(
 def _notes(results: Results, survey: Survey, chosen: Positions, seed: int) -> Iterator[str]:
     """Sentences about what the page does not show."""
     planned = len(results.plan)
-    if planned > len(survey):
-        yield f"The run is not finished: {len(survey):,} of {planned:,} samples are done so far."
+    if planned > survey.samples:
+        yield f"The run is not finished: {survey.samples:,} of {planned:,} samples are done so far."
     if len(chosen) < len(survey):
+        rows = (
+            "samples" if survey.samples == len(survey) else "rows, one for each explained class of a sample"
+        )
         yield (
-            f"This page shows {len(chosen):,} of {len(survey):,} samples: {_shares(survey, chosen)}; drawn by "
+            f"This page shows {len(chosen):,} of {len(survey):,} {rows}: {_shares(survey, chosen)}; drawn by "
             f"predicted class and status, errors and blank maps first (seed {seed}). "
             "The figures above, the class means and the shared colour scale are of the whole run."
         )

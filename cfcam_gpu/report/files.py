@@ -76,7 +76,10 @@ class Folder:
 
     def add(self, rows: Sequence[Row], pictures: Sequence[Picture]) -> None:
         number = len(self.sources)
-        urls = [self._picture(f"{number:03}-{i:02}", picture) for i, picture in enumerate(pictures)]
+        firsts = [next(k for k, other in enumerate(pictures) if other is picture) for picture in pictures]
+        urls = [
+            self._picture(f"{number:03}-{i:02}", picture) for i, picture in zip(firsts, pictures, strict=True)
+        ]
         data = to_json(make_block(rows, pictures, urls))
         (self.inside / f"data-{number:03}.js").write_text(f"cfcamBlock({number},{data});\n", "utf-8")
         self.sources.append(f"{self.url}/data-{number:03}.js")

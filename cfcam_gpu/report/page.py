@@ -11,7 +11,7 @@ from cfcam_gpu._utils.messages import plural
 from cfcam_gpu.html.render import SHARED, facts, model_and_layer, render_page, run_sections
 from cfcam_gpu.report.files import Files
 from cfcam_gpu.report.judging import Verdicts
-from cfcam_gpu.report.survey import BLANK, ERROR, OK, Survey
+from cfcam_gpu.report.survey import BLANK, OK, Survey
 
 #: Joined in this order into the page's one script; the theme's is shared with other pages.
 _SCRIPTS = ("data.js", "heatmap.js", "state.js", "cards.js", "detail.js", "theme.js", "page.js")
@@ -59,9 +59,12 @@ def render(
 
 def _stats(survey: Survey) -> Iterator[tuple[str, str]]:
     """(figure, what it counts) of the headline."""
-    blank, errors = survey.count(BLANK), survey.count(ERROR)
-    yield f"{len(survey):,}", _noun(len(survey), "sample")
-    yield f"{survey.count(OK) + blank:,}", "explained"
+    blank, errors = survey.count(BLANK), survey.samples - survey.explained
+    yield f"{survey.samples:,}", _noun(survey.samples, "sample")
+    yield f"{survey.explained:,}", "explained"
+    if survey.samples < len(survey):
+        maps = survey.count(OK) + blank
+        yield f"{maps:,}", _noun(maps, "map")
     if blank:
         yield f"{blank:,}", "of them blank"
     if errors:

@@ -113,14 +113,21 @@ def make_block(
 
     Args:
         rows, pictures: of the samples.
-        urls: address of each picture; None: there is none.
+        urls: address of each picture; None: there is none. An image's further rows have the position of its first
+            in place of the address, so that it stands there once.
     """
     changed = [_change(row, picture) for row, picture in zip(rows, pictures, strict=True)]
     return {
         "grids": [encode_grid(row["grid"]) for row in rows],
-        "pictures": [None if note else url for url, note in zip(urls, changed, strict=True)],
+        "pictures": _once([None if note else url for url, note in zip(urls, changed, strict=True)]),
         "notes": [picture.reason or note for picture, note in zip(pictures, changed, strict=True)],
     }
+
+
+def _once(urls: Sequence[str | None]) -> list[str | int | None]:
+    """The addresses, each of which but the first of equal ones after another is the position of the first."""
+    first: dict[str, int] = {}
+    return [url if url is None or first.setdefault(url, i) == i else first[url] for i, url in enumerate(urls)]
 
 
 def _change(row: Row, picture: Picture) -> str | None:

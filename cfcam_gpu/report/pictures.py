@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 
 from PIL import Image
 
@@ -37,6 +38,8 @@ class Picture:
 def make_pictures(rows: Iterable[Row], side: int, value_range: str | None = None) -> Iterator[Picture]:
     """One picture for each row, in order; the images are decoded in threads.
 
+    Consecutive rows of one image get the same picture.
+
     Args:
         rows: the samples.
         side: at most so many pixels on the longer side.
@@ -46,8 +49,11 @@ def make_pictures(rows: Iterable[Row], side: int, value_range: str | None = None
         >>> [picture.reason for picture in make_pictures([row], side=100)]
         ['the file does not exist']
     """
+    images = [list(group) for _, group in groupby(rows, key=lambda row: row["uri"])]
     with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes without holding Python's lock
-        yield from pool.map(lambda row: _picture(row, side, value_range), rows)
+        pictures = pool.map(lambda group: _picture(group[0], side, value_range), images)
+        for group, picture in zip(images, pictures, strict=True):
+            yield from [picture] * len(group)
 
 
 def _picture(row: Row, side: int, value_range: str | None) -> Picture:

@@ -11,13 +11,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cfcam_gpu.dataset.store.results import Results
-from cfcam_gpu.dataset.store.schema import ColumnName, table_maps
+from cfcam_gpu.dataset.store.schema import ColumnName, is_first_row, table_maps
 from cfcam_gpu.report.judging import Judge, Verdicts
 
 #: Kinds of samples: explained, explained with a map that is zero everywhere, failed.
 OK, BLANK, ERROR = 0, 1, 2
 
 _COLUMNS: list[ColumnName] = [
+    "sample_id",
     "status",
     "stage",
     "error_type",
@@ -67,8 +68,9 @@ class Survey:
     """The figures of a whole run, also where the report shows only some of its samples.
 
     Attributes:
-        kinds: (n,) `OK`, `BLANK` or `ERROR`.
+        kinds: (n,) `OK`, `BLANK` or `ERROR`, of each row.
         preds: (n,) predicted class, -1 for none.
+        firsts: (n,) bool, the first row of each sample: one with several explained classes has several rows.
         failures: (stage, type of the error) -> number of samples.
         classes: explained class -> its maps.
         peak: the largest maximum of any heatmap, raw scale.
@@ -77,15 +79,28 @@ class Survey:
 
     kinds: npt.NDArray[np.int8]
     preds: npt.NDArray[np.int32]
+    firsts: npt.NDArray[np.bool_]
     failures: Counter[tuple[str, str]] = field(default_factory=Counter)
     classes: dict[int, ClassMean] = field(default_factory=dict)
     peak: float = 0.0
     verdicts: Verdicts = field(default_factory=Verdicts)
 
     def __len__(self) -> int:
+        """Number of rows."""
         return len(self.kinds)
 
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return int(self.firsts.sum())
+
+    @property
+    def explained(self) -> int:
+        """Number of samples that did not fail."""
+        return int((self.firsts & (self.kinds != ERROR)).sum())
+
     def count(self, kind: int) -> int:
+        """Number of rows of a kind."""
         return int((self.kinds == kind).sum())
 
 
@@ -95,17 +110,19 @@ def survey_run(results: Results) -> Survey:
     Raises:
         StoreError: a part that cannot be read.
     """
-    kinds, preds = [], []
-    survey = Survey(np.zeros(0, np.int8), np.zeros(0, np.int32))
+    kinds, preds, firsts = [], [], []
+    survey = Survey(np.zeros(0, np.int8), np.zeros(0, np.int32), np.zeros(0, bool))
     judge = Judge(results.run.get("class_names"))
     for table in results.tables(_COLUMNS):
         columns: dict[str, list[Any]] = table.drop_columns("grid").to_pydict()
+        firsts.append(is_first_row(columns["sample_id"]))
         kinds.append(_kinds(columns))
         preds.append(np.array([-1 if pred is None else pred for pred in columns["pred"]], np.int32))
-        _add_failures(survey, columns)
-        survey.verdicts.add(judge, table)
+        _add_failures(survey, columns, firsts[-1])
+        survey.verdicts.add(judge, table.filter(pa.array(firsts[-1])))
         _add_maps(survey, table, columns)
     survey.kinds, survey.preds = np.concatenate(kinds), np.concatenate(preds)
+    survey.firsts = np.concatenate(firsts)
     return survey
 
 
@@ -115,13 +132,13 @@ def _kinds(columns: dict[str, list[Any]]) -> npt.NDArray[np.int8]:
     return np.select([error, blank], [ERROR, BLANK], OK).astype(np.int8)
 
 
-def _add_failures(survey: Survey, columns: dict[str, list[Any]]) -> None:
+def _add_failures(survey: Survey, columns: dict[str, list[Any]], firsts: npt.NDArray[np.bool_]) -> None:
     survey.failures.update(
         (stage or "unknown", error_type or "unknown")
-        for status, stage, error_type in zip(
-            columns["status"], columns["stage"], columns["error_type"], strict=True
+        for status, stage, error_type, first in zip(
+            columns["status"], columns["stage"], columns["error_type"], firsts, strict=True
         )
-        if status != "ok"
+        if status != "ok" and first
     )
 
 

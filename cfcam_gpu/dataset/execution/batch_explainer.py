@@ -11,8 +11,10 @@ import torch
 
 from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu._utils.device import copied_to, model_errors, read_together
+from cfcam_gpu.capture.selectors import Above, TopK
+from cfcam_gpu.capture.targets import Targets
 from cfcam_gpu.dataset.sources.sample import Sample
-from cfcam_gpu.dataset.store.schema import Row
+from cfcam_gpu.dataset.store.schema import OF_TARGET, Row
 from cfcam_gpu.errors import OutOfMemory, TargetError
 from cfcam_gpu.explainer import CFCAM, Explanation
 from cfcam_gpu.explanation import Problem
@@ -20,6 +22,9 @@ from cfcam_gpu.images.views import View
 from cfcam_gpu.models import LoadedModel
 
 log = logging.getLogger("cfcam_gpu")
+
+#: What a run explains of a sample that names no class.
+RunTarget = int | tuple[int, ...] | TopK | Above | None
 
 #: A decoded image, and its sample.
 Item = tuple[View, Sample]
@@ -34,7 +39,8 @@ class BatchExplainer:
         loaded: the model's preprocessing and class names; its model is on `device`.
         cam: explainer of that model, made with `on_invalid="flag"`.
         batch_size: images of one forward pass.
-        target: index of the class to explain for samples that name none; None: the predicted class.
+        target: what to explain of samples that name no class: the index of a class, indices of several, or what
+            chooses them; None: the predicted class.
 
     Attributes:
         map_shape: (h, w) of the saliency maps; known after `warm_up`.
@@ -51,7 +57,7 @@ class BatchExplainer:
         cam: CFCAM,
         device: torch.device,
         batch_size: int,
-        target: int | None = None,
+        target: RunTarget = None,
     ) -> None:
         self.loaded = loaded
         self.cam = cam
@@ -74,9 +80,9 @@ class BatchExplainer:
         if self.cam.compiles:
             self._compile(noise)
         with model_errors((1, noise.shape[3], *noise.shape[1:3])):
-            explanation = self._explanation(noise, self.target, never_ends)
+            explanation = self._explanation(noise, self._run_targets(1), never_ends)
         assert explanation.logits is not None
-        self.map_shape = (explanation.grid.shape[1], explanation.grid.shape[2])
+        self.map_shape = (explanation.grid.shape[-2], explanation.grid.shape[-1])
         self.class_count = explanation.logits.shape[1]
         self.activation = str(explanation.activation)
 
@@ -86,10 +92,19 @@ class BatchExplainer:
             batch = noise.expand(self.batch_size, -1, -1, -1)
             try:
                 with model_errors((len(batch), batch.shape[3], *batch.shape[1:3])):
-                    self._explanation(batch, self.target, never_ends)
+                    self._explanation(batch, self._run_targets(len(batch)), never_ends)
                 return
             except OutOfMemory:
                 self._halve(len(batch))
+
+    @property
+    def explains_several(self) -> bool:
+        """Whether a sample may have several explained classes."""
+        return isinstance(self.target, (tuple, TopK, Above))
+
+    def _run_targets(self, count: int) -> Targets:
+        """The targets of images that name no class."""
+        return [self.target] * count if isinstance(self.target, tuple) else self.target
 
     def noise(self) -> torch.Tensor:
         """An image of noise at the model's input size, (1, H, W, channels) uint8; always the same."""
@@ -101,7 +116,7 @@ class BatchExplainer:
     def explain(
         self, views: Sequence[View], samples: Sequence[Sample], check: Check = never_ends
     ) -> list[Row]:
-        """For each image the columns that explain it, or those of an error row.
+        """For each image the columns that explain it (see `schema.SampleRow`), or those of an error row.
 
         Args:
             samples: of the views; `Sample.target` names the class to explain, where it is set.
@@ -117,18 +132,19 @@ class BatchExplainer:
             error_columns("TargetError", str(target)) if isinstance(target, TargetError) else {}
             for target in targets
         ]
-        predicted = [i for i, target in enumerate(targets) if target is None]
+        others = [i for i, target in enumerate(targets) if target is None]
         named = {i: target for i, target in enumerate(targets) if isinstance(target, int)}
-        for positions, indices in ((predicted, None), (list(named), list(named.values()))):
+        for positions, indices in ((others, None), (list(named), list(named.values()))):
             explained = self._in_batches([items[i] for i in positions], indices, check)
             for position, row in zip(positions, explained, strict=True):
                 rows[position] = row
         return rows
 
     def explain_batch(self, items: Sequence[Item], targets: list[int] | None, check: Check) -> list[Row]:
-        """As `explain`, for images of one forward pass; targets None: the predicted classes."""
+        """As `explain`, for images of one forward pass; targets None: those of the run."""
         pixels = stacked_pixels([view for view, _ in items], self.device)
-        return self._rows(self._explanation(pixels, targets, check))
+        chosen = self._run_targets(len(items)) if targets is None else targets
+        return self._rows(self._explanation(pixels, chosen, check))
 
     def prediction_columns(self, probabilities: torch.Tensor, targets: torch.Tensor) -> dict[str, list[Any]]:
         """The columns of the explained and of the predicted class.
@@ -148,9 +164,9 @@ class BatchExplainer:
         return {**columns, "target_name": names["target"], "pred_name": names["pred"]}
 
     def _target(self, sample: Sample) -> int | TargetError | None:
-        """Index of the class to explain, None for the predicted one; the error if there is no such class."""
+        """Index of the class to explain, None for what the run explains; the error if there is no such class."""
         if sample.target is None:
-            return self.target
+            return self.target if isinstance(self.target, int) else None
         try:
             index = self.loaded.class_index(sample.target)
         except TargetError as error:
@@ -199,16 +215,27 @@ class BatchExplainer:
         }
         values = read_together({name: tensor for name, tensor in tensors.items() if tensor is not None})
         count, problems = len(explanation.targets), values.pop("problem").tolist()
-        columns: dict[str, Any] = {
-            name: list(v) if name == "grid" else v.tolist() for name, v in values.items()
-        }
-        columns = {"n_clusters": [None] * count, "noise_fraction": [None] * count, **self._named(columns)}
+        places: list[Any] = [...] if explanation.targets.ndim == 1 else list(range(values["target"].shape[1]))
+        by_place = [self._rows_of_place(values, place, count) for place in places]
         return [
             error_columns("InvalidImagesError", Problem(problem).sentence)
             if problem
-            else {"status": "ok", **row}
-            for row, problem in zip(rows_of(columns), problems, strict=True)
+            else _sample_row([row for row in rows if row["target"] is not None and row["target"] >= 0])
+            for rows, problem in zip(zip(*by_place, strict=True), problems, strict=True)
         ]
+
+    def _rows_of_place(self, values: Mapping[str, np.ndarray], place: Any, count: int) -> list[Row]:
+        """The rows of one target of each image; `place`: its position on the axis K of the arrays, `...` without."""
+        arrays = {name: v[:, place] if name in OF_TARGET else v for name, v in values.items()}
+        columns = {name: list(v) if name == "grid" else v.tolist() for name, v in arrays.items()}
+        return rows_of(
+            {
+                "status": ["ok"] * count,
+                "n_clusters": [None] * count,
+                "noise_fraction": [None] * count,
+                **self._named(columns),
+            }
+        )
 
 
 def stacked_pixels(views: Sequence[View], device: torch.device) -> torch.Tensor:
@@ -226,11 +253,23 @@ def stacked_pixels(views: Sequence[View], device: torch.device) -> torch.Tensor:
 
 
 def _predictions(probabilities: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
-    """(B,) each: the explained and the predicted classes and their probabilities, of all (B,classes)."""
+    """The explained classes, (B,) or (B,K), and the predicted ones (B,), with their probabilities.
+
+    Args:
+        probabilities: (B,classes), of all classes.
+    """
     highest, predicted = probabilities.max(1)
     inside = targets.clamp(0, probabilities.shape[1] - 1)  # one that is no class is a problem of its own
-    target_probability = probabilities.gather(1, inside[:, None])[:, 0]
+    target_probability = probabilities.gather(1, inside.view(len(targets), -1)).view_as(targets)
     return {"target": targets, "target_prob": target_probability, "pred": predicted, "prob": highest}
+
+
+def _sample_row(rows: Sequence[Row]) -> Row:
+    """The rows of a sample, one for each explained class, in one."""
+    others = [
+        cast(Row, {name: value for name, value in row.items() if name in OF_TARGET}) for row in rows[1:]
+    ]
+    return cast(Row, {**rows[0], "others": others} if others else rows[0])
 
 
 def rows_of(columns: Mapping[str, Sequence[Any]]) -> list[Row]:

@@ -12,7 +12,8 @@ import torch
 
 from cfcam_gpu._utils.checks import Check
 from cfcam_gpu._utils.device import model_errors, on_device, resolve_device
-from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
+from cfcam_gpu.capture.selectors import Above, TopK
+from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer, RunTarget
 from cfcam_gpu.dataset.execution.gpu_decoder import GpuDecoder, check_decoder
 from cfcam_gpu.dataset.execution.parts import FinishedParts, OverlayFiles, PendingPart
 from cfcam_gpu.dataset.execution.pipeline import Pipeline
@@ -20,6 +21,7 @@ from cfcam_gpu.dataset.execution.pool import Pool, make_pool
 from cfcam_gpu.dataset.options import FEW_SAMPLES, RunOptions, default_workers
 from cfcam_gpu.dataset.store.fingerprint import about, weights_hash
 from cfcam_gpu.dataset.store.schema import Row
+from cfcam_gpu.errors import ConfigError, TargetError
 from cfcam_gpu.explainer import CFCAM
 from cfcam_gpu.images.decoders import DECODERS
 from cfcam_gpu.methods import find_method
@@ -138,7 +140,7 @@ def opened_explainer(
     """
     check_decoder(options.decode, device)
     loaded = load_model(model) if isinstance(model, str) else model() if callable(model) else model
-    target = None if options.target is None else loaded.class_index(str(options.target))
+    target = run_target(loaded, options)
     weights = weights_hash(loaded.model)
     home = next((parameter.device for parameter in loaded.model.parameters()), torch.device("cpu"))
     try:
@@ -150,6 +152,34 @@ def opened_explainer(
                 yield explainer, weights
     finally:
         loaded.model.to(home)
+
+
+def run_target(loaded: LoadedModel, options: RunOptions) -> RunTarget:
+    """What the options say is to be explained of a sample that names no class.
+
+    A text that is no class is taken apart at its commas.
+
+    Raises:
+        TargetError: no such class.
+        ConfigError: no class in a list.
+    """
+    if options.top_k is not None:
+        return TopK(options.top_k)
+    if options.multi_label is not None:
+        return Above(options.multi_label)
+    if options.target is None or isinstance(options.target, int):
+        return None if options.target is None else loaded.class_index(str(options.target))
+    if isinstance(options.target, str):
+        try:
+            return loaded.class_index(options.target)
+        except TargetError:
+            if "," not in options.target:
+                raise
+    names = options.target.split(",") if isinstance(options.target, str) else options.target
+    indices = tuple(loaded.class_index(str(name)) for name in names)
+    if not indices or len(set(indices)) < len(indices):
+        raise ConfigError(f"target must name different classes, at least one, got {options.target!r}")
+    return indices
 
 
 def _prepared(
@@ -180,6 +210,6 @@ def _cam(loaded: LoadedModel, options: RunOptions) -> CFCAM:
         finer_layer=finer_layer,
         layout=options.layout,
         compile=options.compile,
-        activation=options.activation,
+        activation=options.model_activation,
         output=options.output,
     )

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cfcam_gpu._utils.signals import ENDING, in_main_thread, restored_handlers
-from cfcam_gpu.dataset.store.schema import Row
+from cfcam_gpu.dataset.store.schema import Row, others_of
 
 log = logging.getLogger("cfcam_gpu")
 
@@ -31,10 +31,11 @@ class Tally:
     blank: int = 0
 
     def add(self, row: Row) -> None:
-        """Counts one row."""
+        """Counts one sample; it is blank where one of its maps is."""
         self.ok += row["status"] == "ok"
         self.skipped += row["status"] != "ok"
-        self.blank += bool(row.get("blank")) and row["status"] == "ok"
+        blank = any(one.get("blank") for one in (row, *others_of(row)))
+        self.blank += blank and row["status"] == "ok"
 
 
 def counted(count: int, noun: str, rest: str = "") -> str:

@@ -10,7 +10,7 @@ from typing import Protocol
 from cfcam_gpu._utils.checks import Check
 from cfcam_gpu.dataset.execution.worker import OverlayStyle
 from cfcam_gpu.dataset.sources.sample import Sample
-from cfcam_gpu.dataset.store.schema import Row
+from cfcam_gpu.dataset.store.schema import Row, target_name
 from cfcam_gpu.images.encode import IMAGE_FORMATS
 
 #: Yields the number of each finished part, with all rows of the part in order.
@@ -65,24 +65,25 @@ class OverlayFiles:
     style: OverlayStyle
     in_folders: bool
 
-    def name(self, part: int, sample: Sample) -> str:
-        """Path of a sample's overlay below the output folder."""
-        return overlay_name(self.style.kind, part, sample, in_folders=self.in_folders)
+    def name(self, part: int, sample: Sample, target: int | None = None) -> str:
+        """Path of a sample's overlay below the output folder; `target` as for `overlay_name`."""
+        return overlay_name(self.style.kind, part, sample, target, in_folders=self.in_folders)
 
 
-def overlay_name(kind: str, part: int, sample: Sample, *, in_folders: bool) -> str:
+def overlay_name(kind: str, part: int, sample: Sample, target: int | None = None, *, in_folders: bool) -> str:
     """Path of a sample's overlay below the output folder.
 
     Args:
         kind: file format, a key of `IMAGE_FORMATS`.
         part: number of the sample's part.
+        target: the explained class, in a run that explains several classes of a sample.
         in_folders: as in `OverlayFiles`.
 
     Example:
         >>> overlay_name("png", 3, Sample("a", "a.jpg", name="x/a"), in_folders=True)
         'overlays/part-00003/x/a_cfcam.png'
     """
-    name = f"{sample.name}_cfcam{IMAGE_FORMATS[kind].extension}"
+    name = f"{target_name(sample.name, target)}_cfcam{IMAGE_FORMATS[kind].extension}"
     return f"overlays/part-{part:05d}/{name}" if in_folders else name
 
 

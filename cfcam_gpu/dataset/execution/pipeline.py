@@ -22,7 +22,7 @@ from cfcam_gpu.dataset.execution.pool import Pool
 from cfcam_gpu.dataset.execution.worker import Failure
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.atomic_files import NO_SPACE
-from cfcam_gpu.dataset.store.schema import Row
+from cfcam_gpu.dataset.store.schema import Row, others_of
 from cfcam_gpu.errors import StoreError
 from cfcam_gpu.images.read_options import ReadOptions
 from cfcam_gpu.images.views import FileView, View
@@ -44,7 +44,7 @@ class _Batch:
         is_last: whether it is the last batch of its part.
         views: the images being decoded; empty once they are explained.
         rows: empty until they are explained.
-        overlays: the overlays being written, by the sample's index in the batch.
+        overlays: the overlays being written, by the sample's index in the batch and the position of its class.
     """
 
     part: PendingPart
@@ -52,7 +52,7 @@ class _Batch:
     is_last: bool
     views: list[Future[Any]] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
-    overlays: dict[int, Future[Any]] = field(default_factory=dict)
+    overlays: dict[tuple[int, int], Future[Any]] = field(default_factory=dict)
 
     @property
     def samples(self) -> list[Sample]:
@@ -173,7 +173,8 @@ class Pipeline:
             row: Row = {"sample_id": sample.sample_id, "uri": sample.uri, "label": sample.label, **columns}
             batch.rows.append(row)
             if self.overlays is not None and row["status"] == "ok":
-                batch.overlays[i] = self._write_overlay(self.overlays, batch.part.number, sample, row)
+                for k, one in enumerate((row, *others_of(row))):
+                    batch.overlays[i, k] = self._write_overlay(self.overlays, batch.part.number, sample, one)
 
     def _warn(self, sample: Sample, warning: str) -> None:
         """Tells the first image's warning; the rows hold all of them."""
@@ -198,7 +199,8 @@ class Pipeline:
         return {"width": view.width, "height": view.height, "box": list(box), "decoding": view.decoding}
 
     def _write_overlay(self, overlays: OverlayFiles, part: int, sample: Sample, row: Row) -> Future[Any]:
-        row["overlay"] = overlays.name(part, sample)
+        target = row["target"] if self.explainer.explains_several else None
+        row["overlay"] = overlays.name(part, sample, target)
         preprocess = self.explainer.loaded.preprocess
         destination = (overlays.out, row["overlay"], overlays.temporary, overlays.style)
         return self.pool.submit(
@@ -207,21 +209,23 @@ class Pipeline:
 
     def _finish(self, batch: _Batch) -> _Batch:
         """Waits for the overlays of a batch; a sample whose overlay cannot be written gets an error row."""
-        for i, future in batch.overlays.items():
+        for (i, k), future in batch.overlays.items():
             result = self._result(future)
             if isinstance(result, Failure):
-                self._overlay_failed(batch.rows[i], result)
+                self._overlay_failed(batch.rows[i], k, result)
         return batch
 
-    def _overlay_failed(self, row: Row, failure: Failure) -> None:
+    def _overlay_failed(self, row: Row, k: int, failure: Failure) -> None:
         assert self.overlays is not None
-        path = self.overlays.out / str(row["overlay"])
+        one = (row, *others_of(row))[k]
+        path = self.overlays.out / str(one["overlay"])
         if failure.code in NO_SPACE:
             raise StoreError(
                 f"cannot write {path}: {failure.message}; what is done so far is kept, the same command resumes"
             )
+        one["overlay"] = None
         row |= _failed(failure, "write")
-        row |= {"message": f"cannot write {path}: {failure.message}", "overlay": None}
+        row["message"] = f"cannot write {path}: {failure.message}"
 
     def _result(self, future: Future[Any]) -> Any:
         while True:

@@ -40,15 +40,16 @@ def export(
     size: tuple[int, int] | None = None,
     cmap: str = "inferno",
 ) -> int:
-    """Writes the results in a format; returns the number of samples written.
+    """Writes the results in a format; returns the number of rows written, one for each sample and explained class.
 
     Args:
         to: one of `cfcam_gpu.dataset.options.EXPORT_FORMATS`.
             `npz`, `zarr`: arrays over all rows: `heatmap` (N, H, W) float32 in [0, 1], `grid` (N, h, w)
             float32 at raw scale, both zero for failed samples, and columns, where -1, NaN or "" stands for null.
-            `png`: for each explained sample a coloured heatmap with the original's size.
-            `fiftyone`: for each explained sample a gray heatmap with the original's size; samples.json
+            `png`: for each row with a map a coloured heatmap with the original's size.
+            `fiftyone`: for each row with a map a gray heatmap with the original's size; samples.json
             lists filepath, label, prediction and the heatmap's map_path.
+            Names of pictures end with the class where several classes of a sample are explained.
         destination: the file or folder to write, which must not exist.
         size: (H, W) of the heatmaps of npz and zarr; None: the model's input size.
         cmap: colours of png, one of `colormaps.COLORMAPS`.

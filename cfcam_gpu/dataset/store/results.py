@@ -12,7 +12,15 @@ import pyarrow as pa
 from cfcam_gpu._utils.messages import unknown
 from cfcam_gpu._utils.optional import require
 from cfcam_gpu.dataset.store.plan import Plan
-from cfcam_gpu.dataset.store.schema import COLUMNS, Row, arrow_schema, table_maps, table_to_rows
+from cfcam_gpu.dataset.store.schema import (
+    COLUMNS,
+    Row,
+    arrow_schema,
+    has_several_targets,
+    table_maps,
+    table_to_rows,
+    target_name,
+)
 from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import ConfigError, InputError, StoreError
 from cfcam_gpu.images.overlay import fit_heatmap, upsample_grid
@@ -87,26 +95,43 @@ class Results:
         return self.store.read_plan()
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Number of rows; where several classes of a sample are explained, it may have several."""
+        if self.has_several_targets:
+            return sum(self.store.count_rows(part) for part in self.parts)
         plan = self.plan
         return sum(plan.count(part) for part in self.parts)
+
+    @property
+    def has_several_targets(self) -> bool:
+        """Whether a sample may have several rows, one for each explained class."""
+        return has_several_targets(self.run)
 
     def counts(self) -> dict[str, int]:
         """How many samples there are of each kind.
 
         Returns:
-            `total`: samples of the run; `ok`: explained; `error`: failed; `blank`: those of the explained whose map
-            is zero everywhere; `missing`: without a row so far.
+            `total`: samples of the run; `ok`: explained; `error`: failed; `blank`: those of the explained with a map
+            that is zero everywhere; `missing`: without a row so far.
         """
         import pyarrow.compute as pc
 
         total, ok, blank, rows = len(self.plan), 0, 0, 0
-        for table in self.tables(["status", "blank"]):
+        for table in self._tables_of_samples():
             good = pc.equal(table["status"], "ok")
             ok += pc.sum(good).as_py() or 0
             blank += pc.sum(pc.and_(good, pc.fill_null(table["blank"], fill_value=False))).as_py() or 0
             rows += len(table)
         return {"total": total, "ok": ok, "error": rows - ok, "blank": blank, "missing": total - rows}
+
+    def _tables_of_samples(self) -> Iterator[pa.Table]:
+        """The columns `status` and `blank` of each part with one row for each sample."""
+        if not self.has_several_targets:
+            yield from self.tables(["status", "blank"])
+            return
+        for table in self.tables(["sample_id", "status", "blank"]):
+            grouped = table.group_by("sample_id").aggregate([("status", "min"), ("blank", "max")])
+            # "error" comes before "ok": one row that failed is enough.
+            yield grouped.select(["status_min", "blank_max"]).rename_columns(["status", "blank"])
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """One Arrow table for each part, in order.
@@ -151,29 +176,41 @@ class Results:
             yield from table_to_rows(table)
 
     def named_rows(self) -> Iterator[tuple[str, Row]]:
-        """Every row with the name of its sample, from which names of files are made: a path without extension."""
-        plan = self.plan
+        """Every row with a name from which names of files are made: a path without extension.
+
+        It is the name of the sample, with the class where several classes of a sample are explained.
+        """
+        plan, several = self.plan, self.has_several_targets
         for part in self.parts:
             rows = table_to_rows(self.store.read_part(part))
-            for sample, row in zip(plan.samples(part), rows, strict=True):
-                yield sample.name, row
+            names = {sample.sample_id: sample.name for sample in plan.samples(part)}
+            for row in rows:
+                yield target_name(names[row["sample_id"]], row["target"] if several else None), row
 
-    def row(self, sample_id: str) -> Row:
+    def row(self, sample_id: str, target: int | None = None) -> Row:
         """The row of a sample. It reads the parts one after the other until it meets the sample.
 
+        Args:
+            target: the explained class, where there are several; None: the first.
+
         Raises:
-            InputError: no finished part has the sample.
+            InputError: no finished part has the sample, or the class was not explained.
         """
         import pyarrow.compute as pc
 
         for part in self.parts:
-            position = pc.index(self.store.read_part(part, ["sample_id"])["sample_id"], sample_id).as_py()
+            ids = self.store.read_part(part, ["sample_id"])["sample_id"]
+            position, count = pc.index(ids, sample_id).as_py(), pc.sum(pc.equal(ids, sample_id)).as_py()
             if position >= 0:
-                return table_to_rows(self.store.read_part(part).slice(position, 1))[0]
+                rows = table_to_rows(self.store.read_part(part).slice(position, count))
+                return rows[0] if target is None else _row_of_target(rows, target)
         raise InputError(f"{self.store.out} has no row of a sample {sample_id!r}")
 
     def heatmap(
-        self, sample: str | Mapping[str, Any], size: tuple[int, int] | str | None = None
+        self,
+        sample: str | Mapping[str, Any],
+        size: tuple[int, int] | str | None = None,
+        target: int | None = None,
     ) -> np.ndarray:
         """The heatmap of a sample: (H, W) float32 in [0, 1], divided by its maximum; zeros where it is blank.
 
@@ -181,12 +218,13 @@ class Results:
             sample: its id, or its row.
             size: (H, W): the model's view of the image at this size; None: at the model's input size;
                 "original": the upright original with its own size, zeros where the model saw nothing of it.
+            target: the explained class, where a sample given by its id has several; None: the first.
 
         Raises:
-            InputError: there is no such sample, or it has no map.
+            InputError: there is no such sample, it has no map, or not one of this class.
             ConfigError: the size is none of these.
         """
-        row: Mapping[str, Any] = self.row(sample) if isinstance(sample, str) else sample
+        row: Mapping[str, Any] = self.row(sample, target) if isinstance(sample, str) else sample
         grid = row.get("grid")
         if grid is None:
             why = row.get("message") or "its row has no grid"
@@ -195,6 +233,14 @@ class Results:
             heatmap = upsample_grid(grid, self.size)
             return fit_heatmap(heatmap, tuple(row["box"]), row["width"], row["height"])
         return upsample_grid(grid, self.size if size is None else _checked_size(size))
+
+
+def _row_of_target(rows: Sequence[Row], target: int) -> Row:
+    for row in rows:
+        if row["target"] == target:
+            return row
+    explained = ", ".join(str(row["target"]) for row in rows)
+    raise InputError(f"class {target} of sample {rows[0]['sample_id']!r} was not explained, but {explained}")
 
 
 def _checked_size(size: Any) -> tuple[int, int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.fingerprint import differences, with_later_fields
 from cfcam_gpu.dataset.store.locks import Claim
 from cfcam_gpu.dataset.store.plan import Plan
+from cfcam_gpu.dataset.store.schema import has_several_targets
 from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import StoreError
 from cfcam_gpu.images.encode import IMAGE_FORMATS
@@ -126,6 +128,20 @@ def _stored_pictures(store: Store) -> Iterator[str]:
         plan = store.read_plan()
     except StoreError:
         return
-    for part in range(plan.parts):
-        for sample in plan.samples(part):
-            yield overlay_name(kind, part, sample, in_folders=stored["overlay_folders"])
+    names = (
+        overlay_name(kind, part, sample, in_folders=stored["overlay_folders"])
+        for part in range(plan.parts)
+        for sample in plan.samples(part)
+    )
+    yield from _with_classes(store, names, kind) if has_several_targets(stored) else names
+
+
+def _with_classes(store: Store, names: Iterable[str], kind: str) -> Iterator[str]:
+    """The pictures of a run with several explained classes of a sample; `names`: of a run with one."""
+    known = set(names)
+    end = re.escape(f"_cfcam{IMAGE_FORMATS[kind].extension}")
+    for folder in sorted({(store.out / name).parent for name in known}):
+        for file in folder.iterdir() if folder.is_dir() else ():
+            path = file.relative_to(store.out).as_posix()
+            if re.sub(rf"_class\d+(?={end}$)", "", path) in known:
+                yield path

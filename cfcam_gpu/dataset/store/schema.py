@@ -1,6 +1,7 @@
 """One row of a result: its columns, their Arrow types, and the way from rows to tables and back.
 
-A dataset run stores one row for each sample. `Row` is the one place that lists the columns.
+A dataset run stores one row for each sample, or one for each explained class of a sample. `Row` is the one place that
+lists the columns.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ _MAP = pa.null()
 
 class Row(TypedDict, total=False):
     """What is stored of one sample, in the order of the stored columns; each with its Arrow type.
+
+    Of a sample with several explained classes there is a row for each, one after the other; they differ in the columns
+    `OF_TARGET`.
 
     A column is absent from a row that was read without it, and null (None) in a table where a row to be
     written lacks it. The first three are never null. The columns from `target` to `heatmap_max` are null where
@@ -91,6 +95,89 @@ class Row(TypedDict, total=False):
     box: Annotated[list[float] | None, pa.list_(_NUMBER, 4)]
     overlay: Annotated[str | None, _TEXT]
     decoding: Annotated[str | None, _TEXT]
+
+
+class SampleRow(Row, total=False):
+    """All rows of a sample in one: that of its first explained class, and what is different for the others.
+
+    Attributes:
+        others: `OF_TARGET`'s columns of the other explained classes; absent where there are none.
+    """
+
+    others: list[Row]
+
+
+#: Columns that differ between the rows of one sample.
+OF_TARGET: tuple[ColumnName, ...] = (
+    "target", "target_name", "target_prob", "blank", "grid", "heatmap_max", "overlay",
+)  # fmt: skip
+
+
+def rows_of_sample(sample: Row) -> list[Row]:
+    """The stored rows of a sample, one for each explained class.
+
+    Example:
+        >>> rows_of_sample({"sample_id": "a", "target": 3, "overlay": "a_3.png", "others": [{"target": 7}]})
+        [{'sample_id': 'a', 'target': 3, 'overlay': 'a_3.png'}, {'sample_id': 'a', 'target': 7}]
+    """
+    first = {name: value for name, value in sample.items() if name != "others"}
+    shared = {name: value for name, value in first.items() if name not in OF_TARGET}
+    return [cast(Row, first), *(cast(Row, {**shared, **other}) for other in others_of(sample))]
+
+
+def others_of(sample: Row) -> list[Row]:
+    """What is different in the rows of a sample's other explained classes; see `SampleRow`."""
+    return cast(SampleRow, sample).get("others", [])
+
+
+def samples_of_rows(rows: Sequence[Row]) -> list[Row]:
+    """The reverse of `rows_of_sample`, for the rows of many samples in their order.
+
+    Example:
+        >>> samples_of_rows([{"sample_id": "a", "target": 3}, {"sample_id": "a", "target": 7}, {"sample_id": "b"}])
+        [{'sample_id': 'a', 'target': 3, 'others': [{'target': 7}]}, {'sample_id': 'b'}]
+    """
+    samples: list[Row] = []
+    for row in rows:
+        if not samples or row["sample_id"] != samples[-1]["sample_id"]:
+            samples.append(row)
+            continue
+        other = cast(Row, {name: value for name, value in row.items() if name in OF_TARGET})
+        cast(SampleRow, samples[-1]).setdefault("others", []).append(other)
+    return samples
+
+
+def is_first_row(sample_ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """(n,) bool: whether a row is the first of its sample, of the ids of consecutive rows.
+
+    Example:
+        >>> is_first_row(["a", "a", "b"]).tolist()
+        [True, False, True]
+    """
+    pairs = zip([None, *sample_ids], sample_ids, strict=False)
+    return np.array([before != sample for before, sample in pairs], bool)
+
+
+def has_several_targets(run: Mapping[str, Any]) -> bool:
+    """Whether a run explains several classes of a sample, so that it may have several rows; `run`: run.json.
+
+    Example:
+        >>> has_several_targets({"fingerprint": {"target": [3, 7]}}), has_several_targets({})
+        (True, False)
+    """
+    fingerprint = run.get("fingerprint") or {}
+    several = isinstance(fingerprint.get("target"), list)
+    return several or any(fingerprint.get(name) is not None for name in ("top_k", "multi_label"))
+
+
+def target_name(name: str, target: int | None) -> str:
+    """A sample's name, with its explained class in a run that explains several classes of a sample.
+
+    Example:
+        >>> target_name("x/a", 7), target_name("x/a", None)
+        ('x/a_class7', 'x/a')
+    """
+    return name if target is None else f"{name}_class{target}"
 
 
 _TYPES: dict[ColumnName, pa.DataType] = {

@@ -2,7 +2,8 @@
 
 OUT/run.json                    fingerprint, shapes, and information for people
 OUT/plan.parquet                the samples in order (see `plan`)
-OUT/shards/part-NNNNN.parquet   one row for each sample of a part, also for failed ones (see `schema`)
+OUT/shards/part-NNNNN.parquet   one row for each sample of a part, also for failed ones, or for each of its
+                                explained classes (see `schema`)
 OUT/.cfcam/                     locks, and files that are being written
 
 A file gets its name when it is complete, so every file under its final name can be relied on.
@@ -30,7 +31,14 @@ from cfcam_gpu.dataset.store.atomic_files import (
     write_atomically,
 )
 from cfcam_gpu.dataset.store.plan import Plan, write_plan
-from cfcam_gpu.dataset.store.schema import Row, arrow_schema, rows_to_table, table_to_rows
+from cfcam_gpu.dataset.store.schema import (
+    Row,
+    arrow_schema,
+    rows_of_sample,
+    rows_to_table,
+    samples_of_rows,
+    table_to_rows,
+)
 from cfcam_gpu.errors import InputError, StoreError
 
 #: Version of the format of run.json.
@@ -212,12 +220,21 @@ class Store:
             ) from error
 
     def read_rows(self, part: int, columns: Sequence[str] | None = None) -> list[Row]:
-        """The rows of a part, one for each sample; `columns` as for `read_part`.
+        """The rows of a part, one for each sample (`schema.SampleRow`); `columns` as for `read_part`.
 
         Raises:
             StoreError: the part cannot be read.
         """
-        return table_to_rows(self.read_part(part, columns))
+        if columns is None or "sample_id" in columns:
+            return samples_of_rows(table_to_rows(self.read_part(part, columns)))
+        samples = samples_of_rows(table_to_rows(self.read_part(part, ["sample_id", *columns])))
+        for sample in samples:
+            del sample["sample_id"]
+        return samples
+
+    def count_rows(self, part: int) -> int:
+        """Number of stored rows of a part, also where samples have several. Raises StoreError."""
+        return len(self.read_part(part, ["status"]))
 
     def sync_folder(self, folder: Path) -> None:
         """Makes the file names in a folder survive a power failure.
@@ -257,7 +274,8 @@ class Store:
             raise StoreError(f"cannot remove the earlier run in {self.out}: {os_reason(error)}") from error
 
     def _table(self, rows: Sequence[Row], map_shape: tuple[int, int]) -> pa.Table:
-        return rows_to_table(rows, arrow_schema(map_shape))
+        lines = [line for row in rows for line in rows_of_sample(row)]
+        return rows_to_table(lines, arrow_schema(map_shape))
 
     def _remove_inside(self, file: str) -> None:
         """Removes a file, unless its path leads out of the output folder."""

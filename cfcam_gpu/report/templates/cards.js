@@ -17,13 +17,22 @@ function badges(sample) {
   return row;
 }
 
+// Which of the explained classes of its image a row is for.
+function rank(sample) {
+  const all = bySample.get(sample.sample_id);
+  return all.length < 2 ? "the only explained class" : `explained class ${all.indexOf(sample) + 1} of ${all.length}`;
+}
+
 function card(sample) {
   const failed = sample.kind === "error";
-  const title = failed ? `Failed at ${sample.stage ?? "an unknown stage"}` : sample.pred_name ?? `class ${sample.pred}`;
+  const title = failed ? `Failed at ${sample.stage ?? "an unknown stage"}`
+    : several ? sample.target_name : sample.pred_name ?? `class ${sample.pred}`;
   const lines = [element("span", { className: "title" },
     element("span", { className: "name", textContent: title }),
-    element("span", { className: "figure", textContent: failed ? "" : percent(sample.prob) }))];
-  if (!failed && sample.target !== sample.pred) {
+    element("span", { className: "figure", textContent: failed ? "" : percent(several ? sample.target_prob : sample.prob) }))];
+  if (!failed && several) {
+    lines.push(element("span", { className: "minor", textContent: rank(sample) }));
+  } else if (!failed && sample.target !== sample.pred) {
     lines.push(element("span", { className: "minor",
       textContent: `explained for ${sample.target_name}, ${percent(sample.target_prob)}` }));
   }
@@ -50,9 +59,10 @@ function showCards() {
   if (buttons.length) (again ?? buttons[0]).tabIndex = 0;
   again?.focus({ preventScroll: true });
   document.getElementById("empty").hidden = selected.length > 0;
+  const noun = several ? `rows of ${bySample.size.toLocaleString("en")} samples` : "samples";
   document.getElementById("count").textContent = selected.length === samples.length
-    ? `${samples.length.toLocaleString("en")} samples`
-    : `${selected.length.toLocaleString("en")} of ${samples.length.toLocaleString("en")} samples`;
+    ? `${samples.length.toLocaleString("en")} ${noun}`
+    : `${selected.length.toLocaleString("en")} of ${samples.length.toLocaleString("en")} ${noun}`;
 }
 
 // The one card that the tab key reaches is the last one focused.

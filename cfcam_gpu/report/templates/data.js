@@ -8,7 +8,17 @@ const samples = index.rows.map((values, order) => {
     .map((name) => sample[name] ?? "").join("\n").toLowerCase();
   return sample;
 });
-const byId = new Map(samples.map((sample) => [sample.sample_id, sample]));
+// A sample has a row for each explained class; the first goes by the sample's id alone.
+const bySample = new Map();
+for (const sample of samples) {
+  if (!bySample.has(sample.sample_id)) bySample.set(sample.sample_id, []);
+  bySample.get(sample.sample_id).push(sample);
+}
+const byId = new Map(samples.map((sample) => {
+  sample.key = bySample.get(sample.sample_id)[0] === sample ? sample.sample_id : `${sample.sample_id}#${sample.target}`;
+  return [sample.key, sample];
+}));
+const several = bySample.size < samples.length;
 
 function floats(base64) {
   if (base64 === null) return null;
@@ -47,7 +57,8 @@ async function load(sample) {
   const at = sample.order % index.block;
   try {
     const block = await loadBlock(Math.floor(sample.order / index.block));
-    return { grid: floats(block.grids[at]), picture: block.pictures[at], note: block.notes[at] };
+    const picture = block.pictures[at];
+    return { grid: floats(block.grids[at]), picture: block.pictures[picture] ?? picture, note: block.notes[at] };
   } catch (error) {
     return { grid: null, picture: null, note: error.message };
   }

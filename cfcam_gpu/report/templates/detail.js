@@ -35,6 +35,7 @@ function fillDetail(sample) {
   document.getElementById("detail-place").textContent = at < 0 ? "" : `${at + 1} of ${selected.length}`;
   document.getElementById("previous").disabled = at <= 0;
   document.getElementById("next").disabled = at < 0 || at === selected.length - 1;
+  document.getElementById("classes-of-sample").replaceChildren(...classButtons(sample));
   const text = message(sample);
   Object.assign(document.getElementById("detail-message"),
     { textContent: text, hidden: !text, className: `message ${sample.kind}` });
@@ -48,8 +49,16 @@ function fillDetail(sample) {
     .map(([name, text]) => element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: text }))));
 }
 
+// A button for each explained class of the image, where there are several.
+function classButtons(sample) {
+  const all = bySample.get(sample.sample_id);
+  return all.length < 2 ? [] : all.map((other) => element("button", { type: "button", className: "quiet",
+    ariaPressed: String(other === sample), textContent: named(other.target_name, other.target_prob),
+    onclick: () => openDetail(other, false) }));
+}
+
 function openDetail(sample, remember) {
-  state.view = sample.sample_id;
+  state.view = sample.key;
   writeHash(remember);
   showDetail();
 }

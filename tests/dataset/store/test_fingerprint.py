@@ -82,6 +82,8 @@ def test_a_fingerprint_has_the_fields_that_stored_runs_have():
         "finer_layer": None,
         "preprocess": json.loads(json.dumps(dataclasses.asdict(PLAIN))),
         "target": 1,
+        "top_k": None,
+        "multi_label": None,
         "activation": "softmax",
         "output": None,
         "class_names": "dc0e4991b57dd7ec",
