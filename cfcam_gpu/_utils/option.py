@@ -32,7 +32,7 @@ class Option:
         text: the default as one would write it; None: the field's own default.
         parse: makes the field's value from the option's text, raises ValueError with what was expected;
             None: the field's type is one that the command line knows.
-        bare: the text that the option means where it is given without one; None: it needs one.
+        bare: the text that the option means where no number follows it; None: it needs a value.
         unset: the field's default is not the option's: whoever leaves the option out means "decide for me".
     """
 

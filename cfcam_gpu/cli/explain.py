@@ -30,6 +30,7 @@ EXAMPLES = """
    cfcam explain photos --out maps --model torchvision:resnet50@DEFAULT
    cfcam explain xrays --out maps --model torchvision:resnet50 \\
        --num-classes 2 --weights best_model.pth --layer layer4.2
+   cfcam explain xrays --out maps --model py:nets:findings --multi-label 0.4
 """
 
 
@@ -99,4 +100,7 @@ def _about(options: RunOptions, preset: str, summary: RunSummary, results: Resul
         "preset": preset,
         "config": dataclasses.asdict(options.config),
         "target": "predicted" if options.target is None else options.target,
+        "top_k": options.top_k,
+        "multi_label": options.multi_label,
+        "activation": results.run["fingerprint"]["activation"],
     }

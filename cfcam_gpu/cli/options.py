@@ -42,6 +42,20 @@ class Command(click.Command):
 
     examples = ""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Gives an option that stands alone its value: what follows it is a value only if it is a number."""
+        bare = {
+            flag: one.bare
+            for one in self.params
+            if isinstance(one, _Option) and one.bare
+            for flag in one.opts
+        }
+        numbers = [_is_number(arg) for arg in args[1:]] + [False]
+        given = zip(args, numbers, strict=False)
+        return super().parse_args(
+            ctx, [f"{arg}={bare[arg]}" if arg in bare and not number else arg for arg, number in given]
+        )
+
     def get_help(self, ctx: click.Context) -> str:
         panels: dict[str, list[Row]] = {"Arguments": [], "Options": []}
         for parameter in self.get_params(ctx):
@@ -54,12 +68,21 @@ class Command(click.Command):
         return help_page(usage, inspect.cleandoc(self.help or ""), panels, self.examples)
 
 
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 class _Argument(click.Argument):
     about = ""
 
 
 class _Option(click.Option):
     panel = "Options"
+    bare: str | None = None
 
 
 def command(
@@ -232,13 +255,10 @@ def _make_option(
         help=option.help,
         metavar=option.metavar,
         **({} if default is None else {"default": default}),
-        **(
-            {"is_flag": kind is bool}
-            if option.bare is None
-            else {"is_flag": False, "flag_value": option.bare}
-        ),
+        is_flag=kind is bool,
     )
     made.panel = option.panel
+    made.bare = option.bare
     return made
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cfcam_gpu._utils.messages import unknown
-from cfcam_gpu._utils.option import METHOD, OUTPUT, RUN, option
+from cfcam_gpu._utils.option import METHOD, OUTPUT, RUN, number, option
 from cfcam_gpu.config import ACTIVATION_NAMES, LAYOUT_NAMES, PRESETS, CFCAMConfig
 from cfcam_gpu.engines import ENGINES
 from cfcam_gpu.errors import ConfigError
@@ -55,15 +55,6 @@ def default_workers() -> int:
 
 def _target(text: str) -> str | None:
     return None if text == "predicted" else text
-
-
-def _threshold(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise ValueError(
-            f"takes a probability or nothing, got {text!r}; put it behind the inputs, or write --multi-label=0.5"
-        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +132,7 @@ class RunOptions:
             "Explain every class above a probability, 0.5 unless given.",
             METHOD,
             "[P]",
-            parse=_threshold,
+            parse=number,
             bare="0.5",
         ),
     )

@@ -91,6 +91,7 @@ def test_a_fingerprint_has_the_fields_that_stored_runs_have():
         "channels_last": True,
         "fold_batchnorm": True,
         "decode": "full",
+        "value_range": None,
         "compile": True,
         "overlays": {"kind": "png", "cmap": "inferno", "alpha": 0.4},
         "versions": versions(),
