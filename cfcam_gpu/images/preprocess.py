@@ -136,7 +136,7 @@ class Preprocess:
         more, with an interpolation other than bilinear.
         """
         height, width = self.size
-        whole = None if box else self._whole(*image.size)
+        whole = None if box else self.whole_size(*image.size)
         if whole and (method != Image.Resampling.BILINEAR or min(whole) > min(image.size)):
             # Pillow resizes first along one side, rounds, then along the other, and which comes first depends on the
             # sizes: of a part it may be another one than of the whole image.
@@ -144,7 +144,7 @@ class Preprocess:
             return image.resize(whole, method).crop((left, top, left + width, top + height))
         return image.resize((width, height), method, box or self.visible_box(*image.size))
 
-    def _whole(self, width: int, height: int) -> tuple[int, int] | None:
+    def whole_size(self, width: int, height: int) -> tuple[int, int] | None:
         """(width, height) of the resized image that the view is cropped from; None where it is none or very large."""
         if self.resize is None:
             return None

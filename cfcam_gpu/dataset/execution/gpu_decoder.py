@@ -199,8 +199,14 @@ def resize_view(pixels: Tensor, preprocess: Preprocess) -> Tensor:
     height, width = pixels.shape[1:]
     left, top, right, bottom = preprocess.visible_box(width, height)
     view_height, view_width = preprocess.size
-    across, first_column = _weights(left, right, width, view_width, preprocess.interpolation)
-    down, first_row = _weights(top, bottom, height, view_height, preprocess.interpolation)
+    whole = preprocess.whole_size(width, height)
+    if preprocess.interpolation == "nearest" and whole is not None:
+        # As Pillow's steps over the whole image, of which the view is cropped.
+        across, first_column = _nearest(0, width, width, whole[0], view_width)
+        down, first_row = _nearest(0, height, height, whole[1], view_height)
+    else:
+        across, first_column = _weights(left, right, width, view_width, preprocess.interpolation)
+        down, first_row = _weights(top, bottom, height, view_height, preprocess.interpolation)
     rows, columns = (
         slice(first_row, first_row + down.shape[1]),
         slice(first_column, first_column + across.shape[1]),
@@ -221,15 +227,11 @@ def _weights(start: float, end: float, length: int, count: int, interpolation: s
     Returns:
         (count, used) float32 on the CPU, each row's sum 1; and the first pixel that is used.
     """
+    if interpolation == "nearest":
+        return _nearest(start, end, length, count, count)
     # As Pillow computes it, with a box in float32.
     scale = (np.float32(end) - np.float32(start)).item() / count
     start = np.float32(start).item()
-    if interpolation == "nearest":
-        # The sum of steps, as Pillow adds them: a product would differ where it lies between two pixels.
-        steps = np.cumsum([start + scale * 0.5, *[scale] * (count - 1)])
-        nearest = torch.from_numpy(steps).long().clamp_(0, length - 1)
-        first, last = int(nearest[0]), int(nearest[-1])
-        return torch.nn.functional.one_hot(nearest - first, last - first + 1).float(), first
     centers = start + (torch.arange(count, dtype=torch.float64) + 0.5) * scale
     kernel, radius = _KERNELS[interpolation]
     stretch = max(scale, 1.0)
@@ -240,6 +242,17 @@ def _weights(start: float, end: float, length: int, count: int, interpolation: s
     weights = kernel((positions + 0.5 - centers[:, None]) / stretch)
     weights[(positions < low[:, None]) | (positions >= high[:, None])] = 0
     return (weights / weights.sum(1, keepdim=True)).float(), first
+
+
+def _nearest(start: float, end: float, length: int, count: int, kept: int) -> tuple[Tensor, int]:
+    """As `_weights` for the nearest pixels, of which the `kept` ones in the middle count."""
+    scale = (np.float32(end) - np.float32(start)).item() / count
+    # The sum of steps, as Pillow adds them: a product would differ where it lies between two pixels.
+    steps = np.cumsum([np.float32(start).item() + scale * 0.5, *[scale] * (count - 1)])
+    skipped = round((count - kept) / 2)
+    nearest = torch.from_numpy(steps[skipped : skipped + kept]).long().clamp_(0, length - 1)
+    first, last = int(nearest[0]), int(nearest[-1])
+    return torch.nn.functional.one_hot(nearest - first, last - first + 1).float(), first
 
 
 def _triangle(x: Tensor) -> Tensor:
