@@ -126,6 +126,12 @@ def _expand(text: str, exclude: Path | None) -> list[InputFile]:
 
 
 def _samples_of(source: _Input) -> Iterator[_Unnamed]:
+    if source.file.problem is not None:
+        uri = make_uri("broken", os.path.abspath(source.path), source.file.problem)
+        yield _Unnamed(
+            Sample(source.file_id, uri), "", *names_of(PurePath(clean_text(str(source.file.relative))))
+        )
+        return
     for kind in _KINDS.values():
         if kind.includes(source):
             for sample in kind.samples(source):

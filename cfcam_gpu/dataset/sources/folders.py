@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -19,11 +20,20 @@ class InputFile:
         path: as it was given.
         real: its absolute path with symbolic links resolved, the same for all paths of one file.
         relative: the path below the folder that was searched, else the file's name; its name is made of it.
+        problem: why it cannot be read, where listing it has shown that; None: it may be read.
     """
 
     path: Path
     real: str
     relative: PurePath
+    problem: str | None = None
+
+
+#: The innermost braces, and a range of numbers in them.
+_BRACES, _RANGE = re.compile(r"\{([^{}]*)\}"), re.compile(r"(\d{1,9})\.\.(\d{1,9})", re.ASCII)
+
+#: Most names that one pair of braces may stand for.
+_MOST_NAMES = 1_000_000
 
 
 def expand_input(text: str, exclude: Path | None = None) -> list[InputFile]:
@@ -34,14 +44,15 @@ def expand_input(text: str, exclude: Path | None = None) -> list[InputFile]:
     names begin with a dot.
 
     Args:
-        text: a file, folder or glob pattern; `~` is the home folder. The path of an existing file is that file,
-            even if it reads like a pattern.
+        text: a file, folder or glob pattern, also with braces ("part-{000..009}.tar", "{train,val}"), all of whose
+            names must exist; `~` is the home folder. The path of an existing file is that file, even if it reads
+            like a pattern.
         exclude: the output folder, which is left out where it lies in the folder, or below the part of the pattern
             that has no wildcards.
 
     Raises:
-        InputError: the input does not exist, matches nothing, holds no files or is the output folder, or a
-            folder cannot be read.
+        InputError: the input does not exist, matches nothing, holds no files, is the output folder or cannot be
+            read. A folder below it that cannot be read is a file with a problem.
 
     Example:
         >>> import tempfile
@@ -57,6 +68,9 @@ def expand_input(text: str, exclude: Path | None = None) -> list[InputFile]:
         return _expand_folder(path, text, excluded)
     if os.path.lexists(path):
         return [_file(path)]
+    texts = _brace_texts(text)
+    if texts != [text]:
+        return [file for one in texts for file in expand_input(one, exclude)]
     if not glob.has_magic(text):
         raise InputError(f"input {text!r} does not exist or cannot be reached; check the path")
     return _expand_pattern(str(path), text, excluded)
@@ -69,7 +83,7 @@ def _file(path: Path) -> InputFile:
 def _expand_folder(folder: Path, text: str, excluded: str | None) -> list[InputFile]:
     if os.path.realpath(folder) == excluded:
         raise InputError(f"input folder {text!r} is the output folder as well; choose another output folder")
-    files = [InputFile(path, real, path.relative_to(folder)) for path, real in _walk(folder, excluded, set())]
+    files = list(_walk(folder, excluded))
     if not files:
         raise InputError(
             f"input folder {text!r} holds no files (hidden files and the output folder do not count)"
@@ -77,22 +91,33 @@ def _expand_folder(folder: Path, text: str, excluded: str | None) -> list[InputF
     return files
 
 
-def _walk(folder: Path, excluded: str | None, entered: set[str]) -> Iterator[tuple[Path, str]]:
-    """Every file below `folder`, sorted, with its real path; folders whose real path is in `entered` are left out."""
+def _walk(folder: Path, excluded: str | None) -> Iterator[InputFile]:
+    """Every file below `folder`, sorted by folder; a folder below it that cannot be read is a file with a problem."""
     real = os.path.realpath(folder)
-    if real == excluded or real in entered:
+    if real == excluded:
         return
-    entered.add(real)
-    for entry in _entries(folder):
-        path = folder / entry.name
+    entered = {real}
+    # A stack, since a function that calls itself ends at a depth of some hundred folders.
+    levels = [(folder, real, iter(_entries(folder)))]
+    while levels:
+        parent, parent_real, entries = levels[-1]
+        entry = next(entries, None)
+        if entry is None:
+            levels.pop()
+            continue
         if entry.name.startswith("."):
             continue
-        link = entry.is_symlink()
+        path, link = parent / entry.name, entry.is_symlink()
+        real = os.path.realpath(path) if link else os.path.join(parent_real, entry.name)
         # A link that leads nowhere or to itself counts as a file; decoding it then reports an error.
-        if os.path.isdir(path) if link else entry.is_dir():
-            yield from _walk(path, excluded, entered)
-        else:
-            yield path, os.path.realpath(path) if link else os.path.join(real, entry.name)
+        if not (os.path.isdir(path) if link else entry.is_dir()):
+            yield InputFile(path, real, path.relative_to(folder))
+        elif real != excluded and real not in entered:
+            entered.add(real)
+            try:
+                levels.append((path, real, iter(_entries(path))))
+            except InputError as error:
+                yield InputFile(path, real, path.relative_to(folder), problem=str(error))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -107,16 +132,16 @@ def _expand_pattern(pattern: str, text: str, excluded: str | None) -> list[Input
     root = _fixed_part(pattern)
     if excluded is not None and not _is_below(excluded, os.path.realpath(root)):
         excluded = None
-    if "**" in pattern and os.path.isdir(root):
-        _refuse_unreadable(root, excluded)
     files: list[InputFile] = []
+    if "**" in pattern and os.path.isdir(root):  # glob leaves folders that cannot be read out silently
+        files += [file for file in _walk(root, excluded) if file.problem]
     for match in sorted(glob.glob(pattern, recursive=True)):
         path = Path(match)
         real = os.path.realpath(path)
         if excluded is not None and (real == excluded or _is_below(real, excluded)):
             continue
         if os.path.isdir(path):
-            files += (InputFile(p, r, p.relative_to(path)) for p, r in _walk(path, excluded, set()))
+            files += _walk(path, excluded)
         else:
             files.append(_file(path))
     if not files:
@@ -136,7 +161,27 @@ def _is_below(path: str, folder: str) -> bool:
     return Path(folder) in Path(path).parents
 
 
-def _refuse_unreadable(root: Path, excluded: str | None) -> None:
-    """Raises InputError for the first folder that cannot be read: `glob` would leave it out silently."""
-    for _ in _walk(root, excluded, set()):
-        pass
+def _brace_texts(text: str) -> list[str]:
+    """The texts that the first braces stand for, as in a shell; [text] where there are none.
+
+    Example:
+        >>> _brace_texts("part-{08..11}.tar")
+        ['part-08.tar', 'part-09.tar', 'part-10.tar', 'part-11.tar']
+        >>> _brace_texts("{train,val}.tar")
+        ['train.tar', 'val.tar']
+    """
+    for match in _BRACES.finditer(text):
+        before, inside, after = text[: match.start()], match[1], text[match.end() :]
+        ends = _RANGE.fullmatch(inside)
+        if ends:
+            first, last = int(ends[1]), int(ends[2])
+            width = len(ends[1]) if ends[1].startswith("0") else 0
+            numbers = range(first, last + 1) if first <= last else range(first, last - 1, -1)
+            if len(numbers) > _MOST_NAMES:
+                raise InputError(
+                    f"input {text!r} stands for {len(numbers):,} names; {_MOST_NAMES:,} are the most"
+                )
+            return [f"{before}{number:0{width}d}{after}" for number in numbers]
+        if "," in inside:
+            return [before + part + after for part in inside.split(",")]
+    return [text]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from cfcam_gpu.dataset.sources import folders as sources
 from cfcam_gpu.dataset.sources.find import find_samples
+from cfcam_gpu.dataset.sources.open_image import open_image
 from cfcam_gpu.dataset.sources.sample import Sample
-from cfcam_gpu.errors import InputError
+from cfcam_gpu.errors import ImageError, InputError
 
 
 @pytest.fixture
@@ -162,16 +164,88 @@ def test_errors_name_the_input(
 
 
 @pytest.mark.parametrize("pattern", ["", "/**/*.png", "/s*"])
-def test_unreadable_subfolder_is_an_error_that_names_it(
+def test_an_unreadable_subfolder_is_one_failing_sample(
     photos: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
 ) -> None:
+    os_scandir = os.scandir
+
     def scandir(path: Path) -> object:
         if Path(path).name == "deep":
             raise PermissionError(13, "Permission denied", str(path))
         return os_scandir(path)
 
-    os_scandir = os.scandir
     monkeypatch.setattr(sources.os, "scandir", scandir)
-    with pytest.raises(InputError) as caught:
-        find_samples([f"{photos}{pattern}"])
+    found = find_samples([f"{photos}{pattern}"])
+    broken = [sample for sample in found if sample.uri.startswith("broken:")]
+    assert [sample.name.rpartition("/")[2] for sample in broken] == ["deep"]
+    with pytest.raises(ImageError) as caught:
+        open_image(broken[0].uri)
     assert str(caught.value) == f"folder {str(photos / 'sub' / 'deep')!r} cannot be read: Permission denied"
+    assert "cat" in [sample.name.rpartition("/")[2] for sample in found]
+    if not pattern:
+        assert _names(found) == ["a", "b", "notes", "sub/cat", "sub/deep"]
+
+
+def test_an_unreadable_folder_that_was_named_is_an_error(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scandir(path: Path) -> object:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(sources.os, "scandir", scandir)
+    with pytest.raises(InputError, match=rf"^folder '{photos}' cannot be read: Permission denied$"):
+        find_samples([str(photos)])
+
+
+def test_very_deep_folders_take_no_time_and_no_recursion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1900):  # the longest path that Linux takes has some 2,000 levels
+        os.mkdir("d")
+        os.chdir("d")
+    Path("x.png").touch()
+    os.chdir(tmp_path)
+    start = time.process_time()
+    (sample,) = find_samples(["d"])
+    assert time.process_time() - start < 20
+    assert sample.sample_id == "d/" * 1899 + "x.png"
+    for _ in range(1900):  # pytest's own removal calls itself at each level
+        os.chdir("d")
+    os.remove("x.png")
+    for _ in range(1900):
+        os.chdir("..")
+        os.rmdir("d")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("part-{000..002}.tar.png", ["part-000.tar", "part-001.tar", "part-002.tar"]),
+        ("part-{2..0}.png", ["part-2", "part-1", "part-0"]),
+        ("{a,b}.png", ["a", "b"]),
+        ("{a,b}-{1..2}.png", ["a-1", "a-2", "b-1", "b-2"]),
+        ("{a,b}-*.png", ["a-1", "a-2", "b-1", "b-2"]),
+        ("odd{1..2}.png", ["odd{1..2}"]),
+    ],
+)
+def test_braces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: list[str]) -> None:
+    for name in ("part-000.tar", "part-001.tar", "part-002.tar", "part-0", "part-1", "part-2", "a", "b"):
+        _touch(tmp_path / f"{name}.png")
+    for name in ("a-1", "a-2", "b-1", "b-2", "odd{1..2}"):
+        _touch(tmp_path / f"{name}.png")
+    monkeypatch.chdir(tmp_path)
+    assert _names(find_samples([text])) == expected
+
+
+def test_a_name_that_braces_stand_for_and_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _touch(tmp_path / "0.tar")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        InputError, match=r"^input '1\.tar' does not exist or cannot be reached; check the path$"
+    ):
+        find_samples(["{0..2}.tar"])
+    with pytest.raises(InputError, match=r"stands for 999,999,999 names; 1,000,000 are the most$"):
+        find_samples(["{1..999999999}.tar"])
