@@ -8,8 +8,9 @@ Another method (see `methods`) replaces the three steps in the middle.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from cfcam_gpu.capture import (
     with_layout,
 )
 from cfcam_gpu.capture.compiled import CompiledModel, backend_of
+from cfcam_gpu.capture.inputs import FurtherInputs, split_inputs
 from cfcam_gpu.capture.layouts import check_layout
 from cfcam_gpu.capture.model_runner import ModelRunner
 from cfcam_gpu.capture.model_state import unwrapped
@@ -36,9 +38,20 @@ from cfcam_gpu.capture.targets import Targets
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.engines import ENGINES
 from cfcam_gpu.errors import CaptureError, ConfigError
-from cfcam_gpu.explanation import Explanation, Problem, finished, status_of, without_absent, without_invalid
+from cfcam_gpu.explanation import (
+    Explanation,
+    Problem,
+    averaged,
+    finished,
+    status_of,
+    without_absent,
+    without_invalid,
+)
 from cfcam_gpu.methods import Method, find_method
 from cfcam_gpu.methods.features import CapturedFeatures, Features
+
+#: A target layer: its name, its index among the model's children, or the module.
+Layer = str | int | nn.Module
 
 
 class CFCAM:
@@ -52,8 +65,9 @@ class CFCAM:
         model: returns logits, or a dict, tuple or object that holds them. A model compiled or wrapped for data
             parallelism is explained through the module inside.
         target_layer: a module, its name, or `NAME:FUNCTION` for the output of the nonlinear function
-            after it (`"features:relu"`). None: the last module with maps larger than 1×1, after its
-            nonlinearity, found at the first call.
+            after it (`"features:relu"`); or the index of one of the model's children. None: the last module
+            with maps larger than 1×1, after its nonlinearity, found at the first call. A list of several:
+            the mean of their heatmaps, for which the model runs once a layer.
         config: parameters of CF-CAM; other methods read the fields in `Method.reads_config`.
         engine: `auto` or a key of `cfcam_gpu.engines.ENGINES`; only CF-CAM has engines.
         on_invalid: `raise` an error for images that cannot be explained, or `flag` them: a blank map
@@ -69,6 +83,9 @@ class CFCAM:
             is not possible, the log says why. A model compiled by `torch.compile` runs so anyway.
         activation: `softmax`, `sigmoid` or `auto`: see `cfcam_gpu.capture.Scoring`. What is explained is a class's
             logit in any case; of a model with one output the output itself for class 1, its negative for class 0.
+        call: which run of the target layer is explained, where it runs more than once in a forward pass, as the
+            shared backbone of a Siamese network does: -1 the last, 0 the first, 1 the second ...; `all`: the
+            mean of the heatmaps of all of them, for which the model runs once for each.
         output: index, key or attribute of the logits in what the model returns; None: found by the usual names.
 
     Raises:
@@ -86,20 +103,23 @@ class CFCAM:
     def __init__(
         self,
         model: nn.Module,
-        target_layer: str | nn.Module | None = None,
+        target_layer: Layer | list[Layer] | tuple[Layer, ...] | None = None,
         config: CFCAMConfig | None = None,
         engine: str = "auto",
         on_invalid: str = "raise",
         method: str = "cfcam",
-        finer_layer: str | nn.Module | None = None,
+        finer_layer: Layer | None = None,
         layout: str = "auto",
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         *,
         compile: bool = False,
         activation: str = "auto",
         output: int | str | None = None,
+        call: int | str = -1,
     ) -> None:
         _check_on_invalid(on_invalid)
+        _check_call(call)
+        target_layer, *others = _layers(target_layer)
         _check_layout(target_layer, layout, reshape_transform)
         self.method = find_method(method)
         self.model = unwrapped(model)
@@ -113,14 +133,23 @@ class CFCAM:
         self.layout = layout
         self.reshape_transform = reshape_transform
         self.scoring = Scoring(activation, output)
+        self.call = call
         self._calls: int | None = None
+        #: Makes an explainer of another layer, or of another run of the layer.
+        self._another: Callable[..., CFCAM] = partial(
+            CFCAM, model, config=config, engine=engine, on_invalid=on_invalid, method=method,
+            finer_layer=finer_layer, layout=layout, reshape_transform=reshape_transform, compile=compile,
+            activation=activation, output=output,
+        )  # fmt: skip
+        self._of_calls: list[CFCAM] = []
+        self._others = [self._another(layer, call=call) for layer in others]
         backend = backend_of(model)
         self._compiled: CompiledModel | None = None
         if compile or backend is not None:
             self._compiled = CompiledModel(backend, explicit=compile)
         self.method.engine(engine, _device_of(self.model))
 
-    def _find(self, layer: str | nn.Module | None) -> TargetLayer | None:
+    def _find(self, layer: Layer | None) -> TargetLayer | None:
         if layer is None:
             return None
         return find_layer(self.model, unwrapped(layer) if isinstance(layer, nn.Module) else layer)
@@ -133,8 +162,13 @@ class CFCAM:
 
     @property
     def layer_name(self) -> str | None:
-        """Name of the target layer; None before the first call when it is chosen automatically."""
-        return self._layer.label if self._layer else None
+        """Name of the target layer; None before the first call when it is chosen automatically.
+
+        The names of several are separated by commas.
+        """
+        if self._layer is None:
+            return None
+        return ", ".join([self._layer.label, *(str(other.layer_name) for other in self._others)])
 
     @property
     def compiles(self) -> bool:
@@ -146,23 +180,57 @@ class CFCAM:
         """The engine that runs on the model's device."""
         return self.method.engine(self.engine, _device_of(self.model))
 
-    def __call__(self, images: Tensor, targets: Targets = None, *, check: Check = never_ends) -> Explanation:
+    def __call__(
+        self,
+        images: Tensor | Mapping[str, Any] | None = None,
+        targets: Targets = None,
+        *,
+        check: Check = never_ends,
+        forward_args: Sequence[Any] = (),
+        forward_kwargs: Mapping[str, Any] | None = None,
+        **inputs: Any,
+    ) -> Explanation:
         """Explain images (B,channels,H,W), preprocessed as the model takes them and on its device.
 
         Args:
+            images: or a mapping of all that the model takes, `cam(processor(...))`; it may be given as arguments
+                too, `cam(**processor(...))` or `cam(pixel_values=...)`.
             targets: what to explain: None (each image's highest logit), a class, a list or (B,)
                 tensor of classes, or functions of one image's logits. Several for each image share the
                 forward pass and the clustering: (B,K) classes, a list of lists of classes (as many for each
                 image or not) or functions, `TopK(3)` or `Above(0.5)`.
             check: called often; raises to end the call.
+            forward_args, forward_kwargs: what the model takes after the images, and by name. A tensor as long as
+                the batch has a row for each image.
+            inputs: what the model takes by name, its images included.
 
         Raises:
             CaptureError, TargetError: the layer, the model's output or the targets do not fit.
             InvalidImagesError: images that cannot be explained (NaN, zero gradient), by index.
         """
-        return self.explain(
-            self._capture(images, targets, differentiate=self.method.uses_gradients, check=check)
+        images, further = split_inputs(images, forward_args, forward_kwargs, inputs)
+        explainers = (
+            [self, *self._others] if self.call != "all" else self._of_all_calls(images, further, check)
         )
+        results = [one._explanation(images, targets, further, check) for one in explainers]
+        return results[0] if len(results) == 1 else averaged(results)
+
+    def _explanation(
+        self, images: Any, targets: Targets, further: FurtherInputs | None, check: Check
+    ) -> Explanation:
+        uses_gradients = self.method.uses_gradients
+        return self.explain(
+            self._capture(images, targets, differentiate=uses_gradients, check=check, further=further)
+        )
+
+    def _of_all_calls(self, images: Any, further: FurtherInputs | None, check: Check) -> list[CFCAM]:
+        """An explainer for each run of each target layer."""
+        if not self._of_calls:
+            for one in (self, *self._others):
+                one._capture(images, None, differentiate=False, check=check, further=further)
+                layer = one.layer_name if one is not self else self._layer and self._layer.label
+                self._of_calls += [self._another(layer, call=number) for number in range(one._calls or 1)]
+        return self._of_calls
 
     def features(
         self, images: Tensor, targets: Targets = None, *, check: Check = never_ends
@@ -170,7 +238,12 @@ class CFCAM:
         """The first half of a call: activations and gradients, which several methods may explain.
 
         Arguments and errors are those of a call. `explain` calls `check` as well.
+
+        Raises:
+            ConfigError: several layers, or all runs of one, which have no features in common.
         """
+        if self._others or self.call == "all":
+            raise ConfigError("features are those of one run of one layer; call the explainer for several")
         return self._capture(images, targets, differentiate=True, check=check)
 
     def explain(self, features: CapturedFeatures) -> Explanation:
@@ -211,17 +284,24 @@ class CFCAM:
         )
 
     def _capture(
-        self, images: Tensor, targets: Targets, *, differentiate: bool, check: Check
+        self,
+        images: Any,
+        targets: Targets,
+        *,
+        differentiate: bool,
+        check: Check,
+        further: FurtherInputs | None = None,
     ) -> CapturedFeatures:
         images = self._checked(images)
+        model = self._bound(further, len(images))
         undo = Undo()
         try:
             leave_inference_mode(undo)
             with on_device(images.device):
-                self._layer = self._ready_layer(images)
-                finer = self._finer_layer(self._layer, images) if self.method.needs_finer else None
+                self._layer = self._ready_layer(model, images)
+                finer = self._finer_layer(self._layer, images, model) if self.method.needs_finer else None
                 captured = capture(
-                    self.model,
+                    model,
                     self._layer,
                     images,
                     targets,
@@ -233,6 +313,7 @@ class CFCAM:
                     contrast=self.method.contrasts,
                     check=check,
                     compiled=self._compiled,
+                    call=-1 if isinstance(self.call, str) else self.call,
                 )
         finally:
             undo.run()
@@ -254,9 +335,9 @@ class CFCAM:
             activation=captured.activation,
             out_of_range=captured.out_of_range,
             runner=ModelRunner(
-                self.model,
+                model,
                 captured.layer,
-                captured.calls,
+                captured.call,
                 autocast,
                 check,
                 self.scoring,
@@ -267,17 +348,31 @@ class CFCAM:
             single=captured.single,
         )
 
-    def _ready_layer(self, images: Tensor) -> TargetLayer:
+    def _bound(self, further: FurtherInputs | None, batch: int) -> nn.Module:
+        """The model as a function of the images alone."""
+        if further is None:
+            return self.model
+        if further.of_each_image(batch) and self.method.needs_model and not self.method.needs_finer:
+            raise CaptureError(
+                f"method {self.method.name!r} runs the model on changed images, whose further inputs it cannot tell "
+                "apart; explain one image at a time, or choose another method"
+            )
+        if self._compiled is not None:
+            self._compiled.refuse("it takes further inputs")
+            self._compiled = None
+        return further.bound(self.model, batch)
+
+    def _ready_layer(self, model: nn.Module, images: Tensor) -> TargetLayer:
         """The target layer, chosen if none was named, with its layout where the caller says anything of that."""
         if self._layer is None:
-            return choose_layer(self.model, images, self.layout, self.scoring)
+            return choose_layer(model, images, self.layout, self.scoring)
         if self._layer.layout is None and (self.layout != "auto" or self.reshape_transform is not None):
-            return with_layout(self.model, self._layer, images, self.layout, self.reshape_transform)
+            return with_layout(model, self._layer, images, self.layout, self.reshape_transform)
         return self._layer
 
-    def _finer_layer(self, layer: TargetLayer, images: Tensor) -> TargetLayer:
+    def _finer_layer(self, layer: TargetLayer, images: Tensor, model: nn.Module | None = None) -> TargetLayer:
         if self._finer is None:
-            self._finer = finer_layer(self.model, layer, images, self.scoring)
+            self._finer = finer_layer(model or self.model, layer, images, self.scoring)
         if self._finer.label == layer.label:
             raise CaptureError(
                 f"the finer layer is the explained layer {layer.label!r} itself; choose an earlier one, "
@@ -430,13 +525,32 @@ def _check_features(activations: Any, gradients: Any, size: Any) -> None:
 
 
 def _check_layout(
-    layer: str | nn.Module | None, layout: str, reshape_transform: Callable[[Tensor], Tensor] | None
+    layer: Layer | None, layout: str, reshape_transform: Callable[[Tensor], Tensor] | None
 ) -> None:
     check_layout(layout)
     if reshape_transform is not None and layer is None:
         raise ConfigError("reshape_transform reads the output of one layer; pass target_layer as well")
     if reshape_transform is not None and layout != "auto":
         raise ConfigError("reshape_transform and layout both say how an output is read; pass one of them")
+
+
+def _layers(layer: Layer | list[Layer] | tuple[Layer, ...] | None) -> list[Layer | None]:
+    if isinstance(layer, (list, tuple)):
+        nested = [one for one in layer if isinstance(one, (list, tuple))]
+        if nested or not layer:
+            got = (
+                f"target layer {nested[0]!r} is a list in a list"
+                if nested
+                else "an empty list of target layers"
+            )
+            raise CaptureError(f"{got}; expected a layer's name, index or module, or a list of them")
+        return list(layer)
+    return [layer]
+
+
+def _check_call(call: int | str) -> None:
+    if call != "all" and (not isinstance(call, int) or isinstance(call, bool)):
+        raise ConfigError(f"call must be 'all' or the number of a run, -1 for the last, got {call!r}")
 
 
 def _check_on_invalid(on_invalid: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -161,6 +163,56 @@ def finished(result: Explanation, *, single: bool, on_invalid: str) -> Explanati
     """
     result = _of_one_target(result) if single else result
     return _raise_invalid(result) if on_invalid == "raise" else result
+
+
+def averaged(results: Sequence[Explanation]) -> Explanation:
+    """One explanation of the same images and targets by several layers, or by several runs of one.
+
+    Each grid is divided by its maximum and upsampled; the mean of the maps is divided by its own maximum. `grid` is
+    the mean of the divided grids, at the resolution of the largest. There are no clusters.
+
+    Source: pytorch-grad-cam, which averages the maps of its `target_layers` so, after taking the minimum off each.
+
+    Example:
+        >>> from cfcam_gpu import explain_activations
+        >>> maps = torch.tensor([[1.0, 0.0], [0.0, 0.5]]).view(2, 1, 1, 1, 2)
+        >>> results = [explain_activations(a, torch.ones(1, 1, 1, 2), (1, 2), method="gradcam") for a in maps]
+        >>> averaged(results).heatmap
+        tensor([[[1., 1.]]])
+    """
+    first = results[0]
+    highest = [_nonzero(result.grid.amax((-2, -1))) for result in results]
+    maps = [
+        result.heatmap * (result.peak[..., None, None] / high)
+        for result, high in zip(results, highest, strict=True)
+    ]
+    mean = torch.stack(maps).mean(0)
+    peak = mean.amax((-2, -1))
+    largest = max((result.grid.shape[-2:] for result in results), key=math.prod)
+    grids = [_resized(result.grid / high, largest) for result, high in zip(results, highest, strict=True)]
+    statuses = torch.stack([result.status for result in results])
+    status = statuses.gather(0, (statuses != 0).int().argmax(0)[None])[0]
+    return replace(
+        first,
+        heatmap=mean / _nonzero(peak),
+        grid=torch.stack(grids).mean(0),
+        peak=peak,
+        blank=torch.stack([result.blank for result in results]).all(0),
+        labels=None,
+        n_clusters=None,
+        eps=None,
+        status=status,
+    )
+
+
+def _nonzero(peak: Tensor) -> Tensor:
+    return torch.where(peak > 0, peak, 1)[..., None, None]
+
+
+def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    flat = maps.reshape(1, -1, *maps.shape[-2:])
+    resized = torch.nn.functional.interpolate(flat, tuple(size), mode="bilinear", align_corners=False)
+    return resized.view(*maps.shape[:-2], *size)
 
 
 def _of_one_target(result: Explanation) -> Explanation:

@@ -86,7 +86,8 @@ class Capture(LayerFeatures):
         single: whether one target per image was asked for, so that results have no axis K.
         out_of_range: (B,) bool, on the device: images with a target that is not a class of the model; None
             where every target is one.
-        calls: how often the layer ran in the forward pass; the last call is the one captured.
+        calls: how often the layer ran in the forward pass.
+        call: the run that was captured, counted from 1.
         finer: the features of the earlier layer, where one was asked for.
         contrast: (B,C,h,w) float32, the gradient of the score of all classes together, zeros where classes do not
             compete or the targets are functions; None where it was not asked for.
@@ -101,6 +102,7 @@ class Capture(LayerFeatures):
     single: bool
     out_of_range: Tensor | None
     calls: int
+    call: int
     finer: LayerFeatures | None = None
     contrast: Tensor | None = None
 
@@ -119,6 +121,7 @@ def capture(
     contrast: bool = False,
     check: Check = never_ends,
     compiled: CompiledModel | None = None,
+    call: int = -1,
 ) -> Capture:
     """Run the model on images (B,…) once and differentiate the target scores K times, down to the layer.
 
@@ -132,9 +135,10 @@ def capture(
         contrast: differentiate the score of all classes together as well, where the targets are classes.
         check: called often; raises to end the capture.
         compiled: runs the model in compiled halves where it can, at one layer.
+        call: the run of the layer to capture, from 0; negative: counted from the last.
 
     Raises:
-        CaptureError: the layer did not run, its output is no map, or no score depends on it.
+        CaptureError: the layer did not run so often, its output is no map, or no score depends on it.
         TargetError: targets that do not fit the batch or the classes.
 
     Example:
@@ -148,10 +152,13 @@ def capture(
         make_explainable(model, undo)
         use_gradients(undo, enabled=differentiate)
         prepared = prepare_targets(targets, len(images), images.device)
-        cuts = _cuts(layer, finer, calls, finer_gradients=finer_gradients)
-        output, head = _run(model, images, cuts, check, compiled)
-        if calls is not None and cuts[0].calls != calls:
-            cuts = _cuts(layer, finer, None, finer_gradients=finer_gradients)
+        wanted = call + 1 if call >= 0 else None if calls is None else calls + call + 1
+        every = call == -1
+        cuts = _cuts(layer, finer, wanted, every=every, finer_gradients=finer_gradients)
+        output, head = _run(model, images, cuts, check, compiled if every else None)
+        if call < 0 and calls != cuts[0].calls and (calls is not None or not every):
+            wanted = None if every else cuts[0].calls + call + 1
+            cuts = _cuts(layer, finer, wanted, every=every, finer_gradients=finer_gradients)
             output, head = _run(model, images, cuts, check)
         leaves = {cut.layer.label: cut.result() for cut in cuts}
         for cut in cuts[1:]:
@@ -197,6 +204,7 @@ def capture(
         single=prepared.single,
         out_of_range=targeted.out_of_range,
         calls=cuts[0].calls,
+        call=cuts[0].wanted or cuts[0].calls,
         contrast=_contrast_of(layers[0], gradients[0][k:], features[0].activations) if contrast else None,
     )
 
@@ -213,13 +221,15 @@ def _contrast_of(layer: TargetLayer, gradients: Sequence[Tensor], activations: T
 
 
 def _cuts(
-    layer: TargetLayer, finer: TargetLayer | None, calls: int | None, *, finer_gradients: bool
+    layer: TargetLayer, finer: TargetLayer | None, wanted: int | None, *, every: bool, finer_gradients: bool
 ) -> list[_Cut]:
+    """The cuts of a forward pass; `every`: the last run of the layer is wanted."""
     if finer is None:
-        return [_Cut(layer, calls)]
+        return [_Cut(layer, wanted)]
+    of_finer = None if every else wanted
     if not finer_gradients:
-        return [_Cut(layer, calls), _Cut(finer, None, kept=True)]
-    return [_Cut(layer, calls, attached=True), _Cut(finer, None)]
+        return [_Cut(layer, wanted), _Cut(finer, of_finer, kept=True)]
+    return [_Cut(layer, wanted, attached=True), _Cut(finer, of_finer)]
 
 
 def _run(
@@ -250,10 +260,10 @@ def _run(
 
 
 class _Cut:
-    """Replaces the output of a layer's last call by a copy that is a leaf of a new graph.
+    """Replaces the output of one call of a layer by a copy that is a leaf of a new graph.
 
     Args:
-        calls: how often the layer runs, if known.
+        wanted: the call, counted from 1; None: the last.
         attached: the output stays part of the graph of an earlier cut, and is differentiated there.
         kept: the output is only copied; the graph is not cut.
     """
@@ -262,10 +272,10 @@ class _Cut:
     _places = itertools.count(1)
 
     def __init__(
-        self, layer: TargetLayer, calls: int | None, *, attached: bool = False, kept: bool = False
+        self, layer: TargetLayer, wanted: int | None, *, attached: bool = False, kept: bool = False
     ) -> None:
         self.layer = layer
-        self.expected = calls
+        self.wanted = wanted
         self.attached = attached
         self.kept = kept
         self.calls = 0
@@ -274,7 +284,7 @@ class _Cut:
 
     def cut(self, output: Any) -> Any:
         self.calls += 1
-        if self.expected is not None and self.calls != self.expected:
+        if self.wanted is not None and self.calls != self.wanted:
             return output
         return self.cut_last(output)
 
@@ -300,6 +310,11 @@ class _Cut:
             return self.leaf.clone()
 
     def result(self) -> Tensor:
+        if self.leaf is None and self.calls:
+            raise CaptureError(
+                f"target layer {self.layer.label!r} ran {self.calls} times in the forward pass, so there is no run "
+                f"{self.wanted} of it, counted from 1; choose another call"
+            )
         if self.leaf is None:
             raise CaptureError(
                 f"target layer {self.layer.label!r} did not run in the forward pass; "

@@ -36,7 +36,7 @@ class ModelRunner:
     Any number of inputs is passed in chunks, which are halved where the memory does not hold one.
 
     Attributes:
-        calls: how often the layer runs in a forward pass; the last call counts.
+        calls: number of the run of the layer that counts, from 1: usually the last of a forward pass.
         autocast: dtype of the caller's autocast, under which every pass runs as well; None: none.
         check: called before every pass of the model; raises to end the computation.
         scoring: how the logits are read from the model's output.
@@ -107,9 +107,9 @@ class ModelRunner:
                 self.layer,
                 images,
                 targets,
-                self.calls,
                 scoring=self.scoring,
                 check=self.check,
+                call=self.calls - 1,
                 **more,
             )
         finally:

@@ -128,6 +128,15 @@ def make_explainable(model: nn.Module, undo: Undo) -> None:
 _LOCKS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
 
 
+def share_lock(copied: nn.Module, model: nn.Module) -> None:
+    """Has threads that explain the copy of a model, with the same modules in it, wait for those of the model.
+
+    Example:
+        >>> share_lock(nn.ReLU(), nn.ReLU())
+    """
+    _LOCKS[copied] = _lock(model)
+
+
 def _lock(model: nn.Module) -> Any:
     return _LOCKS.get(model) or _LOCKS.setdefault(model, threading.RLock())
 

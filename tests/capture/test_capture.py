@@ -118,7 +118,7 @@ CAPTURE_ERRORS = {
     "zero gradient": (Saturated, "relu", r"image 0: the gradient of the target score is zero everywhere"),
     "batch changed": (Merging, "relu", r"'relu' put out 9 maps for 3 images"),
     "unknown": (Net, "con1", r"no layer 'con1'; did you mean .*conv1"),
-    "empty name": (Net, "", r"no layer ''"),
+    "empty name": (Net, "", r"the name of the target layer is empty"),
     "unknown function": (Net, "bn2:rleu", r"layer 'bn2:rleu': unknown function 'rleu' .did you mean relu"),
 }
 

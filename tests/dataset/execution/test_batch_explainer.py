@@ -29,7 +29,7 @@ def decoded(count: int) -> tuple[list[View], list[Sample]]:
 class SmallMemory(CFCAM):
     """Holds two images at once; remembers how many images it was given."""
 
-    def __call__(self, images, targets=None, **kwargs):
+    def __call__(self, images=None, targets=None, **kwargs):
         self.sizes = [*getattr(self, "sizes", []), len(images)]
         if len(images) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
