@@ -109,14 +109,16 @@ class TooLarge(Exception):
 
 
 def torchvision_names() -> list[str]:
-    """All classifiers of torchvision."""
+    """All classifiers of torchvision, the one of the fewest parameters first."""
     from torchvision import models
 
-    return [f"torchvision:{name}" for name in models.list_models(module=models)]
+    names = models.list_models(module=models)
+    counts = {name: models.get_model_weights(name).DEFAULT.meta["num_params"] for name in names}
+    return [f"torchvision:{name}" for name in sorted(names, key=lambda name: counts[name])]
 
 
 def timm_names(costs: Mapping[str, float], per_family: int) -> list[str]:
-    """The cheapest of each module of timm, and of each first word of the names in it; the cheapest of each first.
+    """The cheapest of each module of timm, and of each first word of the names in it; the cheapest first.
 
     Args:
         costs: of all models, as `timm_cost` gives them; those above `MOST_COST` are left out, except for
@@ -126,7 +128,7 @@ def timm_names(costs: Mapping[str, float], per_family: int) -> list[str]:
     import timm
     from timm.models import _registry
 
-    ranks: dict[str, int] = {}
+    chosen: list[str] = []
     counts: Counter[str] = Counter()
     for name in sorted(timm.list_models(), key=lambda name: (costs[name], name)):
         if costs[name] > MOST_COST and name not in FEWER_BLOCKS:
@@ -134,9 +136,9 @@ def timm_names(costs: Mapping[str, float], per_family: int) -> list[str]:
         module = _registry._model_to_module[name]
         groups = (module, f"{module}:{re.split(r'[_0-9]', name)[0]}")
         if counts[groups[0]] < per_family or not counts[groups[1]]:
-            ranks[name] = counts[groups[0]]
+            chosen.append(name)
         counts.update(groups)
-    return [f"timm:{name}" for name in sorted(ranks, key=lambda name: (ranks[name], costs[name]))]
+    return [f"timm:{name}" for name in chosen]
 
 
 def transformers_names() -> list[str]:
@@ -170,8 +172,7 @@ def build(name: str) -> Built:
 def _torchvision(name: str) -> Built:
     from torchvision import models
 
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in models.get_model(name, weights=None).parameters()) / 1e6
+    parameters = models.get_model_weights(name).DEFAULT.meta["num_params"] / 1e6
     if parameters > MOST_COST:
         raise TooLarge(f"{parameters:.0f} million parameters")
     options: dict[str, Any] = {}

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu._utils.precision import use_gradients
 from cfcam_gpu._utils.undo import Undo
+from cfcam_gpu.capture.batch_norm import correct_gradients
 from cfcam_gpu.capture.choice import choose_layer, finer_layer, list_layers
 from cfcam_gpu.capture.compiled import CompiledModel
 from cfcam_gpu.capture.contrast import all_classes
@@ -252,6 +253,7 @@ def _run(
     try:
         for cut in cuts:
             replace_outputs(cut.layer, cut.cut, undo)
+        correct_gradients(model, images, undo)
         check_between(model, images.device, check, undo)
         # With frozen parameters there is no graph before the cut.
         return model(images.detach()), None

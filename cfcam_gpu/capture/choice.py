@@ -43,6 +43,7 @@ MOST_TRIED = 8
 _NORMS = {"batch_norm", "instance_norm", "group_norm"}
 
 _TOO_EARLY = "before half of the model"
+_NOT_ACTIVATED = "before its nonlinearity"
 _PASSED_ON = "passes its input on"
 
 #: Classes of modules that pass on what they get.
@@ -135,7 +136,7 @@ def _objection(call: Call, layout: str = "auto") -> str | None:
         return "pooled to a size of its own"
     # Before its nonlinearity a normalised map is centred on zero, and class activation maps of it are blank.
     if call.made_by in _NORMS and call.followed_by is None and call.share < 1:
-        return "before its nonlinearity"
+        return _NOT_ACTIVATED
     return None
 
 
@@ -158,21 +159,13 @@ def _inside_attention(call: Call, traced: Trace) -> bool:
     """Whether a module lies within an attention module: keys and values may be made of its output alone."""
     parts = call.name.split(".")
     owners = [".".join(parts[:n]) for n in range(1, len(parts))]
-    return any(_is_attention(name, traced.modules[name]) for name in owners if name in traced.modules)
+    return any(_is_attention(name, traced) for name in owners)
 
 
-def _is_attention(name: str, module: nn.Module) -> bool:
-    """Whether a module attends by itself, as a block does not in which an attention module stands beside others."""
-    if not _named_attention(name, module):
-        return False
-    inner = ((one, owner) for one, owner in module.named_modules() if one)
-    return not any(
-        _named_attention(one, owner) and any(True for _ in owner.parameters()) for one, owner in inner
-    )
-
-
-def _named_attention(name: str, module: nn.Module) -> bool:
-    return bool(ATTENTION.search(type(module).__name__) or ATTENTION.search(name.rpartition(".")[2]))
+def _is_attention(name: str, traced: Trace) -> bool:
+    """Whether a module is named after attention, and is no block that adds its input to what it attends to."""
+    is_named = ATTENTION.search(f"{name.rpartition('.')[2]} {type(traced.modules.get(name)).__name__}")
+    return bool(is_named) and any(call.name == name and call.made_by != "add" for call in traced.calls)
 
 
 def _dependent(traced: Trace, calls: Iterable[Call], layout: str) -> Iterator[_Candidate]:
@@ -339,9 +332,9 @@ def finer_layer(
 
 def _may_be_finer(call: Call, traced: Trace, shape: MapShape) -> bool:
     objection = _objection(call)
-    if objection not in (None, _TOO_EARLY, _PASSED_ON) or _inside_attention(call, traced):
+    if objection not in (None, _TOO_EARLY, _PASSED_ON, _NOT_ACTIVATED) or _inside_attention(call, traced):
         return False
-    if call.share < LEAST_FINER_SHARE or (call.made_by in _NORMS and call.followed_by is None):
+    if call.share < LEAST_FINER_SHARE:
         return False
     return all(n >= 2 * m - 1 for n, m in zip(call.map_shape, shape, strict=True)) and call.map_shape != shape
 

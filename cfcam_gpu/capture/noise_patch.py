@@ -24,12 +24,12 @@ SIDE = 3
 #: Images of the test: the flat one and those with a patch.
 PATCH_IMAGES = SIDE * SIDE + 1
 
-#: Least agreement of a map. Over the models of `bench.models` what is a map has 0.45 and more where its
-#: strength is at least `WEAK`, and another reading of the same output at most 0.35.
+#: Least agreement of a map. Over the models of `bench.models` what is a map has 0.5 and more where its strength
+#: is at least `WEAK`, and the same output with channels read as columns less: docs/models.md.
 AGREES = 0.4
 
 #: Below this strength the agreement is noise: every patch changes every cell alike.
-WEAK = 0.05
+WEAK = 0.06
 
 #: Value of the flat image, in the model's input units: networks without biases are dead at zero.
 FLAT = 0.5
