@@ -76,7 +76,7 @@ def listed(items: Sequence[object], most: int = 5) -> str:
     return ", ".join(map(str, items[:most])) + (", …" if len(items) > most else "")
 
 
-def printable(text: str) -> str:
+def printable(text: object) -> str:
     r"""A text from outside, such as a file name, that a terminal and a log show as one line of plain characters.
 
     Control characters, line ends, marks of the writing direction, other invisible characters and lone surrogates
@@ -86,7 +86,7 @@ def printable(text: str) -> str:
         >>> printable("cat\x1b[2J\n.png"), printable("\u202egnp.exe"), printable("Ünïcode 文.png")
         ('cat\\x1b[2J\\n.png', '\\u202egnp.exe', 'Ünïcode 文.png')
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
 
 
 def plural(count: int, noun: str) -> str:

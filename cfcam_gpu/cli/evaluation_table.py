@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cfcam_gpu._utils.messages import plural
-from cfcam_gpu.cli.printing import print_table, printable
+from cfcam_gpu._utils.messages import plural, printable
+from cfcam_gpu.cli.printing import print_table
 from cfcam_gpu.evaluation import tables
 from cfcam_gpu.evaluation.options import EvaluationOptions
 from cfcam_gpu.evaluation.run import EvaluationResult

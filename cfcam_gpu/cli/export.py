@@ -7,7 +7,7 @@ from typing import Annotated
 
 import click
 
-from cfcam_gpu._utils.messages import plural
+from cfcam_gpu._utils.messages import plural, printable
 from cfcam_gpu._utils.option import OUTPUT, Option, image_size
 from cfcam_gpu.cli.interrupt import raise_again
 from cfcam_gpu.cli.options import Argument, Results, command, parse
@@ -42,4 +42,4 @@ def export(
     results = open_results(out)
     count = export_results(results, to, destination, size=map_size, cmap=cmap)
     what = "row" if results.has_several_targets else "sample"
-    click.echo(f"exported {plural(count, what)} to {destination}")
+    click.echo(printable(f"exported {plural(count, what)} to {destination}"))

@@ -16,6 +16,7 @@ import click
 
 from cfcam_gpu._utils.option import KEY, OUTPUT, Option
 from cfcam_gpu.cli.help import Row, help_page
+from cfcam_gpu.cli.printing import say
 from cfcam_gpu.errors import CFCAMError, ConfigError
 
 T = TypeVar("T")
@@ -141,9 +142,12 @@ def with_rank(values: Values) -> Values:
     Raises:
         ConfigError: only one of the two was given.
     """
-    from cfcam_gpu.dataset.options import rank_and_world_size
+    from cfcam_gpu.dataset.options import launcher_note, rank_and_world_size
 
     rank, world_size = rank_and_world_size(values["rank"], values["world_size"], os.environ)
+    note = launcher_note(os.environ, world_size) if values["rank"] is None else None
+    if note:
+        say(note)
     return {**values, "rank": rank, "world_size": world_size}
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import click
 import pyarrow as pa
 
-from cfcam_gpu.cli.printing import print_table, printable, shown_path
+from cfcam_gpu._utils.messages import printable
+from cfcam_gpu.cli.printing import print_table, shown_path
 from cfcam_gpu.dataset.run import RunSummary
 from cfcam_gpu.dataset.store.results import Results
 from cfcam_gpu.dataset.store.schema import COLUMNS, ColumnName, Row, is_first_row

@@ -9,15 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cfcam_gpu._utils.messages import printable
 from cfcam_gpu.dataset.sources.sample import split_uri
 
 if TYPE_CHECKING:
     from cfcam_gpu.dataset.store.schema import Row
-
-
-def printable(value: object) -> str:
-    """Text that any terminal takes: bytes of a file's name that are not UTF-8 come out as escapes."""
-    return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def say(line: str) -> None:

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cfcam_gpu._utils.messages import plural
-from cfcam_gpu.cli.printing import printable, say, shown_path
+from cfcam_gpu._utils.messages import plural, printable
+from cfcam_gpu.cli.printing import say, shown_path
 from cfcam_gpu.dataset.execution.observer import Observer, Tally
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.store.schema import Row

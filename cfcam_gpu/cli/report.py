@@ -7,6 +7,7 @@ from typing import Annotated
 
 import click
 
+from cfcam_gpu._utils.messages import printable
 from cfcam_gpu._utils.option import OUTPUT, Option
 from cfcam_gpu.cli.interrupt import raise_again
 from cfcam_gpu.cli.options import Results, command
@@ -21,4 +22,4 @@ def report(
     from cfcam_gpu.cli.progress import write_report_with_progress
 
     raise_again()
-    click.echo(f"report: {write_report_with_progress(out, page)}")
+    click.echo(printable(f"report: {write_report_with_progress(out, page)}"))

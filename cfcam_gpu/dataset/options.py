@@ -38,8 +38,17 @@ DISTRIBUTED = ("ray",)
 #: A percentage `max_errors` always tolerates at least this many failures.
 FEWEST_ERRORS = 20
 
-#: Environment variables with this process's rank and the world size: torchrun's, Slurm's.
-_LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
+#: Environment variables with this process's rank and the world size: torchrun's, a Slurm step's. A batch script that
+#: does not start a step by srun has Slurm's number of tasks too, and is one process.
+_TORCHRUN, _SLURM_STEP = ("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+
+#: Of a Slurm array: this job's number, the first number, the distance of two numbers, and how many there are.
+_SLURM_ARRAY = (
+    "SLURM_ARRAY_TASK_ID",
+    "SLURM_ARRAY_TASK_MIN",
+    "SLURM_ARRAY_TASK_STEP",
+    "SLURM_ARRAY_TASK_COUNT",
+)
 
 
 def default_workers() -> int:
@@ -354,11 +363,13 @@ def rank_and_world_size(
 ) -> tuple[int, int]:
     """This process's rank and the world size: the arguments, else torchrun's or Slurm's, else (0, 1).
 
+    Of Slurm, a job array and the tasks of a step that srun started count; tasks without srun do not.
+
     Args:
         environment: the environment variables, `os.environ`.
 
     Raises:
-        ConfigError: one is given without the other.
+        ConfigError: one is given without the other, or the numbers of a job array are not evenly spaced.
 
     Example:
         >>> rank_and_world_size(None, None, {"RANK": "1", "WORLD_SIZE": "4"})
@@ -368,8 +379,50 @@ def rank_and_world_size(
         raise ConfigError("--rank and --world-size belong together; give both or none")
     if rank is not None and world_size is not None:
         return rank, world_size
-    for rank_name, size_name in _LAUNCHERS:
-        values = environment.get(rank_name, ""), environment.get(size_name, "")
-        if all(value.isdecimal() for value in values):
-            return int(values[0]), int(values[1])
-    return 0, 1
+    torchrun = _numbers(environment, _TORCHRUN)
+    if torchrun:
+        return torchrun[0], torchrun[1]
+    array_rank, jobs = _array_rank(environment)
+    step_rank, tasks = _numbers(environment, _SLURM_STEP) or (0, 1)
+    return array_rank * tasks + step_rank, jobs * tasks
+
+
+def _array_rank(environment: Mapping[str, str]) -> tuple[int, int]:
+    """The place of this job in its Slurm array, and the number of jobs; (0, 1) outside of an array."""
+    numbers = _numbers(environment, _SLURM_ARRAY)
+    if numbers is None:
+        return 0, 1
+    number, first, step, count = numbers
+    place, rest = divmod(number - first, max(step, 1))
+    if rest or not 0 <= place < count:
+        raise ConfigError(
+            f"job {number} of a Slurm array of {count} jobs from {first} in steps of {step}: its place is not clear; "
+            "give --rank and --world-size"
+        )
+    return place, count
+
+
+def launcher_note(environment: Mapping[str, str], world_size: int) -> str | None:
+    """What to say of the share that a launcher's variables gave this process; None: nothing.
+
+    Example:
+        >>> launcher_note({"SLURM_NTASKS": "8"}, world_size=1)
+        'Slurm gave this job 8 tasks, and this one process explains all samples; srun cfcam explain ... shares them'
+    """
+    if _numbers(environment, _TORCHRUN):
+        return None
+    if world_size > 1 and _numbers(environment, _SLURM_ARRAY):
+        return "the jobs of this Slurm array share the samples; --rank 0 --world-size 1 explains all of them in each"
+    tasks = _numbers(environment, ("SLURM_NTASKS",))
+    if world_size == 1 and tasks and tasks[0] > 1 and _numbers(environment, _SLURM_STEP) is None:
+        return (
+            f"Slurm gave this job {tasks[0]} tasks, and this one process explains all samples; "
+            "srun cfcam explain ... shares them"
+        )
+    return None
+
+
+def _numbers(environment: Mapping[str, str], names: Sequence[str]) -> list[int] | None:
+    """The values of environment variables; None unless all of them are numbers."""
+    values = [environment.get(name, "") for name in names]
+    return [int(value) for value in values] if all(re.fullmatch(r"[0-9]{1,9}", v) for v in values) else None

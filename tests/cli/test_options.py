@@ -112,14 +112,14 @@ def test_a_text_that_is_no_value_names_its_option(kind: Any, values: dict[str, s
     [
         ({}, {}, (0, 1)),
         ({"RANK": "2", "WORLD_SIZE": "8"}, {}, (2, 8)),
-        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, {}, (1, 2)),
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, {}, (1, 2)),
         ({"RANK": "2", "WORLD_SIZE": "8"}, {"rank": 0, "world_size": 3}, (0, 3)),
     ],
 )
 def test_rank_and_world_size_come_from_the_launcher_unless_they_are_given(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], arguments: dict[str, int], expected: Any
 ):
-    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -4,11 +4,36 @@ from __future__ import annotations
 
 import os
 
-from cfcam_gpu.cli.printing import printable, shown_path
+import pytest
+
+from cfcam_gpu._utils.messages import printable
+from cfcam_gpu.cli.printing import say, shown_path
 
 
 def test_bytes_of_a_file_name_that_are_no_text_are_printed_as_escapes():
     assert printable(os.fsdecode(b"a\xff.png")) == r"a\udcff.png"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\x1b]0;owned\x07a.png",
+        "\x1b[2J.png",
+        "a\nerror: forged.png",
+        "a\r100 %.png",
+        "\u202egnp.exe",
+        "a\u2028b",
+        "\x9b31m",
+        "\ufeffa",
+        "\u200b",
+    ],
+)
+def test_a_name_can_neither_move_the_cursor_nor_forge_a_line(name: str, capsys: pytest.CaptureFixture[str]):
+    say(f"skipped {name}: no image")
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert line.rstrip("\n").isprintable()
+    assert line.endswith(": no image\n")
 
 
 def test_a_file_is_shown_from_the_current_folder(tmp_path, monkeypatch):

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from cfcam_gpu.dataset.options import RunOptions, rank_and_world_size
+from cfcam_gpu.dataset.options import RunOptions, launcher_note, rank_and_world_size
 from cfcam_gpu.errors import ConfigError
 from tests.helpers.smallnet import run
+
+ARRAY = {
+    "SLURM_ARRAY_TASK_ID": "7",
+    "SLURM_ARRAY_TASK_MIN": "3",
+    "SLURM_ARRAY_TASK_STEP": "2",
+    "SLURM_ARRAY_TASK_COUNT": "4",
+}
 
 
 @pytest.mark.parametrize(
@@ -22,8 +29,18 @@ def test_so_many_samples_may_fail(max_errors, total, allowed):
     [
         (None, None, {}, (0, 1)),
         (1, 4, {"RANK": "0", "WORLD_SIZE": "8"}, (1, 4)),
-        (None, None, {"RANK": "3", "WORLD_SIZE": "8", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, (3, 8)),
-        (None, None, {"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, (1, 2)),
+        (
+            None,
+            None,
+            {"RANK": "3", "WORLD_SIZE": "8", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"},
+            (3, 8),
+        ),
+        (None, None, {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "8"}, (1, 2)),
+        (None, None, {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, (0, 1)),  # a batch script without srun
+        (None, None, ARRAY, (2, 4)),
+        (None, None, {**ARRAY, "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, (5, 8)),
+        (None, None, {**ARRAY, "SLURM_ARRAY_TASK_ID": "x"}, (0, 1)),
+        (0, 1, ARRAY, (0, 1)),
         (None, None, {"SLURM_NTASKS": "2"}, (0, 1)),
     ],
 )
@@ -60,3 +77,32 @@ def test_settings_are_checked_before_anything_is_read(tmp_path, settings, messag
     with pytest.raises(ConfigError, match=message):
         run(tmp_path / "missing", tmp_path / "out", **settings)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", ["4", "11", "1"])
+def test_an_array_whose_numbers_are_uneven_is_an_error(number):
+    with pytest.raises(ConfigError, match=r"its place is not clear; give --rank and --world-size$"):
+        rank_and_world_size(None, None, {**ARRAY, "SLURM_ARRAY_TASK_ID": number})
+
+
+@pytest.mark.parametrize(
+    ("environment", "world_size", "note"),
+    [
+        (
+            {"SLURM_NTASKS": "8", "SLURM_PROCID": "0"},
+            1,
+            "Slurm gave this job 8 tasks, and this one process explains",
+        ),
+        ({"SLURM_NTASKS": "1"}, 1, None),
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "8"}, 8, None),
+        (
+            ARRAY,
+            4,
+            "the jobs of this Slurm array share the samples; --rank 0 --world-size 1 explains all of them",
+        ),
+        ({}, 1, None),
+    ],
+)
+def test_what_is_said_of_slurms_tasks(environment, world_size, note):
+    said = launcher_note(environment, world_size)
+    assert said == note if note is None or said is None else said.startswith(note)

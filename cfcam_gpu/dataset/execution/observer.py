@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from cfcam_gpu._utils.messages import printable
 from cfcam_gpu._utils.signals import ENDING, in_main_thread, restored_handlers
 from cfcam_gpu.dataset.store.schema import Row, others_of
 
@@ -70,7 +71,7 @@ class Observer:
 
     def note(self, line: str) -> None:
         """Something the user should know, in one line."""
-        log.warning(line)
+        log.warning("%s", printable(line))
 
 
 class Interrupted(KeyboardInterrupt):

@@ -31,9 +31,11 @@ _CLOSE_LIMIT = 1.0
 #: After this many failed starts in a row the pool gives up.
 _START_ATTEMPTS = 3
 
-#: Program of a worker process. A new interpreter imports neither the caller's main module nor PyTorch.
+#: Program of a worker process. A new interpreter imports neither the caller's main module nor PyTorch, and nothing
+#: from the current folder, which `-c` would search first: a file json.py may lie there.
 _PROGRAM = (
-    "import json, sys; descriptor, parent, path = json.loads(sys.argv[1]); sys.path[:] = path; "
+    "import sys; sys.path[:] = [folder for folder in sys.path if folder]; import json; "
+    "descriptor, parent, path = json.loads(sys.argv[1]); sys.path[:] = path; "
     "from cfcam_gpu.dataset.execution.worker import serve; serve(descriptor, parent)"
 )
 
@@ -138,7 +140,7 @@ class _Worker:
             # A worker that stops in the middle of a message would block the thread, and so all other workers.
             for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
                 ours.setsockopt(socket.SOL_SOCKET, option, _timeval(timeout))
-            argument = json.dumps([theirs.fileno(), os.getpid(), [os.path.abspath(p) for p in sys.path]])
+            argument = json.dumps([theirs.fileno(), os.getpid(), _import_path()])
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, argument],
                 pass_fds=[theirs.fileno()],
@@ -296,6 +298,11 @@ class ProcessPool:
                 future.set_exception(error)
             futures = []
             time.sleep(0.05)
+
+
+def _import_path() -> list[str]:
+    """This process's import path for a worker; the current folder, which "" stands for, comes last."""
+    return [os.path.abspath(p) for p in sorted(sys.path, key=lambda folder: folder == "")]
 
 
 def _timeval(seconds: float) -> bytes:

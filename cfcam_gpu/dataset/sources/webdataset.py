@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from cfcam_gpu._utils.messages import printable
 from cfcam_gpu.dataset.sources.labels import label_text, target_text
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri
 from cfcam_gpu.dataset.sources.shard_keys import LABEL_SUFFIXES, Key, KeyedImage
@@ -140,7 +141,7 @@ def tar_samples(path: Path, name: str) -> list[Sample]:
     except OSError as error:
         return [shard.broken("unread", f"the shard cannot be read: {error.strerror or error}")]
     if shard.bad_labels:
-        log.warning("%s: %s", path, _bad_labels(shard.bad_labels))
+        log.warning("%s", printable(f"{path}: {_bad_labels(shard.bad_labels)}"))
     return samples + ([shard.broken("rest of the shard", problem)] if problem else [])
 
 

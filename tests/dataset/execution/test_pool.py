@@ -196,3 +196,16 @@ time.sleep(600)
         parent.kill()
     assert len(workers) == 2
     wait_until(lambda: not any(map(is_alive, workers)), 10)
+
+
+def test_files_of_the_current_folder_are_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., ProcessPool]
+) -> None:
+    for name in ("json", "struct", "numpy", "PIL", "cv2"):
+        (tmp_path / f"{name}.py").write_text("open('executed', 'w')")
+    folder = save(tmp_path / "in", a=photo(1))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    view = make().submit("view", str(folder / "a.png"), PLAIN).result(WAIT)
+    assert isinstance(view, View)
+    assert not (tmp_path / "executed").exists()
