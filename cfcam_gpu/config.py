@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,9 @@ EPS_FLOOR = 1e-5
 #: second image has a pair of channels at distance eps exactly; without the slack, rounding would
 #: decide whether they are neighbours. The threshold of dominant channels has the same slack.
 EPS_SLACK = 1e-6
+
+#: The largest factor of the images' size: above it no classifier of everyday images knows what it sees.
+_LARGEST_SCALE = 8
 
 #: Labels of the channels that are in no cluster.
 NOISE = -1
@@ -146,6 +150,25 @@ class CFCAMConfig:
             76
         """
         return max(2, int(self.min_samples_fraction * n))
+
+
+def check_scales(scales: Sequence[float]) -> None:
+    """Refuses factors of the images' size that are none.
+
+    Raises:
+        ConfigError: no factor, one twice, or one out of range.
+
+    Example:
+        >>> check_scales((1.0, 0.0))
+        Traceback (most recent call last):
+        cfcam_gpu.errors.ConfigError: scales must be different numbers above 0 and up to 8, like 1,1.43,2, got 1.0,0.0
+    """
+    valid = {scale for scale in scales if _is_number(scale) and 0 < scale <= _LARGEST_SCALE}
+    if not scales or len(valid) < len(scales):
+        raise ConfigError(
+            f"scales must be different numbers above 0 and up to {_LARGEST_SCALE}, like 1,1.43,2, got "
+            f"{','.join(map(str, scales)) or 'none'}"
+        )
 
 
 #: Name of a preset -> the parameters in which it differs from the default.

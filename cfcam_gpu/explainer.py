@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from cfcam_gpu._utils.checks import Check, never_ends
-from cfcam_gpu._utils.device import on_device
+from cfcam_gpu._utils.device import on_device, out_of_memory
+from cfcam_gpu._utils.messages import one_line
 from cfcam_gpu._utils.precision import leave_inference_mode, use_full_float32
 from cfcam_gpu._utils.undo import Undo
 from cfcam_gpu.capture import (
@@ -37,7 +38,7 @@ from cfcam_gpu.capture.scoring import Scoring, describe
 from cfcam_gpu.capture.targets import Targets
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.engines import ENGINES
-from cfcam_gpu.errors import CaptureError, ConfigError
+from cfcam_gpu.errors import CaptureError, CFCAMError, ConfigError
 from cfcam_gpu.explanation import (
     Explanation,
     Problem,
@@ -49,6 +50,7 @@ from cfcam_gpu.explanation import (
 )
 from cfcam_gpu.methods import Method, find_method
 from cfcam_gpu.methods.features import CapturedFeatures, Features
+from cfcam_gpu.views import ImageView, image_views, joined
 
 #: A target layer: its name, its index among the model's children, or the module.
 Layer = str | int | nn.Module
@@ -87,6 +89,10 @@ class CFCAM:
             shared backbone of a Siamese network does: -1 the last, 0 the first, 1 the second ...; `all`: the
             mean of the heatmaps of all of them, for which the model runs once for each.
         output: index, key or attribute of the logits in what the model returns; None: found by the usual names.
+        scales: factors of the images' size at which they are explained, one forward pass each; the maps, each over
+            its maximum, are averaged. Classes and logits are those of the images as given. The model must take
+            images of these sizes.
+        flip: explain the images' mirror images as well, at each scale.
 
     Raises:
         CaptureError: the model has no such layer.
@@ -116,6 +122,8 @@ class CFCAM:
         activation: str = "auto",
         output: int | str | None = None,
         call: int | str = -1,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
     ) -> None:
         _check_on_invalid(on_invalid)
         _check_call(call)
@@ -134,12 +142,14 @@ class CFCAM:
         self.reshape_transform = reshape_transform
         self.scoring = Scoring(activation, output)
         self.call = call
+        self.scales, self.flip = tuple(scales), flip
+        self._views = image_views(self.scales, flip=flip)
         self._calls: int | None = None
         #: Makes an explainer of another layer, or of another run of the layer.
         self._another: Callable[..., CFCAM] = partial(
             CFCAM, model, config=config, engine=engine, on_invalid=on_invalid, method=method,
             finer_layer=finer_layer, layout=layout, reshape_transform=reshape_transform, compile=compile,
-            activation=activation, output=output,
+            activation=activation, output=output, scales=scales, flip=flip,
         )  # fmt: skip
         self._of_calls: list[CFCAM] = []
         self._others = [self._another(layer, call=call) for layer in others]
@@ -218,9 +228,9 @@ class CFCAM:
     def _explanation(
         self, images: Any, targets: Targets, further: FurtherInputs | None, check: Check
     ) -> Explanation:
-        uses_gradients = self.method.uses_gradients
+        differentiate = self.method.uses_gradients and self._views[0].is_plain
         return self.explain(
-            self._capture(images, targets, differentiate=uses_gradients, check=check, further=further)
+            self._capture(images, targets, differentiate=differentiate, check=check, further=further)
         )
 
     def _of_all_calls(self, images: Any, further: FurtherInputs | None, check: Check) -> list[CFCAM]:
@@ -260,15 +270,51 @@ class CFCAM:
             )
         features = replace(features, config=self.config, engine=self.engine_name)
         with on_device(features.activations.device):
-            if self.method.needs_finer:
-                features = self._with_finer(features)
-            result = _explain(features, self.method)
+            results = [self._at_view(features, view) for view in self._views]
+            result = joined(results, self._views) if self.has_views else results[0]
             result = replace(
                 result, logits=features.logits, activation=features.activation, targets=features.targets
             )
             if features.absent is not None:
                 result = without_absent(result, features.absent)
             return finished(result, single=features.single, on_invalid=self.on_invalid)
+
+    @property
+    def has_views(self) -> bool:
+        """Whether maps of several sizes or of mirror images are averaged."""
+        return len(self._views) > 1 or not self._views[0].is_plain
+
+    def _at_view(self, features: CapturedFeatures, view: ImageView) -> Explanation:
+        """The explanation of a view of the images, with heatmaps of the images' size."""
+        if not view.is_plain:
+            features = replace(
+                self._captured_at(view, features),
+                size=features.size,
+                config=self.config,
+                engine=features.engine,
+            )
+        if self.method.needs_finer:
+            features = self._with_finer(features)
+        return _explain(features, self.method)
+
+    def _captured_at(self, view: ImageView, features: CapturedFeatures) -> CapturedFeatures:
+        images, runner = view.of(features.images), features.runner
+        try:
+            return self._capture(
+                images,
+                features.asked,
+                differentiate=self.method.uses_gradients,
+                check=runner.check,
+                bound=runner.model,
+            )
+        except (RuntimeError, AssertionError, ValueError) as error:
+            if isinstance(error, CFCAMError) or out_of_memory(error):
+                raise
+            raise CaptureError(
+                f"the model takes no images of {images.shape[2]}x{images.shape[3]}, scale {view.scale:g} of "
+                f"{features.size[0]}x{features.size[1]} ({one_line(error)}); leave scales out, or load a model that "
+                "interpolates its positions, such as timm's with dynamic_img_size=True"
+            ) from error
 
     def _with_finer(self, features: CapturedFeatures) -> CapturedFeatures:
         """The features with those of the finer layer, captured now where another method left them out."""
@@ -291,9 +337,10 @@ class CFCAM:
         differentiate: bool,
         check: Check,
         further: FurtherInputs | None = None,
+        bound: nn.Module | None = None,
     ) -> CapturedFeatures:
         images = self._checked(images)
-        model = self._bound(further, len(images))
+        model = bound or self._bound(further, len(images))
         undo = Undo()
         try:
             leave_inference_mode(undo)

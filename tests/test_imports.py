@@ -26,6 +26,7 @@ ORDER = (
     "models",
     "engines",
     "methods",
+    "views",
     "explainer",
     "dataset",
     "metrics",

@@ -106,7 +106,7 @@ def number_or_none(text: str) -> float | None:
 
 
 def numbers(text: str) -> tuple[float, ...]:
-    """The numbers in a text, one a channel.
+    """The numbers in a text, separated by commas.
 
     Raises:
         ValueError: something else stands in it.
@@ -118,7 +118,7 @@ def numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(map(float, text.split(",")))
     except ValueError as error:
-        raise ValueError(f"must be numbers like 0.5,0.5,0.5, one a channel, got {text!r}") from error
+        raise ValueError(f"must be numbers separated by commas, like 0.5,0.5,0.5, got {text!r}") from error
 
 
 def image_size(text: str) -> tuple[int, int]:

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cfcam_gpu._utils.messages import unknown
-from cfcam_gpu._utils.option import METHOD, OUTPUT, RUN, number, option
-from cfcam_gpu.config import ACTIVATION_NAMES, LAYOUT_NAMES, PRESETS, CFCAMConfig
+from cfcam_gpu._utils.option import METHOD, OUTPUT, RUN, number, numbers, option
+from cfcam_gpu.config import ACTIVATION_NAMES, LAYOUT_NAMES, PRESETS, CFCAMConfig, check_scales
 from cfcam_gpu.engines import ENGINES
 from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.images.colormaps import COLORMAPS, check_style
@@ -85,6 +85,7 @@ class RunOptions:
             automatically.
         method: a key of `cfcam_gpu.methods.METHODS`.
         config: parameters of CF-CAM.
+        scales, flip: see `cfcam_gpu.CFCAM`.
         engine: `auto` or a key of `cfcam_gpu.engines.ENGINES`.
         device: auto, cpu, cuda or cuda:N.
         batch_size: images per forward pass.
@@ -179,6 +180,13 @@ class RunOptions:
             parse=CFCAMConfig.preset,
         ),
     )
+    scales: tuple[float, ...] = field(
+        default=(1.0,),
+        metadata=option(
+            "Factors of the input size whose maps are averaged.", METHOD, "S,...", text="1", parse=numbers
+        ),
+    )
+    flip: bool = field(default=False, metadata=option("Average with the mirror image's map.", METHOD))
     engine: str = field(default="auto", metadata=option(f"auto, {', '.join(ENGINES)}.", RUN, "NAME"))
     device: str = field(default="auto", metadata=option("auto, cpu, cuda or cuda:N.", RUN, "NAME"))
     batch_size: int = field(default=16, metadata=option("Images per forward pass.", RUN, "N"))
@@ -259,6 +267,7 @@ class RunOptions:
                 f"got {self.rank}"
             )
         self._check_distributed()
+        check_scales(self.scales)
         self._check_value_range()
         self._check_targets()
         _check_choice("layout", self.layout, LAYOUT_NAMES)

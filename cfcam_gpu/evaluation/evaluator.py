@@ -77,7 +77,7 @@ class Evaluator(BatchExplainer):
             for label, (name, config) in self.options.methods_by_label().items()
         }
         for cam in self.cams.values():
-            if cam.method.needs_finer:
+            if cam.method.needs_finer or cam.has_views:
                 images = self.loaded.preprocess.normalise(self.noise().to(self.device))
                 h, w = cam(images).grid.shape[1:]
                 self.map_shape = max(self.map_shape[0], h), max(self.map_shape[1], w)
@@ -96,6 +96,8 @@ class Evaluator(BatchExplainer):
             self.options.layout,
             activation=self.options.activation,
             output=self.options.output,
+            scales=self.options.scales,
+            flip=self.options.flip,
         )
 
     def explain_batch(self, items: Sequence[Item], targets: list[int] | None, check: Check) -> list[Row]:

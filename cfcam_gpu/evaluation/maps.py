@@ -50,8 +50,10 @@ class BatchMaps:
 
     @property
     def gradients(self) -> Tensor | None:
-        """As in `MapMaker`. None also for methods that capture further gradients: noise on these would be missing."""
+        """As in `MapMaker`. None also where further gradients are captured: noise on these would be missing."""
         method = self.cam.method
+        if self.cam.has_views:
+            return None
         return self.features.gradients[:, 0] if method.uses_gradients and not method.needs_model else None
 
     @property
@@ -83,6 +85,8 @@ class BatchMaps:
             cam.layout,
             activation=cam.scoring.activation,
             output=cam.scoring.output,
+            scales=cam.scales,
+            flip=cam.flip,
         )
         self.check()
         return other(self.features.images, self.features.classes[:, 0], check=self.check).heatmap

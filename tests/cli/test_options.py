@@ -96,7 +96,11 @@ def test_no_option_means_as_many_workers_as_the_machine_allows():
     ("kind", "values", "message"),
     [
         (ModelOptions, {"size": "1x2x3"}, r"--size must be like 224 or 224x320 .* got '1x2x3'"),
-        (ModelOptions, {"std": "1,x"}, "--std must be numbers like 0.5,0.5,0.5, one a channel, got '1,x'"),
+        (
+            ModelOptions,
+            {"std": "1,x"},
+            "--std must be numbers separated by commas, like 0.5,0.5,0.5, got '1,x'",
+        ),
         (RunOptions, {"dominant_percentile": "all"}, "--dominant-percentile takes numbers, got 'all'"),
         (RunOptions, {"preset": "best"}, "unknown preset 'best'; choose one of: default, upstream"),
         (EvaluationOptions, {"methods": "cfcam,"}, "--methods takes names separated by commas, got 'cfcam,'"),

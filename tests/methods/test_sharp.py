@@ -54,7 +54,7 @@ def plain_grid(cams: tuple[CFCAM, CFCAM], image: Tensor, target: int) -> np.ndar
 
 def test_the_map_equals_the_reference(net, images):
     cams = CFCAM(net, "conv:relu", method="gradcam"), CFCAM(net, "stem", method="gradcam")
-    found = explain(net, "cfcam-sharp", images, [0, 1, 2, 1]).grid
+    found = explain(net, "cfcam-sharp", images, [0, 1, 2, 1], finer_layer="stem").grid
     for image, target, grid in zip(images, (0, 1, 2, 1), found, strict=True):
         expected = torch.from_numpy(plain_grid(cams, image, target)).float()
         assert expected.max() > 0
@@ -77,7 +77,7 @@ def test_real_features_equal_the_reference(lite0, photo_batch):
 
 
 def test_one_forward_pass_and_no_gradient_at_the_earlier_layer(net, images):
-    with CFCAM(net, "conv:relu", method="cfcam-sharp") as cam:
+    with CFCAM(net, "conv:relu", method="cfcam-sharp", finer_layer="stem") as cam:
         first = cam(images, 1)
         runs: list[int] = []
         handle = net.register_forward_hook(lambda *_: runs.append(1))
@@ -92,9 +92,11 @@ def test_one_forward_pass_and_no_gradient_at_the_earlier_layer(net, images):
 
 
 def test_rows_in_parts_give_the_same_map(net, images, monkeypatch):
-    expected = explain(net, "cfcam-sharp", images, 1).grid
+    expected = explain(net, "cfcam-sharp", images, 1, finer_layer="stem").grid
     monkeypatch.setattr(sharp, "_MOST", 4 * 1024 * 100)  # of 1,024 places 100 at a time
-    torch.testing.assert_close(explain(net, "cfcam-sharp", images, 1).grid, expected, **CLOSE)
+    torch.testing.assert_close(
+        explain(net, "cfcam-sharp", images, 1, finer_layer="stem").grid, expected, **CLOSE
+    )
 
 
 def test_one_class_is_explained_by_its_score_alone(images):
@@ -109,7 +111,7 @@ def test_one_class_is_explained_by_its_score_alone(images):
     early = CFCAM(one, "stem", method="gradcam").features(images, 0).activations
     upsampled = F.interpolate(class_map[:, None], size=(32, 32), mode="bilinear")[:, 0]
     for grid, plain, features in zip(
-        explain(one, "cfcam-sharp", images, 0).grid, upsampled, early, strict=True
+        explain(one, "cfcam-sharp", images, 0, finer_layer="stem").grid, upsampled, early, strict=True
     ):
         expected = torch.from_numpy(reference(plain.numpy(), features.numpy())).float()
         torch.testing.assert_close(grid, expected, rtol=0, atol=TOLERANCE * float(expected.max()))
@@ -121,8 +123,10 @@ def test_a_function_is_explained_as_it_is(net, images):
     def contrasted(logits: Tensor) -> Tensor:
         return logits[1] - 2 * (logits / 2).logsumexp(0)
 
-    found = explain(net, "cfcam-sharp", images, contrasted).grid
-    torch.testing.assert_close(found, explain(net, "cfcam-sharp", images, 1).grid, **CLOSE)
+    found = explain(net, "cfcam-sharp", images, contrasted, finer_layer="stem").grid
+    torch.testing.assert_close(
+        found, explain(net, "cfcam-sharp", images, 1, finer_layer="stem").grid, **CLOSE
+    )
 
 
 def test_places_without_features_and_equal_places():
@@ -144,8 +148,7 @@ def test_no_earlier_layer_is_an_error():
 
 def test_the_contrast_tells_classes_apart(net, images):
     """The maps of two classes are less alike than Grad-CAM's."""
-    both = [
-        explain(net, name, images, [[0, 1]] * 4).heatmap.flatten(2) for name in ("cfcam-sharp", "gradcam")
-    ]
+    sharp_maps = explain(net, "cfcam-sharp", images, [[0, 1]] * 4, finer_layer="stem")
+    both = [found.heatmap.flatten(2) for found in (sharp_maps, explain(net, "gradcam", images, [[0, 1]] * 4))]
     alike = [float(torch.stack([torch.corrcoef(pair)[0, 1] for pair in maps]).mean()) for maps in both]
     assert alike[0] < alike[1]

@@ -212,4 +212,6 @@ def _cam(loaded: LoadedModel, options: RunOptions) -> CFCAM:
         compile=options.compile,
         activation=options.model_activation,
         output=options.output,
+        scales=options.scales,
+        flip=options.flip,
     )

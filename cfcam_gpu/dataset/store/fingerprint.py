@@ -21,7 +21,7 @@ from cfcam_gpu.dataset.options import PART_SIZE, RunOptions
 #: Fields of the fingerprint that earlier versions of the package did not store, with the value they stand for.
 _LATER_FIELDS = {
     "method": "cfcam", "decode": "full", "compile": False, "layout": "auto", "weights_key": None,
-    "activation": "softmax", "value_range": None,
+    "activation": "softmax", "value_range": None, "scales": (1.0,), "flip": False,
 }  # fmt: skip
 
 
@@ -94,6 +94,8 @@ def fingerprint(explainer: BatchExplainer, weights: str, options: RunOptions) ->
         "decode": options.decode,
         "value_range": None if options.value_range is None else str(options.read_options.value_range),
         "compile": options.compile,
+        "scales": options.scales,
+        "flip": options.flip,
         "overlays": {"kind": "none"} if options.overlays == "none" else overlays,
         "versions": versions(),
     }

@@ -66,7 +66,14 @@ def test_a_parameter_that_the_method_does_not_read_is_refused(method):
 
 
 def test_a_fingerprint_has_the_fields_that_stored_runs_have():
-    options = RunOptions(precision="bfloat16", channels_last=True, fold_batchnorm=True, compile=True)
+    options = RunOptions(
+        precision="bfloat16",
+        channels_last=True,
+        fold_batchnorm=True,
+        compile=True,
+        scales=(1.0, 2.0),
+        flip=True,
+    )
     assert json.loads(json.dumps(fingerprint(explainer(), "abc", options))) == {
         "method": "cfcam",
         "config": {
@@ -93,6 +100,8 @@ def test_a_fingerprint_has_the_fields_that_stored_runs_have():
         "decode": "full",
         "value_range": None,
         "compile": True,
+        "scales": [1.0, 2.0],
+        "flip": True,
         "overlays": {"kind": "png", "cmap": "inferno", "alpha": 0.4},
         "versions": versions(),
     }  # fmt: skip
