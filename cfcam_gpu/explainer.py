@@ -140,7 +140,7 @@ class CFCAM:
         self._finer = self._find(finer_layer)
         self.layout = layout
         self.reshape_transform = reshape_transform
-        self.scoring = Scoring(activation, output)
+        self.scoring = Scoring(activation, output).of_model(self.model)
         self.call = call
         self.scales, self.flip = tuple(scales), flip
         self._views = image_views(self.scales, flip=flip)

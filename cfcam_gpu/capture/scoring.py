@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cfcam_gpu._utils.messages import unknown
 from cfcam_gpu.config import ACTIVATION_NAMES
@@ -42,7 +42,8 @@ class Scoring:
 
     Attributes:
         activation: makes probabilities of the logits: `softmax` where one class of several holds, `sigmoid` where each
-            class holds or not by itself; `auto`: sigmoid for one output, else softmax.
+            class holds or not by itself; `auto`: sigmoid for one output and for models of transformers whose
+            `config.problem_type` is `multi_label_classification`, else softmax.
         output: index, key or attribute of the logits in the output, `a.b` for one inside another; None: the output
             itself, or what it has under one of `USUAL_KEYS`.
 
@@ -62,6 +63,12 @@ class Scoring:
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATION_NAMES:
             raise ConfigError(unknown("activation", self.activation, ACTIVATION_NAMES))
+
+    def of_model(self, model: nn.Module) -> Scoring:
+        """With a sigmoid where `auto` meets a model of transformers whose config says that it is multi-label."""
+        problem = getattr(getattr(model, "config", None), "problem_type", None)
+        multi_label = self.activation == "auto" and problem == "multi_label_classification"
+        return replace(self, activation="sigmoid") if multi_label else self
 
     def logits(self, output: Any) -> Tensor:
         """The logits as the model puts them out.

@@ -160,3 +160,9 @@ def test_several_outputs_with_a_sigmoid(net, images):
 def test_an_unknown_activation_is_an_error(net):
     with pytest.raises(ConfigError, match=r"unknown activation 'sigmod' \(did you mean sigmoid\?\)"):
         CFCAM(net, activation="sigmod")
+
+
+def test_a_model_of_transformers_says_that_it_is_multi_label(net, images):
+    net.config = SimpleNamespace(problem_type="multi_label_classification")
+    assert CFCAM(net, "relu")(images).activation == "sigmoid"
+    assert CFCAM(net, "relu", activation="softmax")(images).activation == "softmax"
