@@ -35,6 +35,22 @@ class CaptureError(CFCAMError, RuntimeError):
     """The activations or gradients of the target layer could not be captured."""
 
 
+class ModelFailedError(CaptureError):
+    """The model raised an error when it was run.
+
+    Attributes:
+        sentence: what failed, without advice.
+
+    Example:
+        >>> str(ModelFailedError("the model failed", "run it by itself"))
+        'the model failed; run it by itself'
+    """
+
+    def __init__(self, sentence: str, advice: str) -> None:
+        self.sentence = sentence
+        super().__init__(f"{sentence}; {advice}")
+
+
 class TargetError(CFCAMError, ValueError):
     """The targets do not fit the batch or the model's classes."""
 

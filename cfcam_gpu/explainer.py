@@ -30,6 +30,7 @@ from cfcam_gpu.capture import (
     with_layout,
 )
 from cfcam_gpu.capture.compiled import CompiledModel, backend_of
+from cfcam_gpu.capture.failures import check_model
 from cfcam_gpu.capture.inputs import FurtherInputs, split_inputs
 from cfcam_gpu.capture.layouts import check_layout
 from cfcam_gpu.capture.model_runner import ModelRunner
@@ -130,6 +131,7 @@ class CFCAM:
         target_layer, *others = _layers(target_layer)
         _check_layout(target_layer, layout, reshape_transform)
         self.method = find_method(method)
+        check_model(model)
         self.model = unwrapped(model)
         self.config = config or CFCAMConfig()
         self.engine = engine

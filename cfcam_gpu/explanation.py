@@ -62,7 +62,7 @@ class Explanation:
         labels: (B,C) int64: cluster 0, 1, …; -1 noise; -2 dominant. This, n_clusters, eps and
             noise_fraction are None for methods that do not cluster.
         n_clusters: (B,) int64.
-        eps: (B,) float64, DBSCAN's eps, in units of the activations.
+        eps: (B,) float64 (float32 on devices without it), DBSCAN's eps, in units of the activations.
         status: (B,) int64, number of a `Problem`; 0 for a good image.
         engine: name of the engine that ran.
         logits: (B,classes) float32, of a model with one output z (B,2): -z and z. None from `explain_activations`;

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cfcam_gpu._utils.messages import first_line
 from cfcam_gpu._utils.nvidia import why_unusable
-from cfcam_gpu.errors import BackendError, CFCAMError, ConfigError, OutOfMemory
+from cfcam_gpu.errors import BackendError, CFCAMError, ConfigError, ModelFailedError, OutOfMemory
 
 log = logging.getLogger("cfcam_gpu")
 
@@ -149,6 +149,8 @@ def model_errors(shape: Sequence[int]) -> Iterator[None]:
     """
     try:
         yield
+    except ModelFailedError as error:
+        raise CFCAMError(f"{error.sentence}; check that it accepts this --size") from error
     except CFCAMError:
         raise
     except (RuntimeError, MemoryError, AssertionError, ValueError) as error:

@@ -8,9 +8,33 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cfcam_gpu._utils.switches import SharedSwitch
 from cfcam_gpu._utils.undo import Undo
+
+#: Kinds of devices without float64.
+NO_FLOAT64 = {"mps"}
+
+
+def widest(tensor: Tensor) -> Tensor:
+    """The tensor in float64, or in float32 on a device without float64.
+
+    Example:
+        >>> widest(torch.ones(1)).dtype
+        torch.float64
+    """
+    return tensor.to(widest_dtype(tensor.device))
+
+
+def widest_dtype(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device without float64.
+
+    Example:
+        >>> widest_dtype(torch.device("cpu")), widest_dtype(torch.device("mps"))
+        (torch.float64, torch.float32)
+    """
+    return torch.float32 if device.type in NO_FLOAT64 else torch.float64
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from cfcam_gpu.capture.batch_norm import correct_gradients
 from cfcam_gpu.capture.choice import choose_layer, finer_layer, list_layers
 from cfcam_gpu.capture.compiled import CompiledModel
 from cfcam_gpu.capture.contrast import all_classes
+from cfcam_gpu.capture.failures import gradient_failure, run_model, why_not
 from cfcam_gpu.capture.hooks import replace_outputs
 from cfcam_gpu.capture.layers import LayerInfo, TargetLayer, find_layer
 from cfcam_gpu.capture.layouts import LAYOUTS, Layout
@@ -184,6 +185,11 @@ def capture(
             columns if differentiate else columns[:, :0], differentiable, check, again if head else None
         )
         gradients += [[]] * (len(cuts) - len(gradients))
+    except CaptureError as error:
+        reason = why_not(model)
+        if not reason:
+            raise
+        raise CaptureError(f"{error}{reason}") from error
     finally:
         undo.run()
     k = targeted.scores.shape[1]
@@ -256,7 +262,7 @@ def _run(
         correct_gradients(model, images, undo)
         check_between(model, images.device, check, undo)
         # With frozen parameters there is no graph before the cut.
-        return model(images.detach()), None
+        return run_model(model, images.detach()), None
     finally:
         undo.run()
 
@@ -374,18 +380,22 @@ def _gradients(
         if column.requires_grad:
             # To check the shape of `grad_outputs`, PyTorch imports SymPy, which takes about a second.
             summed = column.is_cpu and scale == 1
-            gradients = torch.autograd.grad(
-                column.sum() if summed else column,
-                list(leaves.values()),
-                grad_outputs=None if summed else torch.full_like(column, scale),
-                retain_graph=again is None and k + 1 < len(columns),
-                allow_unused=True,
-            )
+            try:
+                gradients = torch.autograd.grad(
+                    column.sum() if summed else column,
+                    list(leaves.values()),
+                    grad_outputs=None if summed else torch.full_like(column, scale),
+                    retain_graph=again is None and k + 1 < len(columns),
+                    allow_unused=True,
+                )
+            except RuntimeError as error:
+                raise gradient_failure(error) or error from error
         for (label, of_targets), gradient in zip(by_layer.items(), gradients, strict=True):
             if gradient is None:
                 raise CaptureError(
-                    f"the target score does not depend on layer {label!r} (no gradient reaches it); "
-                    "choose a layer on the path from the image to the score, `cfcam layers` lists them"
+                    f"the target score does not depend on layer {label!r} (no gradient reaches it), or the layer "
+                    "lies inside torch.no_grad or reentrant activation checkpointing; choose a layer on the path "
+                    "from the image to the score, `cfcam layers` lists them"
                 )
             of_targets.append(gradient.float() if scale == 1 else gradient.float() / scale)
     return list(by_layer.values())

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cfcam_gpu._utils.undo import Undo
+from cfcam_gpu.capture.failures import why_not
 from cfcam_gpu.capture.hooks import add_hook, first_tensor
 from cfcam_gpu.capture.layers import LayerInfo, TargetLayer
 from cfcam_gpu.capture.layouts import (
@@ -274,7 +275,8 @@ def _refusal(model: nn.Module, traced: Trace, tried: Sequence[_Candidate], layou
         )
     maps = [call for call in traced.calls if _layouts(call, layout)]
     if not maps:
-        return f"no module of this {name} has a map{kind} larger than 1x1 for an output; {what_to_pass}"
+        rest = why_not(model) or f"; {what_to_pass}"
+        return f"no module of this {name} has a map{kind} larger than 1x1 for an output{rest}"
     objection = _objection(maps[-1], layout) or "the score does not depend on it"
     return (
         f"no layer of this {name}{kind} can be explained; the last with a map, {maps[-1].name!r}: {objection}; "

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cfcam_gpu._utils.messages import unknown
+from cfcam_gpu._utils.precision import widest_dtype
 from cfcam_gpu.config import LAYOUT_NAMES
 from cfcam_gpu.errors import CaptureError, ConfigError
 
@@ -202,7 +203,9 @@ class Reshaped(Layout):
         Raises:
             CaptureError: the function changes values.
         """
-        places = torch.arange(math.prod(output.shape[1:]), dtype=torch.float64, device=output.device)
+        places = torch.arange(
+            math.prod(output.shape[1:]), dtype=widest_dtype(output.device), device=output.device
+        )
         moved = self._moved(places.view(1, *output.shape[1:])).round().long()
         values = torch.rand(places.shape, generator=torch.Generator().manual_seed(0)).to(output.device)
         inside = bool(((moved >= 0) & (moved < len(places))).all()) and len(moved.unique()) == len(moved)

@@ -14,6 +14,7 @@ from cfcam_gpu._utils.device import out_of_memory
 from cfcam_gpu._utils.precision import use_autocast, use_gradients
 from cfcam_gpu._utils.undo import Undo
 from cfcam_gpu.capture import Capture, capture
+from cfcam_gpu.capture.failures import run_model
 from cfcam_gpu.capture.hooks import replace_outputs
 from cfcam_gpu.capture.layers import TargetLayer
 from cfcam_gpu.capture.layouts import ChannelsFirst
@@ -134,7 +135,7 @@ class ModelRunner:
         undo = Undo()
         try:
             check_between(self.model, images.device, self.check, undo)
-            output = self.model(images)
+            output = run_model(self.model, images)
         finally:
             undo.run()
         return (self.scoring.logits if self.raw else self.scoring.class_logits)(output).float()

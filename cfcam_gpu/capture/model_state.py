@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cfcam_gpu._utils.checks import Check, never_ends
+from cfcam_gpu._utils.checks import Check, Ended, never_ends
 from cfcam_gpu._utils.precision import leave_inference_mode, use_gradients
 from cfcam_gpu._utils.switches import SharedSwitch
 from cfcam_gpu._utils.undo import Undo
@@ -167,5 +167,12 @@ def check_between(model: nn.Module, device: torch.device, check: Check, undo: Un
     """As `checked`, until `undo` runs."""
     check()
     if check is not never_ends and device.type == "cpu":
+
+        def between(*_arguments: object) -> None:
+            try:
+                check()
+            except Exception as error:
+                raise Ended(error) from error
+
         for module in modules_of(model):
-            add_hook(module._forward_pre_hooks, lambda *_: check(), undo)
+            add_hook(module._forward_pre_hooks, between, undo)

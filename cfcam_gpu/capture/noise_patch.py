@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cfcam_gpu._utils.precision import use_gradients
+from cfcam_gpu._utils.precision import use_gradients, widest
 from cfcam_gpu._utils.undo import Undo
+from cfcam_gpu.capture.failures import run_model
 from cfcam_gpu.capture.layouts import Layout
 from cfcam_gpu.capture.model_state import make_explainable
 
@@ -87,7 +88,7 @@ def locality(maps: Tensor) -> Locality:
     rest is correlated with the product of the patch's and the cell's distance from the centre; the
     lower of the two correlations counts.
     """
-    change = (maps[1:].double() - maps[:1].double()).norm(dim=1)
+    change = (widest(maps[1:]) - widest(maps[:1])).norm(dim=1)
     if not change.isfinite().all() or not change.any():
         return Locality(0.0, 0.0)
     # (3,3,h,w): the patch's row and column, the cell's row and column.
@@ -107,8 +108,8 @@ def _centred(profile: Tensor) -> Tensor:
 
 def _correlation(profile: Tensor) -> float:
     """Of a centred profile (3,n) with what the distance alone would give."""
-    patch = torch.arange(3, dtype=torch.float64, device=profile.device) - 1
-    cell = torch.linspace(-1, 1, profile.shape[1], dtype=torch.float64, device=profile.device)
+    patch = torch.arange(3, dtype=profile.dtype, device=profile.device) - 1
+    cell = torch.linspace(-1, 1, profile.shape[1], dtype=profile.dtype, device=profile.device)
     expected = patch[:, None] * cell
     scale = float(profile.norm() * expected.norm())
     return float((profile * expected).sum()) / scale if scale > 0 else 0.0
@@ -128,6 +129,6 @@ def run_patches(model: nn.Module, images: Tensor) -> None:
     try:
         make_explainable(model, undo)
         use_gradients(undo, enabled=False)
-        model(noise_patches(images[0].detach()))
+        run_model(model, noise_patches(images[0].detach()))
     finally:
         undo.run()

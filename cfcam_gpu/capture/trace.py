@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from cfcam_gpu._utils.precision import use_gradients
 from cfcam_gpu._utils.undo import Undo
 from cfcam_gpu.capture.attended import Attended
+from cfcam_gpu.capture.failures import run_model
 from cfcam_gpu.capture.hooks import add_hook, enter_mode, first_tensor, with_first
 from cfcam_gpu.capture.layers import NONLINEARITIES
 from cfcam_gpu.capture.layouts import ChannelsFirst, Geometry, Layout, MapShape, geometry_of, readings
@@ -134,7 +135,7 @@ def trace(model: nn.Module, image: Tensor, scoring: Scoring | None = None) -> Tr
         enter_mode(recorder, undo)
         # A copy that is no leaf may be changed in place.
         leaf = image.detach().clone().requires_grad_()
-        logits = (scoring or Scoring()).logits(model(leaf.clone()))
+        logits = (scoring or Scoring()).logits(run_model(model, leaf.clone()))
     finally:
         undo.run()
     size = (image.shape[2], image.shape[3])

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cfcam_gpu._utils.precision import widest, widest_dtype
 from cfcam_gpu.config import DOMINANT, EPS_FLOOR, EPS_SLACK, NOISE, CFCAMConfig
 
 #: Memory for the distances of the images that are clustered together, by device type. In bytes.
@@ -28,7 +29,7 @@ class Clusters:
     Attributes:
         labels: (B,C) int64: cluster 0, 1, …; -1 noise; -2 dominant.
         n_clusters: (B,) int64.
-        eps: (B,) float64, DBSCAN's eps, in units of the activations.
+        eps: (B,) float64 (float32 on devices without it), DBSCAN's eps, in units of the activations.
     """
 
     labels: Tensor
@@ -65,7 +66,7 @@ def cluster_channels(activations: Tensor, config: CFCAMConfig, scan: Scan) -> Cl
     labels = torch.full_like(dominant, DOMINANT, dtype=torch.int64)
     if n == 0:
         none = labels.new_zeros(len(labels))
-        return Clusters(labels, none, torch.full_like(none, EPS_FLOOR, dtype=torch.float64))
+        return Clusters(labels, none, torch.full_like(none, EPS_FLOOR, dtype=widest_dtype(none.device)))
     # The channels that are not dominant come first, in their own order, so that all images share one shape.
     order = torch.sort(dominant.byte(), dim=1, stable=True).indices[:, :n]
     outside = dominant.gather(1, order)
@@ -84,7 +85,7 @@ def dominant_channels(features: Tensor, percentile: float | None) -> Tensor:
     """
     if percentile is None:
         return torch.zeros(features.shape[:2], dtype=torch.bool, device=features.device)
-    norms = torch.linalg.vector_norm(features, dim=2, dtype=torch.float64)
+    norms = torch.linalg.vector_norm(features, dim=2, dtype=widest_dtype(features.device))
     ordered = norms.sort(dim=1).values
     low, fraction = divmod(percentile / 100 * (norms.shape[1] - 1), 1.0)
     below = ordered[:, int(low)]
@@ -151,7 +152,7 @@ def min_samples(counts: Tensor, config: CFCAMConfig) -> Tensor:
         >>> min_samples(torch.tensor([5, 1536]), CFCAMConfig())
         tensor([ 2, 76])
     """
-    return (config.min_samples_fraction * counts.double()).long().clamp_min(2)
+    return (config.min_samples_fraction * widest(counts)).long().clamp_min(2)
 
 
 def distance_percentile(distances: Tensor, counts: Tensor, percentile: float) -> Tensor:
@@ -173,16 +174,17 @@ def distance_percentile(distances: Tensor, counts: Tensor, percentile: float) ->
     """
     n = distances.shape[1]
     if n < 2:
-        return torch.full(counts.shape, EPS_FLOOR, dtype=torch.float64, device=distances.device)
+        return torch.full(counts.shape, EPS_FLOOR, dtype=widest_dtype(counts.device), device=distances.device)
     # A CUDA graph may go on reading positions that a cache drops: only the CPU's are kept.
     positions = _kept_triangle(n) if distances.device.type == "cpu" else _upper_triangle(n, distances.device)
     pairs = distances.flatten(1).index_select(1, positions)
-    entries = (counts * (counts - 1)).double()
+    entries = widest(counts * (counts - 1))
     position = (entries - 1).clamp_min(0) * (percentile / 100)
     low = position.floor()
     high = torch.minimum(low + 1, (entries - 1).clamp_min(0))
     ranks = torch.stack([low, high], dim=1).long() // 2
-    below, above = _SELECTION.get(pairs.device.type, select_by_bisection)(pairs, ranks).double().unbind(1)
+    select = _SELECTION.get(pairs.device.type, select_by_bisection)
+    below, above = widest(select(pairs, ranks)).unbind(1)
     eps = torch.lerp(below, above, position - low)
     return torch.where(counts < 2, EPS_FLOOR, eps).clamp_min(EPS_FLOOR)
 

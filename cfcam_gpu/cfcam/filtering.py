@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cfcam_gpu._utils.precision import widest
 from cfcam_gpu.config import CFCAMConfig
 
 #: Memory for the unfolded windows of the maps that are filtered together. In bytes.
@@ -113,7 +114,7 @@ def upstream(maps: Tensor, config: CFCAMConfig) -> Tensor:
         >>> upstream(torch.zeros(1, 5, 5), CFCAMConfig()).abs().max()
         tensor(0.)
     """
-    dtype, maps = maps.dtype, maps.double()
+    dtype, maps = maps.dtype, widest(maps)
     h, w = maps.shape[-2:]
     rows = torch.arange(h, device=maps.device, dtype=maps.dtype) - h / 2
     columns = torch.arange(w, device=maps.device, dtype=maps.dtype) - w / 2

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cfcam_gpu._utils.precision import widest
 from cfcam_gpu.cfcam.weighting import activation_map
 from cfcam_gpu.methods.features import CapturedFeatures, Features
 
@@ -75,7 +76,7 @@ def eigencam(features: Features) -> Tensor:
         tensor([[[[0., 2., 0.]]]])
     """
     b, c, h, w = features.activations.shape
-    cells = features.activations.flatten(2).double()
+    cells = widest(features.activations.flatten(2))
     cells = cells - cells.mean(2, keepdim=True)
     if c <= h * w:
         _, vectors = torch.linalg.eigh(cells @ cells.mT)
