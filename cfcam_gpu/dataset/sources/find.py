@@ -10,7 +10,8 @@ from pathlib import Path, PurePath
 
 from cfcam_gpu._utils.messages import listed
 from cfcam_gpu.dataset.sources.folders import InputFile, expand_input
-from cfcam_gpu.dataset.sources.huggingface import dataset_samples, is_saved_dataset
+from cfcam_gpu.dataset.sources.hub_parquet import hub_samples, is_hub_parquet
+from cfcam_gpu.dataset.sources.huggingface import dataset_samples, is_saved_dataset, refuse_cache
 from cfcam_gpu.dataset.sources.manifests import is_manifest, manifest_samples
 from cfcam_gpu.dataset.sources.names import image_stem, names_of, safe_name, unique_names
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri, path_uri
@@ -25,7 +26,8 @@ def find_samples(
 
     An input is a file, folder or glob pattern (see `expand_input`). A .csv, .tsv, .jsonl or .parquet file, or a
     .txt file that lists paths, is a manifest, unless it was found in a folder. A .tar file is a WebDataset
-    shard, and a folder that `save_to_disk` wrote a Hugging Face data set. Every other file counts as an image;
+    shard, a folder that `save_to_disk` wrote a Hugging Face data set; a .parquet file with images in it is one
+    too. Every other file counts as an image;
     whether it is one shows when it is decoded.
 
     An image found in a folder is named by its path below that folder, any other by its file name, both without
@@ -122,15 +124,15 @@ def _expand(text: str, exclude: Path | None) -> list[InputFile]:
     path = Path(os.path.expanduser(text))
     if is_saved_dataset(path):
         return [InputFile(path, os.path.realpath(path), _WHOLE_FOLDER)]
+    if os.path.isdir(path):
+        refuse_cache(path)
     return expand_input(text, exclude)
 
 
 def _samples_of(source: _Input) -> Iterator[_Unnamed]:
     if source.file.problem is not None:
-        uri = make_uri("broken", os.path.abspath(source.path), source.file.problem)
-        yield _Unnamed(
-            Sample(source.file_id, uri), "", *names_of(PurePath(clean_text(str(source.file.relative))))
-        )
+        broken = _broken(source, source.file.problem)
+        yield _Unnamed(broken, "", *names_of(PurePath(clean_text(str(source.file.relative)))))
         return
     for kind in _KINDS.values():
         if kind.includes(source):
@@ -155,6 +157,17 @@ def _shard_samples(source: _Input) -> list[Sample]:
     return tar_samples(source.path, name[: -len(".tar")])
 
 
+def _hub_samples(source: _Input) -> list[Sample]:
+    """The images of a Parquet file; one that is damaged is an error if it was named, else a failing sample."""
+    name = source.file_id if source.in_folder else clean_text(source.path.name)
+    try:
+        return hub_samples(source.path, name[: -len(".parquet")])
+    except InputError as error:
+        if not source.in_folder:
+            raise
+        return [_broken(source, str(error))]
+
+
 def _compressed_samples(source: _Input) -> list[Sample]:
     """An error if the shard was named, else a sample that fails with that error's message."""
     try:
@@ -162,8 +175,12 @@ def _compressed_samples(source: _Input) -> list[Sample]:
     except InputError as error:
         if not source.in_folder:
             raise
-        return [Sample(source.file_id, make_uri("broken", os.path.abspath(source.path), str(error)))]
+        return [_broken(source, str(error))]
     return []
+
+
+def _broken(source: _Input, reason: str) -> Sample:
+    return Sample(source.file_id, make_uri("broken", os.path.abspath(source.path), reason))
 
 
 #: The kinds of input other than images; an input is of the first kind that includes it.
@@ -172,6 +189,7 @@ _KINDS = {
         lambda source: source.file.relative == _WHOLE_FOLDER,
         lambda source: dataset_samples(source.path),
     ),
+    "Parquet file with images": _Kind(lambda source: is_hub_parquet(source.path), _hub_samples),
     "manifest": _Kind(
         lambda source: not source.in_folder and is_manifest(source.path),
         lambda source: manifest_samples(source.path, source.path_column),

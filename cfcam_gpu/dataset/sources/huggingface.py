@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cfcam_gpu.dataset.sources.labels import SEPARATOR
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri
 from cfcam_gpu.errors import ImageError, InputError
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 #: Columns that identify a row; the first of them that the data set has.
 _IDS = ("sample_id", "image_id", "id")
+
+#: Types of features that hold several values.
+_LISTS = ("Sequence", "List", "LargeList")
 
 #: The files by which `load_from_disk` recognises a data set, and one with splits.
 _DATASET, _STATE, _SPLITS = "dataset_info.json", "state.json", "dataset_dict.json"
@@ -35,12 +39,23 @@ def is_saved_dataset(folder: Path) -> bool:
     return os.path.isfile(folder / _SPLITS) or all(os.path.isfile(folder / n) for n in (_DATASET, _STATE))
 
 
+def refuse_cache(folder: Path) -> None:
+    """Raises InputError for a folder of the cache in which `datasets` keeps what it has downloaded."""
+    if not os.path.isfile(folder / _DATASET) or os.path.isfile(folder / _STATE):
+        return
+    if any(name.endswith(".arrow") for name in os.listdir(folder)):
+        raise InputError(
+            f"folder {str(folder)!r} is of the cache of Hugging Face's datasets; load the data set and write it with "
+            "save_to_disk, or give its Parquet files"
+        )
+
+
 def dataset_samples(folder: Path) -> list[Sample]:
     """One sample for each row; all splits of a data set with splits, in the order in which it lists them.
 
     Image: the column "image", else the first column of the type Image.
-    Label: the column "label", else the first column of the type ClassLabel, as the name of its class; -1 is
-    no label.
+    Label: the column "label", else the first column of the type ClassLabel or of lists of it, as the name of its
+    class, several with "|" between them; -1 is no label.
     Id: the column "sample_id", "image_id" or "id", else the file name that is stored with the image. Where
     these repeat or are missing it is the SHA-256 of the image's bytes, and all images are read once. The
     name of the split stands before it.
@@ -66,7 +81,7 @@ def _splits(folder: Path) -> list[str]:
 
 
 def _split_samples(folder: Path, split: str) -> list[Sample]:
-    columns = _columns(folder, _json_below(folder, split, _DATASET).get("features"))
+    columns = image_columns(folder, _json_below(folder, split, _DATASET).get("features"))
     files = [os.path.join(split, name) for name in _data_files(folder, split)]
     parts = [_Part(folder, file, _open(folder, file), columns) for file in files]
     samples = []
@@ -83,10 +98,12 @@ def _data_files(folder: Path, split: str) -> list[str]:
         raise InputError(
             f"data set {str(folder)!r} holds a selection by indices; save it again with save_to_disk"
         )
-    try:
-        return [entry["filename"] for entry in state["_data_files"]]
-    except (KeyError, TypeError):
-        raise InputError(f"{str(folder / split / _STATE)!r} must list the data files") from None
+    files = state.get("_data_files")
+    entries = files if isinstance(files, list) else [None]
+    names = [entry.get("filename") if isinstance(entry, dict) else None for entry in entries]
+    if not all(isinstance(name, str) for name in names):
+        raise InputError(f"{str(folder / split / _STATE)!r} must list the data files")
+    return [str(name) for name in names]
 
 
 def _json_below(folder: Path, split: str, name: str) -> dict[str, Any]:
@@ -113,7 +130,7 @@ def _below(folder: Path, name: str) -> Path:
 
 
 @dataclass(frozen=True)
-class _Columns:
+class Columns:
     """Names of the columns that are read, None for those that the data set lacks; `classes`: names of its classes."""
 
     image: str
@@ -122,18 +139,45 @@ class _Columns:
     sample_id: str | None
 
 
-def _columns(folder: Path, features: Any) -> _Columns:
+def image_columns(place: Path, features: Any) -> Columns:
+    """Which columns hold images, labels and ids, from the features of a data set.
+
+    Args:
+        place: the data set, for messages.
+        features: name of a column -> {"_type": ...}, as `dataset_info.json` has them.
+
+    Raises:
+        InputError: there is no column of images.
+    """
     entries = features.items() if isinstance(features, dict) else ()
-    kinds = {name: feature.get("_type") for name, feature in entries if isinstance(feature, dict)}
+    kinds = {str(name): _kind(feature) for name, feature in entries}
     image = _pick("image", [name for name, kind in kinds.items() if kind == "Image"])
     if image is None:
         listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "nothing"
-        raise InputError(f"data set {str(folder)!r} needs a column of the type Image, it has {listed}")
-    plain = [name for name in ("label", "labels") if kinds.get(name) == "Value"]
-    label = _pick("label", [name for name, kind in kinds.items() if kind == "ClassLabel"] + plain)
-    classes = features[label].get("names") if label else None
+        raise InputError(f"data set {str(place)!r} needs a column of the type Image, it has {listed}")
+    plain = [name for name in ("label", "labels") if kinds.get(name) in ("Value", "list of Value")]
+    classed = [name for name, kind in kinds.items() if kind in ("ClassLabel", "list of ClassLabel")]
+    label = _pick("label", classed + plain)
+    classes = _element(features[label]).get("names") if label else None
     sample_id = next((name for name in _IDS if kinds.get(name) == "Value"), None)
-    return _Columns(image, label, tuple(map(str, classes)) if classes else None, sample_id)
+    return Columns(image, label, tuple(map(str, classes)) if isinstance(classes, list) else None, sample_id)
+
+
+def _element(feature: Any) -> dict[str, Any]:
+    """The feature itself, or that of a list's elements: {"_type": "List", "feature": ...} or [...]."""
+    if isinstance(feature, list) and len(feature) == 1:
+        feature = feature[0]
+    elif isinstance(feature, dict) and feature.get("_type") in _LISTS:
+        feature = feature.get("feature")
+    return feature if isinstance(feature, dict) else {}
+
+
+def _kind(feature: Any) -> str:
+    element = _element(feature)
+    kind = element.get("_type")
+    if not isinstance(kind, str):
+        return "unknown"
+    return kind if element is feature else f"list of {kind}"
 
 
 def _pick(wanted: str, names: list[str]) -> str | None:
@@ -147,7 +191,7 @@ class _Part:
     folder: Path
     file: str
     table: pyarrow.Table
-    columns: _Columns
+    columns: Columns
 
     def values(self, column: str, child: str | None = None) -> Iterator[Any]:
         """The values of a column, or of a field (`child`) of a column of structures, one at a time."""
@@ -175,10 +219,18 @@ def _labels(parts: list[_Part]) -> Iterator[str | None]:
         if label is None:
             yield from [None] * part.table.num_rows
         else:
-            yield from (_label(value, classes) for value in part.values(label))
+            yield from (label_of(value, classes) for value in part.values(label))
 
 
-def _label(value: Any, classes: tuple[str, ...] | None) -> str | None:
+def label_of(value: Any, classes: tuple[str, ...] | None) -> str | None:
+    """A label as text, with the names of the classes for their indices; several with "|" between them.
+
+    Example:
+        >>> label_of(1, ("cat", "dog")), label_of([0, 1], ("cat", "dog")), label_of(-1, ("cat", "dog"))
+        ('dog', 'cat|dog', None)
+    """
+    if isinstance(value, (list, tuple)):
+        return SEPARATOR.join(filter(None, (label_of(one, classes) for one in value))) or None
     if value is None or (classes and value == -1):
         return None
     named = classes and isinstance(value, int) and 0 <= value < len(classes)
@@ -193,16 +245,22 @@ def _names(parts: list[_Part]) -> list[str]:
     sources = [(columns.sample_id, None)] if columns.sample_id else []
     for column, child in [*sources, (columns.image, "path")]:
         names = [value for part in parts for value in part.values(str(column), child)]
-        if all(name not in (None, "") for name in names) and len(set(names)) == len(names):
+        if are_names(names):
             return [str(name) for name in names]
-    return _numbered([_digest(value) for part in parts for value in part.values(columns.image, "bytes")])
+    return numbered([digest(value) for part in parts for value in part.values(columns.image, "bytes")])
 
 
-def _digest(content: bytes | None) -> str:
+def are_names(values: list[Any]) -> bool:
+    """Whether the values name rows: each is there, and no two are equal."""
+    return all(name not in (None, "") for name in values) and len(set(map(str, values))) == len(values)
+
+
+def digest(content: bytes | None) -> str:
+    """A name for an image, made of its bytes."""
     return hashlib.sha256(content or b"").hexdigest()[:20]
 
 
-def _numbered(names: list[str]) -> list[str]:
+def numbered(names: list[str]) -> list[str]:
     """Names of which equal ones (of equal images) are told apart by a number."""
     counts: Counter[str] = Counter()
     numbered = []
@@ -223,8 +281,11 @@ def _open(folder: Path, file: str) -> pyarrow.Table:
     path = _below(folder, file)
     try:
         with pyarrow.memory_map(str(path)) as source:
-            return pyarrow.ipc.open_stream(source).read_all()
-    except (OSError, pyarrow.ArrowException) as error:
+            table = pyarrow.ipc.open_stream(source).read_all()
+            # Reading a value of a damaged table may end the process.
+            table.validate(full=True)
+            return table
+    except (OSError, pyarrow.ArrowException, ValueError, TypeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"data file {str(path)!r} cannot be read: {reason}") from error
 

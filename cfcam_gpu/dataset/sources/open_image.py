@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from cfcam_gpu.dataset.sources.hub_parquet import read_parquet_cell
 from cfcam_gpu.dataset.sources.huggingface import read_cell
 from cfcam_gpu.dataset.sources.sample import split_uri
 from cfcam_gpu.dataset.sources.webdataset import read_member
@@ -84,6 +85,11 @@ def _open_cell(parts: list[str]) -> Iterator[tuple[BinaryIO, str]]:
     yield _as_stream(read_cell(*parts)), ""
 
 
+@contextmanager
+def _open_parquet_cell(parts: list[str]) -> Iterator[tuple[BinaryIO, str]]:
+    yield _as_stream(read_parquet_cell(*parts)), ""
+
+
 def _as_stream(content: bytes) -> BinaryIO:
     if not content:
         raise ImageError("empty file")
@@ -95,4 +101,5 @@ _OPENERS: dict[str, Callable[[list[str]], AbstractContextManager[tuple[BinaryIO,
     "file": _open_file,
     "tar": _open_member,
     "hf": _open_cell,
+    "parquet": _open_parquet_cell,
 }

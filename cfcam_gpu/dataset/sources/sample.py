@@ -4,6 +4,7 @@ A URI is the plain path of a file, or a scheme with parts that are divided by "#
 
     tar:SHARD#MEMBER@OFFSET+SIZE    a member of an uncompressed tar file, read with one seek
     hf:FOLDER#FILE#COLUMN#ROW       a cell of an Arrow file in the folder of a Hugging Face data set
+    parquet:FILE#COLUMN#GROUP#ROW   a cell of a Parquet file: a row of a row group
     file:PATH                       a path that cannot be written as plain text
     broken:WHERE#REASON             a sample that could not be read when the samples were listed
 
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 #: Scheme -> number of its parts.
-_SCHEMES = {"tar": 2, "hf": 4, "file": 1, "broken": 2}
+_SCHEMES = {"tar": 2, "hf": 4, "parquet": 4, "file": 1, "broken": 2}
 
 _SPECIAL = re.compile(r"[%#\x00-\x1f\x7f\udc80-\udcff]+")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
