@@ -37,6 +37,8 @@ from cfcam_gpu.capture.model_runner import ModelRunner
 from cfcam_gpu.capture.model_state import unwrapped
 from cfcam_gpu.capture.scoring import Scoring, describe
 from cfcam_gpu.capture.targets import Targets
+from cfcam_gpu.capture.volumes import Slices, volume_layer
+from cfcam_gpu.cfcam.volumes import volume_config
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.engines import ENGINES
 from cfcam_gpu.errors import CaptureError, CFCAMError, ConfigError
@@ -46,6 +48,7 @@ from cfcam_gpu.explanation import (
     averaged,
     finished,
     status_of,
+    unfolded,
     without_absent,
     without_invalid,
 )
@@ -204,6 +207,8 @@ class CFCAM:
     ) -> Explanation:
         """Explain images (B,channels,H,W), preprocessed as the model takes them and on its device.
 
+        Volumes (B,channels,D,H,W) are explained by every method that looks at one layer, in PyTorch.
+
         Args:
             images: or a mapping of all that the model takes, `cam(processor(...))`; it may be given as arguments
                 too, `cam(**processor(...))` or `cam(pixel_values=...)`.
@@ -271,6 +276,9 @@ class CFCAM:
                 f"gradients must be (B,K,C,h,w), here {expected}, got {describe(features.gradients)}"
             )
         features = replace(features, config=self.config, engine=self.engine_name)
+        slices = features.runner.layer.layout
+        if isinstance(slices, Slices):
+            features = self._of_volumes(features, slices)
         with on_device(features.activations.device):
             results = [self._at_view(features, view) for view in self._views]
             result = joined(results, self._views) if self.has_views else results[0]
@@ -279,7 +287,16 @@ class CFCAM:
             )
             if features.absent is not None:
                 result = without_absent(result, features.absent)
-            return finished(result, single=features.single, on_invalid=self.on_invalid)
+            result = finished(result, single=features.single, on_invalid=self.on_invalid)
+            return unfolded(result, slices.sides, slices.volume) if isinstance(slices, Slices) else result
+
+    def _of_volumes(self, features: CapturedFeatures, slices: Slices) -> CapturedFeatures:
+        """The features as PyTorch's engine takes those of volumes, with the slices of a map below each other."""
+        if self.engine not in ("auto", "torch"):
+            raise ConfigError(f"engine {self.engine!r} does not explain volumes; use engine 'torch'")
+        config = volume_config(self.config, slices.sides[0]) if self.method.is_cfcam else self.config
+        sides = features.activations.shape[2:]
+        return replace(features, config=config, engine="torch", size=(sides[0], sides[1]))
 
     @property
     def has_views(self) -> bool:
@@ -413,11 +430,27 @@ class CFCAM:
 
     def _ready_layer(self, model: nn.Module, images: Tensor) -> TargetLayer:
         """The target layer, chosen if none was named, with its layout where the caller says anything of that."""
+        if images.ndim == 5:
+            return self._volume_layer(model, images)
         if self._layer is None:
             return choose_layer(model, images, self.layout, self.scoring)
         if self._layer.layout is None and (self.layout != "auto" or self.reshape_transform is not None):
             return with_layout(model, self._layer, images, self.layout, self.reshape_transform)
         return self._layer
+
+    def _volume_layer(self, model: nn.Module, volumes: Tensor) -> TargetLayer:
+        reasons = {
+            f"method {self.method.name!r} looks at a second layer and": self.method.needs_finer,
+            "an explainer of several sizes or mirror images": self.has_views,
+            "an explainer with a layout or reshape_transform": self.layout != "auto"
+            or self.reshape_transform is not None,
+        }
+        for reason in (reason for reason, holds in reasons.items() if holds):
+            raise ConfigError(f"{reason} does not explain volumes; choose another method or leave that out")
+        layout = self._layer.layout if self._layer else None
+        if self._layer and isinstance(layout, Slices) and layout.volume == tuple(volumes.shape[2:]):
+            return self._layer
+        return volume_layer(model, self._layer, volumes, self.scoring)
 
     def _finer_layer(self, layer: TargetLayer, images: Tensor, model: nn.Module | None = None) -> TargetLayer:
         if self._finer is None:
@@ -436,7 +469,10 @@ class CFCAM:
 
     def _checked(self, images: Any) -> Tensor:
         if not (
-            isinstance(images, Tensor) and images.ndim == 4 and images.is_floating_point() and len(images)
+            isinstance(images, Tensor)
+            and images.ndim in (4, 5)
+            and images.is_floating_point()
+            and len(images)
         ):
             raise CaptureError(
                 "images must be a floating-point tensor (B,channels,H,W) with at least one image, got "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cfcam_gpu.capture.scoring import probabilities
+from cfcam_gpu.cfcam.volumes import volume_heatmap
 from cfcam_gpu.config import NOISE
 from cfcam_gpu.errors import InvalidImagesError
 
@@ -54,7 +55,8 @@ class Explanation:
     """Heatmaps of B images and what they were made from; there is an axis K if targets are (B,K).
 
     Attributes:
-        heatmap: (B,H,W) or (B,K,H,W) float32 in [0,1], each divided by its own maximum; zeros where blank.
+        heatmap: (B,H,W) or (B,K,H,W) float32 in [0,1], each divided by its own maximum; zeros where blank. Of volumes
+            (B,D,H,W) or (B,K,D,H,W), and so on for `grid`.
         grid: (B,h,w) or (B,K,h,w) float32, the saliency map at the layer's resolution, raw scale, not negative.
         peak: (B,) or (B,K) float32, the maximum of the upsampled grid, by which the heatmap was divided;
             0 where blank.
@@ -165,6 +167,17 @@ def finished(result: Explanation, *, single: bool, on_invalid: str) -> Explanati
     return _raise_invalid(result) if on_invalid == "raise" else result
 
 
+def unfolded(result: Explanation, sides: Sequence[int], size: Sequence[int]) -> Explanation:
+    """The result of volumes, whose grids have their slices below each other, (…,d·h,w).
+
+    Args:
+        sides: (d,h,w) of the grids; size: (D,H,W) of the heatmaps.
+    """
+    grid = result.grid.unflatten(-2, tuple(sides[:2]))
+    heatmap, peak = volume_heatmap(grid, tuple(size))
+    return replace(result, grid=grid, heatmap=heatmap, peak=peak)
+
+
 def averaged(results: Sequence[Explanation]) -> Explanation:
     """One explanation of the same images and targets by several layers, or by several runs of one.
 
@@ -181,14 +194,15 @@ def averaged(results: Sequence[Explanation]) -> Explanation:
         tensor([[[1., 1.]]])
     """
     first = results[0]
-    highest = [_nonzero(result.grid.amax((-2, -1))) for result in results]
+    axes = tuple(range(first.blank.ndim, first.grid.ndim))
+    highest = [_nonzero(result.grid.amax(axes, keepdim=True)) for result in results]
     maps = [
-        result.heatmap * (result.peak[..., None, None] / high)
+        result.heatmap * (result.peak.view(high.shape) / high)
         for result, high in zip(results, highest, strict=True)
     ]
     mean = torch.stack(maps).mean(0)
-    peak = mean.amax((-2, -1))
-    largest = max((result.grid.shape[-2:] for result in results), key=math.prod)
+    peak = mean.amax(axes, keepdim=True)
+    largest = max((result.grid.shape[axes[0] :] for result in results), key=math.prod)
     grids = [_resized(result.grid / high, largest) for result, high in zip(results, highest, strict=True)]
     statuses = torch.stack([result.status for result in results])
     status = statuses.gather(0, (statuses != 0).int().argmax(0)[None])[0]
@@ -196,7 +210,7 @@ def averaged(results: Sequence[Explanation]) -> Explanation:
         first,
         heatmap=mean / _nonzero(peak),
         grid=torch.stack(grids).mean(0),
-        peak=peak,
+        peak=peak.view(first.peak.shape),
         blank=torch.stack([result.blank for result in results]).all(0),
         labels=None,
         n_clusters=None,
@@ -206,13 +220,14 @@ def averaged(results: Sequence[Explanation]) -> Explanation:
 
 
 def _nonzero(peak: Tensor) -> Tensor:
-    return torch.where(peak > 0, peak, 1)[..., None, None]
+    return torch.where(peak > 0, peak, 1)
 
 
 def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
-    flat = maps.reshape(1, -1, *maps.shape[-2:])
-    resized = torch.nn.functional.interpolate(flat, tuple(size), mode="bilinear", align_corners=False)
-    return resized.view(*maps.shape[:-2], *size)
+    flat = maps.reshape(1, -1, *maps.shape[-len(size) :])
+    mode = "bilinear" if len(size) == 2 else "trilinear"
+    resized = torch.nn.functional.interpolate(flat, tuple(size), mode=mode, align_corners=False)
+    return resized.view(*maps.shape[: -len(size)], *size)
 
 
 def _of_one_target(result: Explanation) -> Explanation:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cfcam_gpu._utils.precision import widest
+from cfcam_gpu.cfcam.volumes import VolumeConfig, filter_volumes
 from cfcam_gpu.config import CFCAMConfig
 
 #: Memory for the unfolded windows of the maps that are filtered together. In bytes.
@@ -160,6 +161,8 @@ def filter_maps(maps: Tensor, config: CFCAMConfig) -> Tensor:
     """
     if maps.numel() == 0:
         return maps
+    if isinstance(config, VolumeConfig):
+        return filter_volumes(maps, config)
     h, w = maps.shape[-2:]
     window = max((2 * config.radius(h, w) + 1) ** 2, h * w)
     step = max(1, CHUNK_BYTES // (maps.element_size() * h * w * window))

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cfcam_gpu.capture import LayerFeatures, TargetLayer
 from cfcam_gpu.capture.model_runner import ModelRunner
 from cfcam_gpu.capture.scoring import probabilities
 from cfcam_gpu.capture.targets import ScoreFunction, Targets, scores_by
+from cfcam_gpu.capture.volumes import Slices
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.errors import ConfigError, TargetError
 
@@ -162,6 +164,14 @@ class CapturedFeatures(Features):
             contrast=contrast,
         )
         return replace(self, finer=captured.finer, contrast=captured.contrast)
+
+    def at_image_size(self, maps: Tensor) -> Tensor:
+        """Maps (N,1,h,w) of the layer, upsampled to the size of the images: (N,1,H,W), or (N,1,D,H,W) of volumes."""
+        layout, size = self.runner.layer.layout, self.images.shape[2:]
+        if isinstance(layout, Slices):
+            volumes = maps.unflatten(2, layout.sides[:2])
+            return F.interpolate(volumes, size, mode="trilinear", align_corners=False)
+        return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
     def at_finer_layer(self) -> Features:
         """The same images and targets at the finer layer.

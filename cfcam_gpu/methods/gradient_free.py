@@ -6,7 +6,6 @@ Where a paper and the common implementations differ, the docstring says what is 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cfcam_gpu._utils.precision import widest
@@ -29,8 +28,9 @@ def scorecam(features: CapturedFeatures) -> Tensor:
     scores = black.repeat_interleave(c, dim=0)
     varied = (maps.amax((1, 2, 3)) > maps.amin((1, 2, 3))).nonzero().flatten()
     for chunk in _chunks(varied, runner.images_at_once(images[0])):
-        masks = F.interpolate(maps[chunk], images.shape[2:], mode="bilinear", align_corners=False)
-        low, high = masks.amin((1, 2, 3), keepdim=True), masks.amax((1, 2, 3), keepdim=True)
+        masks = features.at_image_size(maps[chunk])
+        axes = tuple(range(1, masks.ndim))
+        low, high = masks.amin(axes, keepdim=True), masks.amax(axes, keepdim=True)
         masks = (masks - low) / (high - low).clamp_min(torch.finfo(masks.dtype).tiny)
         rows = chunk // c
         scores[chunk] = features.scores_of(runner.logits((images[rows] * masks).to(images.dtype)), rows)
