@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from cfcam_gpu._utils.precision import use_gradients
 from cfcam_gpu._utils.undo import Undo
+from cfcam_gpu.capture.failures import run_model
 from cfcam_gpu.capture.hooks import add_hook, enter_mode, first_tensor
 from cfcam_gpu.capture.layers import NONLINEARITIES, TargetLayer
 from cfcam_gpu.capture.layouts import Layout
@@ -116,7 +117,7 @@ def _run(model: nn.Module, volume: Tensor, scoring: Scoring) -> tuple[_Recorder,
             if name:
                 add_hook(module._forward_hooks, recorder.recorded(name), undo)
         # A copy that is no leaf may be changed in place.
-        logits = scoring.logits(model(volume.detach().clone().requires_grad_().clone()))
+        logits = scoring.logits(run_model(model, volume.detach().clone().requires_grad_().clone()))
     finally:
         undo.run()
     return recorder, logits
