@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         InvalidImagesError,
         MissingPackageError,
         ModelError,
+        ModelFailedError,
         OutOfMemory,
         StoreError,
         TargetError,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     )
     from cfcam_gpu.explainer import CFCAM, explain_activations
     from cfcam_gpu.explanation import Explanation, Problem
+    from cfcam_gpu.images.any_image import overlay
 
 __version__ = "0.1.0"
 
@@ -49,6 +51,7 @@ __all__ = [
     "InvalidImagesError",
     "MissingPackageError",
     "ModelError",
+    "ModelFailedError",
     "OutOfMemory",
     "Problem",
     "StoreError",
@@ -56,6 +59,7 @@ __all__ = [
     "TooManyErrors",
     "TopK",
     "explain_activations",
+    "overlay",
 ]
 
 _HOME = dict.fromkeys(__all__, "errors") | {
@@ -67,6 +71,7 @@ _HOME = dict.fromkeys(__all__, "errors") | {
     "Problem": "explanation",
     "TopK": "capture.selectors",
     "explain_activations": "explainer",
+    "overlay": "images.any_image",
 }
 
 __getattr__, __dir__ = lazy(__name__, globals(), _HOME)

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cfcam_gpu._utils.messages import first_line
+from cfcam_gpu._utils.optional import require
 from cfcam_gpu.capture.scoring import probabilities
 from cfcam_gpu.cfcam.volumes import volume_heatmap
 from cfcam_gpu.config import NOISE
-from cfcam_gpu.errors import InvalidImagesError
+from cfcam_gpu.errors import ConfigError, InputError, InvalidImagesError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: The file in which an explanation is saved.
+_FILE = "explanation.pt"
+
+#: Most heatmaps of a figure and of a notebook's output.
+_MOST_PICTURES = 16
 
 
 class Problem(IntEnum):
@@ -50,7 +64,7 @@ _SENTENCES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Explanation:
     """Heatmaps of B images and what they were made from; there is an axis K if targets are (B,K).
 
@@ -110,6 +124,145 @@ class Explanation:
     def problems(self) -> list[str | None]:
         """For each image what is wrong with it, None for a good one. Waits for the device."""
         return [Problem(code).sentence if code else None for code in self.status.tolist()]
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.status)
+
+    def __getitem__(self, which: int | slice | Sequence[int] | Tensor) -> Explanation:
+        """The explanation of one image, with B = 1, or of several: a slice, indices or a (B,) bool tensor.
+
+        Example:
+            >>> from cfcam_gpu import explain_activations
+            >>> result = explain_activations(torch.ones(3, 4, 1, 1), torch.ones(3, 4, 1, 1), (2, 2), method="gradcam")
+            >>> len(result), len(result[-1]), len(result[1:]), len(result[[0, 2]])
+            (3, 1, 2, 2)
+        """
+        if isinstance(which, int):
+            if not -len(self) <= which < len(self):
+                raise IndexError(f"the explanation has {len(self)} images, got index {which}")
+            which = slice(which % len(self), which % len(self) + 1)
+        index: Any = list(which) if isinstance(which, (list, tuple)) else which
+        return self._changed(lambda values: values[index] if len(values) == len(self) else values)
+
+    def __iter__(self) -> Iterator[Explanation]:
+        """The explanations of the images, one by one."""
+        return (self[i] for i in range(len(self)))
+
+    def to(self, device: torch.device | str) -> Explanation:
+        """The explanation with its tensors on a device."""
+        return self._changed(lambda values: values.to(device))
+
+    def cpu(self) -> Explanation:
+        """The explanation with its tensors in the CPU's memory."""
+        return self.to("cpu")
+
+    def numpy(self) -> dict[str, npt.NDArray[Any]]:
+        """The tensors as arrays, by their names; those that are None are left out."""
+        return {name: values.detach().cpu().numpy() for name, values in self._tensors().items()}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Explanation:
+        return replace(self, **{name: change(values) for name, values in self._tensors().items()})  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.heatmap.shape[-2:]))
+        several = f", {self.heatmap.shape[1]} targets each" if self.heatmap.ndim == 4 else ""
+        unit = "image" if len(self) == 1 else "images"
+        return f"Explanation({len(self)} {unit}, heatmaps {size}{several}, engine {self.engine}, {self.heatmap.device})"
+
+    def _repr_html_(self) -> str:
+        """Thumbnails of the first heatmaps, for notebooks."""
+        from cfcam_gpu.images.figures import thumbnails
+
+        maps, captions = self._pictures(_MOST_PICTURES)
+        total = self.heatmap[..., 0, 0].numel()
+        more = f"; the first {len(maps)} of {total} heatmaps" if total > len(maps) else ""
+        return thumbnails(maps, captions, f"{self!r}{more}")
+
+    def plot(self, images: Any = None) -> Figure:
+        """A Matplotlib figure of the first 16 heatmaps.
+
+        Args:
+            images: pictures to draw them over, one an image of the batch, as `cfcam_gpu.overlay` takes them; tensors
+                may be normalised as the model takes them.
+
+        Raises:
+            ConfigError: not as many pictures as images.
+            MissingPackageError: Matplotlib is not installed.
+        """
+        from cfcam_gpu.images.figures import figure
+
+        if images is not None and len(images) != len(self):
+            raise ConfigError(f"one picture for each of the {len(self)} images is needed, got {len(images)}")
+        maps, captions = self._pictures(_MOST_PICTURES)
+        of_each = self.heatmap.shape[1] if self.heatmap.ndim == 4 else 1
+        return figure(
+            maps, captions, None if images is None else [images[i // of_each] for i in range(len(maps))]
+        )
+
+    def show(self, images: Any = None) -> None:
+        """As `plot`, and shows the figure."""
+        self.plot(images)
+        require("matplotlib.pyplot", "plots").show()
+
+    def _pictures(self, most: int) -> tuple[list[npt.NDArray[Any]], list[str]]:
+        """The first heatmaps, and what is said under each: the class, its probability, what is wrong."""
+        per_image = self.heatmap.shape[1] if self.heatmap.ndim == 4 else 1
+        first = self[: -(-most // per_image)].cpu()
+        maps = first.heatmap.flatten(0, -3)[:most]
+        blank = first.blank.flatten()
+        targets = None if first.targets is None else first.targets.flatten()
+        chances, problems = first.probabilities, first.problems
+
+        def caption(i: int) -> str:
+            image = i // per_image
+            words = [f"image {image}"]
+            if targets is not None:
+                words.append(f"class {int(targets[i])}")
+                if chances is not None and targets[i] >= 0:
+                    words.append(f"{float(chances[image, targets[i]]):.0%}")
+            words += ["blank"] if blank[i] else []
+            return ", ".join([*words, *filter(None, [problems[image]])])
+
+        return list(maps.numpy()), [caption(i) for i in range(len(maps))]
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the explanation to `explanation.pt` in a folder, which is made; the file's path.
+
+        Example:
+            >>> import tempfile
+            >>> from cfcam_gpu import explain_activations
+            >>> result = explain_activations(torch.ones(3, 4, 1, 1), torch.ones(3, 4, 1, 1), (2, 2), method="gradcam")
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     Explanation.load(result.save(folder))
+            Explanation(3 images, heatmaps 2x2, engine torch, cpu)
+        """
+        path = Path(folder) / _FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state = {**self.cpu()._tensors(), "engine": self.engine, "activation": self.activation}
+        torch.save(state, path)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Explanation:
+        """The explanation that `save` wrote to a folder or file, in the CPU's memory; no code of the file runs.
+
+        Raises:
+            InputError: no such file, or another one.
+        """
+        path = Path(path)
+        path = path / _FILE if path.is_dir() else path
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            return cls(**{field.name: state.get(field.name) for field in fields(cls)})
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+        except Exception as error:
+            raise InputError(f"{path} is no saved explanation: {first_line(error)}") from error
 
 
 def status_of(masks: dict[Problem, Tensor]) -> Tensor:
