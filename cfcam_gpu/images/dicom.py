@@ -12,7 +12,7 @@ from cfcam_gpu._utils.optional import require
 from cfcam_gpu.errors import ImageError, MissingPackageError
 from cfcam_gpu.images.dicom_gray import Gray
 from cfcam_gpu.images.dicom_jpeg import holds_ycbcr
-from cfcam_gpu.images.gray_range import scaled_to_8_bit
+from cfcam_gpu.images.gray_range import scaled_to_8_bit, to_picture
 from cfcam_gpu.images.limits import check_pixels
 from cfcam_gpu.images.read_options import ReadOptions
 
@@ -83,7 +83,7 @@ def _begins_with_an_element(head: bytes) -> bool:
 
 
 def load_dicom(stream: BinaryIO, options: ReadOptions) -> Image.Image:
-    """The first frame of a DICOM file as an RGB image, 8 bits per channel.
+    """The first frame of a DICOM file as an RGB image, 8 bits per channel; see `ReadOptions.fine_gray`.
 
     Grayscale goes through the modality LUT or rescale, then through the first VOI LUT or window; the
     range of that one's output becomes 0 to 255. Without VOI LUT and window, 0 to 255 is the whole range
@@ -116,10 +116,11 @@ def load_dicom(stream: BinaryIO, options: ReadOptions) -> Image.Image:
     pixels = _pixels(data)
     warning = None
     if pixels.ndim == 2 and not _has_palette(data):
-        values, steps, warning = Gray(data).reduced(pixels, options.value_range)
+        rounded = not options.fine_gray
+        values, steps, warning = Gray(data).reduced(pixels, options.value_range, rounded=rounded)
     else:
         values, steps = _colour(pixels, data)
-    image = Image.fromarray(values).convert("RGB")
+    image = to_picture(values)
     image.info = {"cfcam": ", ".join([*notes, *steps, *([warning] if warning else [])])}
     if warning:
         image.info["cfcam_warning"] = warning

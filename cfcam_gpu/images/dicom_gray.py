@@ -33,22 +33,24 @@ class Gray:
         self.intercept = _first(data, "RescaleIntercept", 0.0)
         self.windows = _windows(data)
 
-    def reduced(self, pixels: Values, value_range: ValueRange | None) -> Reduced:
+    def reduced(self, pixels: Values, value_range: ValueRange | None, *, rounded: bool = True) -> Reduced:
         """Stored values (height, width) as 8 bits, black at 0, with what was done.
 
         Args:
             value_range: of values after the modality transformation; takes the place of VOI LUT and window.
+            rounded: False: float32, with the levels of the values.
         """
         padding = self._padding(pixels)
         seen = pixels if padding is None else pixels[~padding]
         low, high, transform, steps, warning = self._display(seen if seen.size else pixels, value_range)
         if low == high or not np.isfinite([low, high]).all():
             raise ImageError(f"truncated or corrupt: it declares values from {low:g} to {high:g}")
-        gray = np.empty(pixels.shape, np.uint8)
+        gray: Values = np.empty(pixels.shape, np.uint8 if rounded else np.float32)
         rows = max(1, _BLOCK // max(1, pixels.shape[1]))
         for start in range(0, len(pixels), rows):
             block = slice(start, start + rows)
-            gray[block] = scaled_to_8_bit(transform(self._rescaled(pixels[block])), low, high)
+            values = transform(self._rescaled(pixels[block]))
+            gray[block] = scaled_to_8_bit(values, low, high, rounded=rounded)
         if self.data.PhotometricInterpretation == "MONOCHROME1":
             gray, steps = 255 - gray, [*steps, "MONOCHROME1 inverted"]
         if padding is not None:

@@ -55,12 +55,15 @@ class GrayRange:
         """Pixel values, scaled to 0 to 255 and rounded. Raises ImageError for values out of range, and NaN."""
         return self.reduced(values).pixels
 
-    def reduced(self, values: npt.NDArray[Any], value_range: ValueRange | None = None) -> Reduced:
+    def reduced(
+        self, values: npt.NDArray[Any], value_range: ValueRange | None = None, *, rounded: bool = True
+    ) -> Reduced:
         """Pixel values, scaled to 0 to 255 and rounded, and what was done.
 
         Args:
             values: gray or colour, of any shape.
             value_range: these values become black and white instead, and those beyond them too.
+            rounded: False: float32, with the levels of the values.
 
         Raises:
             ImageError: without `value_range`, values out of range; NaN, or limits that are not finite.
@@ -79,7 +82,7 @@ class GrayRange:
                     f"{self.kind} pixels must be numbers for a value range, got {low:.6g} to {high:.6g}"
                 )
             steps = [f"{limits[0]:.10g} to {limits[1]:.10g} (value range {value_range})"]
-        pixels = scaled_to_8_bit(values, *limits)
+        pixels = scaled_to_8_bit(values, *limits, rounded=rounded)
         if self.inverted:
             pixels, steps = 255 - pixels, [*steps, "WhiteIsZero inverted"]
         return Reduced(pixels, steps, warning)
@@ -92,15 +95,17 @@ class GrayRange:
 
 
 class Reduced(NamedTuple):
-    """An image of 8 bits per channel, what was done to get it, and a warning (None: none)."""
+    """An image of 8 bits per channel or in float32, what was done to get it, and a warning (None: none)."""
 
-    pixels: npt.NDArray[np.uint8]
+    pixels: npt.NDArray[Any]
     steps: list[str]
     warning: str | None
 
 
-def scaled_to_8_bit(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.uint8]:
-    """Values scaled so that `low` becomes 0 and `high` 255, cut there and rounded.
+def scaled_to_8_bit(
+    values: npt.NDArray[Any], low: float, high: float, *, rounded: bool = True
+) -> npt.NDArray[Any]:
+    """Values scaled so that `low` becomes 0 and `high` 255, cut there and rounded; without rounding float32.
 
     Rows are scaled in blocks, so that little memory is needed beyond the values and the result.
 
@@ -108,12 +113,24 @@ def scaled_to_8_bit(values: npt.NDArray[Any], low: float, high: float) -> npt.ND
         >>> scaled_to_8_bit(np.array([[-5, 0, 10]]), 0, 10).tolist()
         [[0, 0, 255]]
     """
-    pixels = np.empty(values.shape, np.uint8)
+    pixels: npt.NDArray[Any] = np.empty(values.shape, np.uint8 if rounded else np.float32)
     step = max(1, _BLOCK * len(values) // max(1, values.size))
     for start in range(0, len(values), step):
         block = (values[start : start + step] - float(low)) * (255.0 / (high - low))
-        pixels[start : start + step] = np.rint(np.clip(block, 0, 255))
+        clipped = np.clip(block, 0, 255)
+        pixels[start : start + step] = np.rint(clipped) if rounded else clipped
     return pixels
+
+
+def to_picture(pixels: npt.NDArray[Any]) -> Image.Image:
+    """Pixels as an image: RGB of 8 bits per channel, or of mode F for gray values in float32.
+
+    Example:
+        >>> to_picture(np.zeros((2, 3), np.uint8)).mode, to_picture(np.zeros((2, 3), np.float32)).mode
+        ('RGB', 'F')
+    """
+    image = Image.fromarray(pixels)
+    return image if image.mode == "F" else image.convert("RGB")
 
 
 def narrow_warning(low: float, high: float, darkest: float, brightest: float) -> str | None:

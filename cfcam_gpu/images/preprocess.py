@@ -98,11 +98,12 @@ class Preprocess:
 
     def view(
         self, image: Image.Image, box: tuple[float, float, float, float] | None = None
-    ) -> npt.NDArray[np.uint8]:
+    ) -> npt.NDArray[Any]:
         """An image -> (H, W, channels) uint8: the part the model sees, at input size.
 
         Args:
-            image: RGB, of any size, for models of three channels or of one, which get its luminance. For other
+            image: RGB, of any size, for models of three channels or of one, which get its luminance. For models
+                of one channel also of mode F, with values from 0 to 255: the view is then float32. For other
                 models it has as many bands as the model has channels.
             box: where that part lies in the image, in its pixels, for an image that was decoded smaller than
                 its file stores it; None: the `visible_box` of the image's size.
@@ -111,7 +112,7 @@ class Preprocess:
             ImageError: the image has another mode.
         """
         if self.channels in (1, 3):
-            if image.mode != "RGB":
+            if image.mode != "RGB" and (image.mode, self.channels) != ("F", 1):
                 raise ImageError(f"expected an RGB image, got mode {image.mode}; read files with load_image")
         elif len(image.getbands()) != self.channels:
             bands = len(image.getbands())
@@ -120,6 +121,9 @@ class Preprocess:
         if self.channels == 3:
             return np.array(self.resized(image, method, box))
         # Band by band: Pillow would weigh colours by an alpha channel.
+        if image.mode == "F":
+            fine = np.asarray(self.resized(image, method, box))
+            return np.clip(fine, 0, 255)[..., None]  # bicubic filters overshoot
         planes = (image.convert("L"),) if self.channels == 1 else image.split()
         return np.stack([np.asarray(self.resized(plane, method, box)) for plane in planes], axis=-1)
 
@@ -160,7 +164,7 @@ class Preprocess:
         return int(self.resize * width / short), int(self.resize * height / short)
 
     def normalise(self, views: Tensor) -> Tensor:
-        """(B, H, W, channels) uint8 -> (B, channels, H, W) float32, same device: (x / 255 - mean) / std."""
+        """(B, H, W, channels) of 0 to 255 -> (B, channels, H, W) float32, same device: (x / 255 - mean) / std."""
         import torch
 
         from cfcam_gpu._utils.device import copied_to
@@ -168,7 +172,7 @@ class Preprocess:
         mean, std = copied_to(torch.tensor([self.mean, self.std]), views.device)
         return ((views.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
-    def shown(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+    def shown(self, image: Image.Image) -> npt.NDArray[Any]:
         """RGB image -> (H, W, 3) uint8: the part the model sees, in colour whatever the model takes."""
         return replace(self, mean=(0.0,) * 3, std=(1.0,) * 3).view(image)
 

@@ -92,6 +92,8 @@ class ReadOptions:
         value_range: for images of more than 8 bits per channel; None: the range that the file declares or can
             store, the window of a DICOM file.
         max_pixels: the most pixels of an image.
+        fine_gray: gray images of more than 8 bits keep their levels, in an image of mode F with values from 0 to
+            255, for models of one channel.
 
     Example:
         >>> ReadOptions().max_pixels
@@ -100,3 +102,4 @@ class ReadOptions:
 
     value_range: ValueRange | None = None
     max_pixels: int = MAX_PIXELS
+    fine_gray: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -32,7 +32,7 @@ class View:
     """The part of an image that the model sees, at the model's input size.
 
     Attributes:
-        pixels: (H, W, channels) uint8, as `Preprocess.view` makes them; a tensor where a GPU decoded them.
+        pixels: (H, W, channels), as `Preprocess.view` makes them; a tensor where a GPU decoded them.
         width, height: size in pixels of the original image, turned upright.
         decoding: how the pixel values were reduced to 8 bits, where there was a choice (the window of a DICOM
             image, the range of a 16-bit image), and which page or frame was read.
@@ -72,6 +72,7 @@ def full_view(
     if preprocess.channels not in (1, 3):
         bands = read_bands(stream, preprocess.channels, options.max_pixels)
         return _view(Decoded.full(bands), preprocess)
+    options = replace(options, fine_gray=preprocess.channels == 1)
     return _view(decode(stream, name, options), preprocess)
 
 
@@ -85,6 +86,7 @@ def scaled_view(
     """
     if preprocess.channels not in (1, 3):
         return full_view(stream, name, preprocess, options)
+    options = replace(options, fine_gray=preprocess.channels == 1)
     return _view(decode(stream, name, options, partial(jpeg_scale, preprocess)), preprocess)
 
 

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from cfcam_gpu.errors import ImageError
-from cfcam_gpu.images.gray_range import GrayRange, Reduced, narrow_warning, range_of
+from cfcam_gpu.images.gray_range import GrayRange, Reduced, narrow_warning, range_of, to_picture
 from cfcam_gpu.images.read_options import ReadOptions
 from cfcam_gpu.images.scaled import turned_upright
 from cfcam_gpu.images.tiff import TiffValues, pillow_misreads, read_tiff
@@ -22,7 +22,7 @@ _BITS = 258
 
 
 class WideImage(NamedTuple):
-    """An RGB image, what was done to get it, and a warning (None: none)."""
+    """An RGB image (of mode F with `ReadOptions.fine_gray`), what was done to get it, and a warning (None: none)."""
 
     image: Image.Image
     steps: list[str]
@@ -56,7 +56,8 @@ def reduced_to_rgb(
         transparent = image.info.get("transparency")  # the one transparent value of a PNG, or None
         mask = None if transparent is None else np.asarray(image) == transparent
         # The array is a copy of a large image's values, which is gone before the RGB image is made.
-        return _gray(gray.reduced(np.asarray(image), options.value_range), mask)
+        reduced = gray.reduced(np.asarray(image), options.value_range, rounded=not options.fine_gray)
+        return _gray(reduced, mask)
     if options.value_range is None:
         return _pillows_8_bits(image)
     return _colour(_colour_values(image, stream, options), GrayRange(0, 65535, "16-bit", ""), options)
@@ -86,14 +87,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _tiff_image(tiff: TiffValues, options: ReadOptions) -> WideImage:
     wide = replace(range_of(tiff.values.dtype), inverted=tiff.inverted)
     if tiff.values.ndim == 2:
-        return _gray(wide.reduced(tiff.values, options.value_range))
+        return _gray(wide.reduced(tiff.values, options.value_range, rounded=not options.fine_gray))
     return _colour(tiff.values, wide, options)
 
 
 def _gray(reduced: Reduced, transparent: npt.NDArray[np.bool_] | None = None) -> WideImage:
     if transparent is not None:
         reduced.pixels[transparent] = 255
-    return WideImage(Image.fromarray(reduced.pixels).convert("RGB"), reduced.steps, reduced.warning)
+    return WideImage(to_picture(reduced.pixels), reduced.steps, reduced.warning)
 
 
 def _colour(values: npt.NDArray[Any], wide: GrayRange, options: ReadOptions) -> WideImage:
