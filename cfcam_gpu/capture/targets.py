@@ -157,8 +157,7 @@ def target_scores(logits: Tensor, targets: PreparedTargets, batch: int, activati
         tensor([1])
     """
     if targets.functions is not None:
-        rows = zip(targets.functions, logits, strict=True)
-        return TargetScores(torch.stack([scores_by(functions, row) for functions, row in rows]))
+        return TargetScores(scores_by(targets.functions, logits))
     if logits.ndim != 2 or len(logits) != batch:
         raise TargetError(
             f"class targets need logits of shape ({batch}, classes), the model gave {tuple(logits.shape)}; "
@@ -227,17 +226,20 @@ def _score_functions(targets: Any, batch: int) -> PreparedTargets | None:
     return PreparedTargets(rows, single=not nested)
 
 
-def scores_by(functions: Sequence[ScoreFunction], logits: Tensor) -> Tensor:
-    """(K,) scores of one image's logits by K functions.
+def scores_by(functions: Sequence[Sequence[ScoreFunction]], logits: Tensor) -> Tensor:
+    """(B,K) scores by K functions of each image's logits.
 
     Raises:
         TargetError: a function that does not return one number.
 
     Example:
-        >>> scores_by([torch.Tensor.max, torch.Tensor.min], torch.tensor([0.5, 2.0]))
-        tensor([2.0000, 0.5000])
+        >>> scores_by([[torch.Tensor.max, torch.Tensor.min]], torch.tensor([[0.5, 2.0]]))
+        tensor([[2.0000, 0.5000]])
     """
-    return torch.stack([_one_number(function(logits)) for function in functions])
+    scores = [
+        _one_number(one(row)) for of_image, row in zip(functions, logits, strict=True) for one in of_image
+    ]
+    return torch.stack(scores).view(len(functions), -1)
 
 
 def _one_number(score: Any) -> Tensor:

@@ -146,8 +146,7 @@ class CapturedFeatures(Features):
     def scores_of(self, logits: Tensor, rows: Tensor) -> Tensor:
         """(N,K) target scores of logits (N,classes), the n-th of which belong to image rows[n]."""
         if self.targets is None:
-            pairs = zip(rows.tolist(), logits, strict=True)
-            return torch.stack([scores_by(self.functions[row], one) for row, one in pairs])
+            return scores_by([self.functions[row] for row in rows.tolist()], logits)
         return logits.gather(1, self.targets[rows].clamp(0, logits.shape[1] - 1))
 
     def gradients_of(self, images: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ def write_overlay(
     heatmap = upsample_grid(saliency_map, preprocess.size)
     fitted = fit_heatmap(heatmap, preprocess.visible_box(*image.size), *image.size)
     content = encode_image(draw_overlay(np.asarray(image), fitted, style.cmap, style.alpha), style.kind)
-    write_atomically(out / name, content, temporary / f"{os.getpid()}.part")
+    write_atomically(out / name, content, temporary / f"{os.getpid()}-{threading.get_ident()}.part")
 
 
 def _picture(uri: str, channels: int, options: ReadOptions) -> Image.Image:

@@ -89,6 +89,16 @@ def assert_same(out: Path, whole: tuple[pa.Table, dict[str, bytes]]) -> None:
     assert not list(out.rglob("*.part"))
 
 
+@needs_ray
+@pytest.mark.usefixtures("ray")
+def test_several_classes_of_an_image_on_ray(folder, tmp_path):
+    plain = tmp_path / "plain"
+    run(folder, plain, **SETTINGS, top_k=2)
+    on_ray(folder, tmp_path / "out", top_k=2)
+    assert_same(tmp_path / "out", (open_results(plain).table(), pictures(plain)))
+    assert len(pictures(plain)) == 2 * (COUNT - 3)
+
+
 def slow(loaded: LoadedModel, seconds: float) -> LoadedModel:
     loaded.model.register_forward_pre_hook(lambda *_: time.sleep(seconds))
     return loaded
