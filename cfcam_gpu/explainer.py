@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cfcam_gpu._utils.checks import Check, never_ends
-from cfcam_gpu._utils.device import on_device, out_of_memory
-from cfcam_gpu._utils.messages import one_line
+from cfcam_gpu._utils.device import on_device
 from cfcam_gpu._utils.precision import leave_inference_mode, use_full_float32
 from cfcam_gpu._utils.undo import Undo
 from cfcam_gpu.capture import (
@@ -41,7 +40,7 @@ from cfcam_gpu.capture.volumes import Slices, volume_layer
 from cfcam_gpu.cfcam.volumes import volume_config
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.engines import ENGINES
-from cfcam_gpu.errors import CaptureError, CFCAMError, ConfigError
+from cfcam_gpu.errors import CaptureError, ConfigError, ModelFailedError
 from cfcam_gpu.explanation import (
     Explanation,
     Problem,
@@ -312,9 +311,7 @@ class CFCAM:
                 config=self.config,
                 engine=features.engine,
             )
-        if self.method.needs_finer:
-            features = self._with_finer(features)
-        return _explain(features, self.method)
+        return _explain(self._suited(features), self.method)
 
     def _captured_at(self, view: ImageView, features: CapturedFeatures) -> CapturedFeatures:
         images, runner = view.of(features.images), features.runner
@@ -326,27 +323,22 @@ class CFCAM:
                 check=runner.check,
                 bound=runner.model,
             )
-        except (RuntimeError, AssertionError, ValueError) as error:
-            if isinstance(error, CFCAMError) or out_of_memory(error):
-                raise
+        except ModelFailedError as error:
             raise CaptureError(
                 f"the model takes no images of {images.shape[2]}x{images.shape[3]}, scale {view.scale:g} of "
-                f"{features.size[0]}x{features.size[1]} ({one_line(error)}); leave scales out, or load a model that "
+                f"{features.size[0]}x{features.size[1]} ({error.sentence}); leave scales out, or load a model that "
                 "interpolates its positions, such as timm's with dynamic_img_size=True"
             ) from error
 
-    def _with_finer(self, features: CapturedFeatures) -> CapturedFeatures:
-        """The features with those of the finer layer, captured now where another method left them out."""
-        layer = self._finer_layer(features.runner.layer, features.images)
-        method, finer = self.method, features.finer
-        contrasted = features.contrast is not None or not method.contrasts
-        if contrasted and finer is not None and finer.layer.label == layer.label:
-            differentiated = finer.gradients.shape[1] > 0
-            if differentiated or not method.finer_gradients:
-                return features
-        return features.captured_with(
-            layer, finer_gradients=method.finer_gradients, contrast=method.contrasts
-        )
+    def _suited(self, features: CapturedFeatures) -> CapturedFeatures:
+        """The features with what the method reads, captured anew where another method left it out."""
+        method, finer = self.method, None
+        if method.needs_finer:
+            finer = self._finer_layer(features.runner.layer, features.images)
+        captured = finer is None or (features.finer is not None and features.finer.layer.label == finer.label)
+        if captured and (features.contrasted == method.contrasts or not method.uses_gradients):
+            return features
+        return features.captured_again(finer, contrast=method.contrasts)
 
     def _capture(
         self,
@@ -375,7 +367,6 @@ class CFCAM:
                     differentiate=differentiate,
                     finer=finer,
                     scoring=self.scoring,
-                    finer_gradients=self.method.finer_gradients,
                     contrast=self.method.contrasts,
                     check=check,
                     compiled=self._compiled,
@@ -410,7 +401,7 @@ class CFCAM:
                 raw=bool(captured.functions),
             ),
             finer=captured.finer,
-            contrast=captured.contrast,
+            contrasted=captured.contrasted,
             single=captured.single,
         )
 

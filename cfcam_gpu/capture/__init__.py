@@ -7,7 +7,6 @@ model comes back as it was given, also after an exception.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +20,7 @@ from cfcam_gpu._utils.undo import Undo
 from cfcam_gpu.capture.batch_norm import correct_gradients
 from cfcam_gpu.capture.choice import choose_layer, finer_layer, list_layers
 from cfcam_gpu.capture.compiled import CompiledModel
-from cfcam_gpu.capture.contrast import all_classes
+from cfcam_gpu.capture.contrast import contrasted
 from cfcam_gpu.capture.failures import gradient_failure, run_model, why_not
 from cfcam_gpu.capture.hooks import replace_outputs
 from cfcam_gpu.capture.layers import LayerInfo, TargetLayer, find_layer
@@ -32,6 +31,7 @@ from cfcam_gpu.capture.scoring import Scoring, describe
 from cfcam_gpu.capture.targets import (
     ScoreFunction,
     Targets,
+    TargetScores,
     prepare_targets,
     target_scores,
 )
@@ -91,8 +91,7 @@ class Capture(LayerFeatures):
         calls: how often the layer ran in the forward pass.
         call: the run that was captured, counted from 1.
         finer: the features of the earlier layer, where one was asked for.
-        contrast: (B,C,h,w) float32, the gradient of the score of all classes together, zeros where classes do not
-            compete or the targets are functions; None where it was not asked for.
+        contrasted: whether contrasted scores were differentiated where there are such.
     """
 
     scores: Tensor
@@ -106,7 +105,7 @@ class Capture(LayerFeatures):
     calls: int
     call: int
     finer: LayerFeatures | None = None
-    contrast: Tensor | None = None
+    contrasted: bool = False
 
 
 def capture(
@@ -119,7 +118,6 @@ def capture(
     differentiate: bool = True,
     finer: TargetLayer | None = None,
     scoring: Scoring = Scoring(),  # noqa: B008 - immutable
-    finer_gradients: bool = True,
     contrast: bool = False,
     check: Check = never_ends,
     compiled: CompiledModel | None = None,
@@ -131,10 +129,9 @@ def capture(
         calls: how often the layer runs in a forward pass, if known: earlier calls are then not
             differentiated, which saves memory. A wrong number costs a second forward pass.
         differentiate: False leaves the backward passes out.
-        finer: an earlier layer to capture in the same passes.
+        finer: an earlier layer to capture in the same passes, which then go back as far as that.
         scoring: how the logits and the classes' scores are read from the model's output.
-        finer_gradients: the backward passes go back as far as the earlier layer; False: only its activations are kept.
-        contrast: differentiate the score of all classes together as well, where the targets are classes.
+        contrast: differentiate the scores of classes against all others, where one of several holds.
         check: called often; raises to end the capture.
         compiled: runs the model in compiled halves where it can, at one layer.
         call: the run of the layer to capture, from 0; negative: counted from the last.
@@ -156,35 +153,34 @@ def capture(
         prepared = prepare_targets(targets, len(images), images.device)
         wanted = call + 1 if call >= 0 else None if calls is None else calls + call + 1
         every = call == -1
-        cuts = _cuts(layer, finer, wanted, every=every, finer_gradients=finer_gradients)
+        cuts = _cuts(layer, finer, wanted, every=every)
         output, head = _run(model, images, cuts, check, compiled if every else None)
         if call < 0 and calls != cuts[0].calls and (calls is not None or not every):
             wanted = None if every else cuts[0].calls + call + 1
-            cuts = _cuts(layer, finer, wanted, every=every, finer_gradients=finer_gradients)
+            cuts = _cuts(layer, finer, wanted, every=every)
             output, head = _run(model, images, cuts, check)
         leaves = {cut.layer.label: cut.result() for cut in cuts}
-        for cut in cuts[1:]:
-            cut.check_before(cuts[0])
         layers = [with_known_layout(model, cut.layer, cut.result(), images) for cut in cuts]
         read = scoring.class_logits if prepared.functions is None else scoring.logits
         logits, activation = read(output), scoring.activation_of(scoring.logits(output))
         targeted = target_scores(logits, prepared, len(images), activation)
         same = replace(prepared, indices=targeted.indices, selector=None)
 
+        competing = contrast and targeted.indices is not None and activation == "softmax"
+
+        def differentiated(logits: Tensor, targeted: TargetScores) -> Tensor:
+            if not competing or targeted.indices is None or logits.shape[1] < 2:
+                return targeted.scores
+            return contrasted(targeted.scores, logits, targeted.indices.view(len(images), -1))
+
         def again(k: int) -> Tensor:
             """The k-th target's scores, by the compiled head once more."""
             assert head is not None
             logits = read(head(leaves[layer.label].clone()))
-            once_more = target_scores(logits, same, len(images), activation).scores
-            return (_with_contrast(once_more, logits, activation) if competing else once_more)[:, k]
+            return differentiated(logits, target_scores(logits, same, len(images), activation))[:, k]
 
-        competing = contrast and prepared.functions is None
-        columns = _with_contrast(targeted.scores, logits, activation) if competing else targeted.scores
-        differentiable = {cut.layer.label: leaves[cut.layer.label] for cut in cuts if not cut.kept}
-        gradients = _gradients(
-            columns if differentiate else columns[:, :0], differentiable, check, again if head else None
-        )
-        gradients += [[]] * (len(cuts) - len(gradients))
+        scores = differentiated(logits, targeted) if differentiate else targeted.scores[:, :0]
+        gradients = _gradients(scores, leaves, check, again if head else None)
     except CaptureError as error:
         reason = why_not(model)
         if not reason:
@@ -192,9 +188,8 @@ def capture(
         raise CaptureError(f"{error}{reason}") from error
     finally:
         undo.run()
-    k = targeted.scores.shape[1]
     features = [
-        _features(one, leaf.detach(), gradient[:k], len(images))
+        _features(one, leaf.detach(), gradient, len(images))
         for one, leaf, gradient in zip(layers, leaves.values(), gradients, strict=True)
     ]
     return Capture(
@@ -212,31 +207,15 @@ def capture(
         out_of_range=targeted.out_of_range,
         calls=cuts[0].calls,
         call=cuts[0].wanted or cuts[0].calls,
-        contrast=_contrast_of(layers[0], gradients[0][k:], features[0].activations) if contrast else None,
+        contrasted=contrast,
     )
 
 
-def _with_contrast(scores: Tensor, logits: Tensor, activation: str) -> Tensor:
-    """The scores (B,K), with that of all classes together behind them where classes compete: (B,K+1)."""
-    together = all_classes(logits, activation)
-    return scores if together is None else torch.cat([scores, together[:, None].to(scores.dtype)], 1)
-
-
-def _contrast_of(layer: TargetLayer, gradients: Sequence[Tensor], activations: Tensor) -> Tensor:
-    assert layer.layout is not None
-    return layer.layout.maps(gradients[0]) if gradients else torch.zeros_like(activations).float()
-
-
-def _cuts(
-    layer: TargetLayer, finer: TargetLayer | None, wanted: int | None, *, every: bool, finer_gradients: bool
-) -> list[_Cut]:
+def _cuts(layer: TargetLayer, finer: TargetLayer | None, wanted: int | None, *, every: bool) -> list[_Cut]:
     """The cuts of a forward pass; `every`: the last run of the layer is wanted."""
     if finer is None:
         return [_Cut(layer, wanted)]
-    of_finer = None if every else wanted
-    if not finer_gradients:
-        return [_Cut(layer, wanted), _Cut(finer, of_finer, kept=True)]
-    return [_Cut(layer, wanted, attached=True), _Cut(finer, of_finer)]
+    return [_Cut(layer, wanted, attached=True), _Cut(finer, None if every else wanted)]
 
 
 def _run(
@@ -273,21 +252,13 @@ class _Cut:
     Args:
         wanted: the call, counted from 1; None: the last.
         attached: the output stays part of the graph of an earlier cut, and is differentiated there.
-        kept: the output is only copied; the graph is not cut.
     """
 
-    #: Tells which of two outputs came first.
-    _places = itertools.count(1)
-
-    def __init__(
-        self, layer: TargetLayer, wanted: int | None, *, attached: bool = False, kept: bool = False
-    ) -> None:
+    def __init__(self, layer: TargetLayer, wanted: int | None, *, attached: bool = False) -> None:
         self.layer = layer
         self.wanted = wanted
         self.attached = attached
-        self.kept = kept
         self.calls = 0
-        self.place = 0
         self.leaf: Tensor | None = None
 
     def cut(self, output: Any) -> Any:
@@ -303,10 +274,6 @@ class _Cut:
                 f"target layer {self.layer.label!r} must put out a floating-point tensor (B,C,h,w), (B,h,w,C) "
                 f"or (B,tokens,C), got {describe(output)}; `cfcam layers` lists the layers that do"
             )
-        self.place = next(self._places)
-        if self.kept:
-            self.leaf = output.detach().clone()
-            return output
         with torch.enable_grad():
             if self.attached:
                 self.leaf = output
@@ -328,16 +295,12 @@ class _Cut:
                 f"target layer {self.layer.label!r} did not run in the forward pass; "
                 "choose a layer that takes part in it, `cfcam layers` lists them"
             )
-        return self.leaf
-
-    def check_before(self, target: _Cut) -> None:
-        """Refuses an earlier layer that does not come before the target layer."""
-        assert self.leaf is not None
-        if self.place > target.place or (self.attached and not self.leaf.requires_grad):
+        if self.attached and not self.leaf.requires_grad:
             raise CaptureError(
-                f"the finer layer does not come before layer {target.layer.label!r}; choose an earlier one, "
+                f"the finer layer does not come before layer {self.layer.label!r}; choose an earlier one, "
                 "`cfcam layers` lists them in their order"
             )
+        return self.leaf
 
 
 def _features(layer: TargetLayer, output: Tensor, gradients: Sequence[Tensor], batch: int) -> LayerFeatures:

@@ -35,7 +35,7 @@ from cfcam_gpu.errors import CaptureError
 #: Share of the model's work that must lie before the target layer: stems and patch embeddings are none.
 LEAST_SHARE = 0.5
 
-#: The same for the earlier layer of the fine methods.
+#: The same for the earlier layer of methods that read two, where there is one.
 LEAST_FINER_SHARE = 0.2
 
 #: How many layers are tried, from the last one back.
@@ -291,7 +291,7 @@ def finer_layer(
 
     Twice as many less one count as well: 15 rows are halved to 8. A layer inside a module that takes in
     maps of this size and puts out smaller ones, such as the block that halves the resolution, is taken
-    only where there is no other.
+    only where there is no other; so is one before a fifth of the model's work, such as a stem.
 
     Args:
         images: a batch as the model takes it; its first image is run once, as by `choose_layer`.
@@ -316,6 +316,7 @@ def finer_layer(
     _, rows, columns = layout.sizes(own.output.shape)
     before = traced.calls[: traced.calls.index(own)]
     finer = [call for call in reversed(before) if _may_be_finer(call, traced, (rows, columns))]
+    finer = [call for call in finer if call.share >= LEAST_FINER_SHARE] or finer
     ends = [call for call in finer if not _inside_reduction(call, traced)]
     made = [call for call in ends if _objection(call) != _PASSED_ON]
     candidates = (
@@ -335,8 +336,6 @@ def finer_layer(
 def _may_be_finer(call: Call, traced: Trace, shape: MapShape) -> bool:
     objection = _objection(call)
     if objection not in (None, _TOO_EARLY, _PASSED_ON, _NOT_ACTIVATED) or _inside_attention(call, traced):
-        return False
-    if call.share < LEAST_FINER_SHARE:
         return False
     return all(n >= 2 * m - 1 for n, m in zip(call.map_shape, shape, strict=True)) and call.map_shape != shape
 

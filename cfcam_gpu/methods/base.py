@@ -34,8 +34,7 @@ class Method:
         uses_gradients: whether it reads `Features.gradients`.
         needs_model: whether it needs the model, not just what was captured of it.
         needs_finer: whether it looks at an earlier layer as well.
-        finer_gradients: whether it reads the gradients there.
-        contrasts: whether it reads `CapturedFeatures.contrast`.
+        contrasts: whether it explains a class's score against all others, `CapturedFeatures.contrasted`.
         per_channel: whether it runs the model, or its head, once per channel.
         is_cfcam: whether it clusters channels; only these have labels and presets.
         has_engines: whether `cfcam_gpu.engines.ENGINES` implement it; others run in PyTorch.
@@ -55,7 +54,6 @@ class Method:
     uses_gradients: bool = False
     needs_model: bool = False
     needs_finer: bool = False
-    finer_gradients: bool = False
     contrasts: bool = False
     per_channel: bool = False
     is_cfcam: bool = False

@@ -98,8 +98,8 @@ class CapturedFeatures(Features):
         out_of_range: (B,) bool: images with a target that is not a class of the model; None: there is none.
         runner: the model around the layer.
         finer: an earlier layer with larger maps, for methods that look at two layers; None for others.
-        contrast: (B,C,h,w) float32, the gradient of the score of all classes together, see
-            `cfcam_gpu.capture.contrast`; None for methods that do not contrast.
+        contrasted: whether the gradients are those of the classes' scores against all others, see
+            `cfcam_gpu.capture.contrast`.
         single: whether one target per image was asked for, so that results have no axis K.
 
     Example:
@@ -121,7 +121,7 @@ class CapturedFeatures(Features):
     runner: ModelRunner
     finer: LayerFeatures | None
     single: bool
-    contrast: Tensor | None = None
+    contrasted: bool = False
 
     @property
     def k(self) -> int:
@@ -153,16 +153,16 @@ class CapturedFeatures(Features):
         """(B,K,C,h,w) float32 gradients of the same targets at other images (B,3,H,W)."""
         return self.runner.capture(images, self.asked).gradients
 
-    def captured_with(self, finer: TargetLayer, *, finer_gradients: bool, contrast: bool) -> Self:
-        """With the features of a finer layer, and the contrast, of the same images and targets, captured now."""
-        captured = self.runner.capture(
-            self.images,
-            self.asked,
-            finer=finer,
-            finer_gradients=finer_gradients,
-            contrast=contrast,
+    def captured_again(self, finer: TargetLayer | None, *, contrast: bool) -> Self:
+        """The same images and targets, captured now with a finer layer, or with contrasted scores, or without."""
+        captured = self.runner.capture(self.images, self.asked, finer=finer, contrast=contrast)
+        return replace(
+            self,
+            activations=captured.activations.float(),
+            gradients=captured.gradients,
+            finer=captured.finer,
+            contrasted=contrast,
         )
-        return replace(self, finer=captured.finer, contrast=captured.contrast)
 
     def at_image_size(self, maps: Tensor) -> Tensor:
         """Maps (N,1,h,w) of the layer, upsampled to the size of the images: (N,1,H,W), or (N,1,D,H,W) of volumes."""

@@ -1,4 +1,4 @@
-"""CF-CAM sharp: the class map of the last layer, spread over places that look alike at an earlier layer."""
+"""CF-CAM sharp: the last layer's class map, spread over alike places of an earlier layer, and its evidence there."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cfcam_gpu.cfcam.weighting import activation_map
+from cfcam_gpu.cfcam.maps import over_maximum
 from cfcam_gpu.methods.features import CapturedFeatures
+from cfcam_gpu.methods.gradient import gradcam
 from cfcam_gpu.methods.sharpened import finite
 
 #: The likeness of two places is the positive part of their features' correlation to this power.
 _LIKENESS_POWER = 2
 
-#: The curve that the spread map passes through: m^S / (m^S + M^S), m in [0,1]. Half of the maximum stays about half;
-#: what is below becomes darker and what is above brighter.
-_STEEPNESS, _MIDDLE = 6, 0.5
+#: The weight of a channel's evidence is the cosine between it and the spread map to this power.
+_AGREEMENT_POWER = 2
+
+#: Share of the evidence in the map; the rest is the spread map alone.
+_SHARE = 0.5
+
+#: The curve that the map passes through: m^S / (m^S + M^S), m in [0,1]. M of the maximum becomes about half; what is
+#: below becomes darker and what is above brighter.
+_STEEPNESS, _MIDDLE = 6, 0.4
 
 #: Features that differ from the mean by less than this share of the largest differ by rounding alone.
 _ROUNDING = 1e-6
@@ -27,27 +34,27 @@ _MOST = 2**26
 def cfcam_sharp(features: CapturedFeatures) -> Tensor:
     """Grid (B,K,h',w') at the resolution of the earlier layer, on the scale of the class map.
 
-    1. The class map: Grad-CAM of the target's score less that of all classes together, z - T·log Σ exp(z/T), so
-       that what speaks for other classes as well counts less. With one class, or functions for targets: of the
-       score alone.
+    The score is the class's against all others (`cfcam_gpu.capture.contrast`), so that what speaks for other classes
+    as well counts less; where each class has a sigmoid of its own, or the targets are functions, it is as given.
+
+    1. The class map: Grad-CAM of the last layer.
     2. Spread: a place of the earlier layer gets the average of the class map, weighted by how alike its features
        are to those of each other place. A part of an object passes its evidence to the whole object, and the map
        takes on the object's outline.
-    3. A curve that darkens the lower half of the map and brightens the upper one.
+    3. Evidence: positive gradient times activation of each channel of the earlier layer, weighted by how far it
+       agrees with the spread map; half of the map is multiplied by the square root of their sum.
+    4. A curve that darkens the lower part of the map and brightens the upper one.
 
-    No gradient goes back as far as the earlier layer: one forward pass and two backward passes of the head.
-
-    The spread by correlations is that of weakly supervised segmentation (Wang et al. 2020, SEAM, arXiv 2004.04581,
-    section 3.3); there it is trained.
+    Nothing is clustered: groups of channels add nothing on real scenes. The spread by correlations is that of
+    weakly supervised segmentation (Wang et al. 2020, SEAM, arXiv 2004.04581, section 3.3), which trains it.
     """
     finer, bad = finite(features.at_finer_layer())
-    assert features.contrast is not None
-    weights = (features.gradients - features.contrast[:, None]).mean((3, 4))
-    class_map = activation_map(features.activations, weights)
-    class_map = F.interpolate(
-        class_map, size=finer.activations.shape[2:], mode="bilinear", align_corners=False
-    )
-    return _steeper(_spread(class_map, finer.activations)).masked_fill(bad, torch.nan)
+    size = finer.activations.shape[2:]
+    class_map = F.interpolate(gradcam(features), size=size, mode="bilinear", align_corners=False)
+    spread = _spread(class_map, finer.activations)
+    evidence = _agreeing(finer.activations[:, None] * finer.gradients, spread)
+    grid = spread * (1 - _SHARE + _SHARE * over_maximum(evidence).sqrt())
+    return _steeper(grid).masked_fill(bad, torch.nan)
 
 
 def _spread(maps: Tensor, features: Tensor) -> Tensor:
@@ -75,12 +82,28 @@ def _average(places: Tensor, unit: Tensor, values: Tensor) -> Tensor:
     return likeness @ values / total.masked_fill(total <= 0, 1)
 
 
+def _agreeing(evidence: Tensor, maps: Tensor) -> Tensor:
+    """(B,K,h,w) sum of the positive evidence (B,K,C,h,w) of all channels, each weighted by its agreement with maps.
+
+    Each channel is divided by the largest of its image and target: gradients are small.
+    """
+    positive = evidence.relu()
+    peak = positive.amax((2, 3, 4), keepdim=True)
+    positive = positive / peak.masked_fill(peak <= 0, 1)
+    direction = F.normalize(maps.flatten(2), dim=2)
+    length = torch.linalg.vector_norm(positive.flatten(3), dim=3)
+    cosine = torch.einsum("bkcn,bkn->bkc", positive.flatten(3), direction) / length.masked_fill(
+        length <= 0, 1
+    )
+    return torch.einsum("bkc,bkchw->bkhw", cosine**_AGREEMENT_POWER, positive)
+
+
 def _steeper(maps: Tensor) -> Tensor:
     """Maps (B,K,h,w), not negative, through the curve; each keeps its maximum.
 
     Example:
-        >>> _steeper(torch.tensor([[[[0.0, 0.25, 0.5, 1.0]]]]))
-        tensor([[[[0.0000, 0.0156, 0.5078, 1.0000]]]])
+        >>> _steeper(torch.tensor([[[[0.0, 0.2, 0.4, 1.0]]]]))
+        tensor([[[[0.0000, 0.0155, 0.5020, 1.0000]]]])
     """
     peak = maps.amax((2, 3), keepdim=True)
     raised = (maps / peak.masked_fill(peak <= 0, 1)) ** _STEEPNESS

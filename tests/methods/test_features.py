@@ -38,10 +38,9 @@ def test_the_finer_layer_is_captured_at_once_or_later(net, images):
     plain = CFCAM(net, "conv:relu").features(images, 1)
     with pytest.raises(ConfigError, match=r"was not captured; use CFCAM\.explain"):
         plain.at_finer_layer()
-    stem = find_layer(net, "stem")
-    added = plain.captured_with(stem, finer_gradients=True, contrast=False)
+    added = plain.captured_again(find_layer(net, "stem"), contrast=False)
     finer, later = together.at_finer_layer(), added.at_finer_layer()
-    assert added.contrast is None
+    assert not added.contrasted
     assert finer.activations.shape == (4, 3, 32, 32)
     torch.testing.assert_close(finer.activations, later.activations)
     torch.testing.assert_close(finer.gradients, later.gradients)
