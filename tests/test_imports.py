@@ -28,6 +28,7 @@ ORDER = (
     "methods",
     "views",
     "explainer",
+    "compat",
     "dataset",
     "metrics",
     "html",

@@ -83,9 +83,19 @@ def xgradcam(features: Features) -> Tensor:
         >>> xgradcam(Features(activations=activations, gradients=gradients, size=(2, 4)))
         tensor([[[[1.6667, 3.3333]]]])
     """
+    return activation_map(features.activations, xgradcam_weights(features))
+
+
+def xgradcam_weights(features: Features) -> Tensor:
+    """XGrad-CAM's weights (B,K,C).
+
+    Example:
+        >>> activations, gradients = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[[3.0, 1.0]]]]])
+        >>> xgradcam_weights(Features(activations=activations, gradients=gradients, size=(2, 4)))
+        tensor([[[1.6667]]])
+    """
     activations = features.activations[:, None]
-    weights = (features.gradients * activations).sum((3, 4)) / (activations.sum((3, 4)) + _XGRAD_EPS)
-    return activation_map(features.activations, weights)
+    return (features.gradients * activations).sum((3, 4)) / (activations.sum((3, 4)) + _XGRAD_EPS)
 
 
 def gradcam_plus_plus(features: Features) -> Tensor:
@@ -103,8 +113,19 @@ def gradcam_plus_plus(features: Features) -> Tensor:
         >>> gradcam_plus_plus(Features(activations=activations, gradients=gradients, size=(2, 4)))
         tensor([[[[0.4727, 0.9455]]]])
     """
+    return activation_map(features.activations, gradcam_plus_plus_weights(features))
+
+
+def gradcam_plus_plus_weights(features: Features) -> Tensor:
+    """Grad-CAM++'s weights (B,K,C).
+
+    Example:
+        >>> activations, gradients = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[[3.0, 1.0]]]]])
+        >>> gradcam_plus_plus_weights(Features(activations=activations, gradients=gradients, size=(2, 4)))
+        tensor([[[0.4727]]])
+    """
     g = features.gradients
-    return activation_map(features.activations, _plus_plus_weights(features.activations, g, g**2, g**3))
+    return _plus_plus_weights(features.activations, g, g**2, g**3)
 
 
 def smoothgradcam_plus_plus(features: CapturedFeatures) -> Tensor:

@@ -1,0 +1,191 @@
+"""pytorch-grad-cam's classes, each a method of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from cfcam_gpu.compat.pytorch_grad_cam.contributions import CONTRIBUTIONS, first_component
+from cfcam_gpu.compat.pytorch_grad_cam.utils.image import scale_cam_image
+from cfcam_gpu.errors import ConfigError
+from cfcam_gpu.explainer import CFCAM as Explainer
+
+Maps = npt.NDArray[np.float32]
+
+#: Test-time augmentation: the image and its mirror image, each with these factors of its values.
+_FACTORS = (0.9, 1.0, 1.1)
+
+
+class BaseCAM:
+    """A method with pytorch-grad-cam's constructor and call.
+
+    Args:
+        model: a classifier.
+        target_layers: modules; the maps of several are averaged.
+        reshape_transform: from a layer's output to (B,C,h,w), for outputs of another shape.
+
+    Attributes:
+        outputs: the model's output for the last batch.
+        batch_size: taken for compatibility; the size of a pass follows the memory.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> with GradCAM(model=model, target_layers=[model[1]]) as cam:
+        ...     cam(input_tensor=torch.ones(2, 3, 8, 8)).shape
+        (2, 8, 8)
+    """
+
+    #: A key of `cfcam_gpu.methods.METHODS`.
+    method: ClassVar[str]
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Sequence[nn.Module],
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        if isinstance(target_layers, nn.Module) or not len(target_layers):
+            raise ConfigError("target_layers must be a list of at least one module of the model")
+        self.model = model
+        self.target_layers = list(target_layers)
+        self.reshape_transform = reshape_transform
+        self.batch_size = 32
+        self.outputs: Tensor | None = None
+        self._explainers = [
+            Explainer(
+                model, layer, method=self.method, reshape_transform=reshape_transform, on_invalid="flag"
+            )
+            for layer in self.target_layers
+        ]
+
+    def __call__(
+        self,
+        input_tensor: Tensor,
+        targets: Sequence[Callable[[Tensor], Tensor]] | None = None,
+        aug_smooth: bool = False,  # noqa: FBT001, FBT002  (pytorch-grad-cam's signature)
+        eigen_smooth: bool = False,  # noqa: FBT001, FBT002
+    ) -> Maps:
+        """Maps (B,H,W) in [0,1] of images (B,C,H,W).
+
+        Args:
+            targets: a function of one image's output for each image; None: each image's likeliest class.
+            aug_smooth: average over the mirror image and factors of the image's values.
+            eigen_smooth: the first principal component of the channels' contributions in place of their sum.
+
+        Raises:
+            ConfigError: `eigen_smooth` of a method whose map is no sum over channels.
+            CFCAMError: as for `cfcam_gpu.CFCAM`.
+        """
+        if eigen_smooth and self.method not in CONTRIBUTIONS:
+            raise ConfigError(
+                f"eigen_smooth is offered for {', '.join(CONTRIBUTIONS)}; {type(self).__name__} is {self.method!r}"
+            )
+        if not aug_smooth:
+            return self.forward(input_tensor, targets, eigen_smooth=eigen_smooth)
+        maps: list[Maps] = []
+        for flip in (False, True):
+            for factor in _FACTORS:
+                images = (input_tensor.flip(3) if flip else input_tensor) * factor
+                one = self.forward(images, targets, eigen_smooth=eigen_smooth)
+                maps.append(one[:, :, ::-1] if flip else one)
+        return np.mean(np.asarray(maps, np.float32), axis=0)
+
+    def forward(
+        self,
+        input_tensor: Tensor,
+        targets: Sequence[Callable[[Tensor], Tensor]] | None = None,
+        *,
+        eigen_smooth: bool = False,
+    ) -> Maps:
+        """As a call without augmentation."""
+        device = next((p.device for p in self.model.parameters()), input_tensor.device)
+        images = input_tensor.to(device)
+        size = (images.shape[3], images.shape[2])
+        layers = []
+        for explainer in self._explainers:
+            grid, self.outputs = self._grid(explainer, images, targets, eigen_smooth=eigen_smooth)
+            layers.append(scale_cam_image(np.maximum(grid, 0), size))
+        return scale_cam_image(np.mean(layers, axis=0))
+
+    def _grid(
+        self, explainer: Explainer, images: Tensor, targets: Any, *, eigen_smooth: bool
+    ) -> tuple[npt.NDArray[Any], Tensor | None]:
+        """(B,h,w) at the layer's resolution, and the model's output."""
+        targets = None if targets is None else list(targets)
+        if not eigen_smooth:
+            result = explainer(images, targets)
+            return result.grid.cpu().numpy(), result.logits
+        features = explainer.features(images, targets)
+        weighted = CONTRIBUTIONS[self.method](features)[:, 0]
+        return first_component(weighted.cpu().numpy()), features.logits
+
+    def __enter__(self) -> BaseCAM:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+
+class GradCAM(BaseCAM):
+    """Grad-CAM; see `BaseCAM`."""
+
+    method = "gradcam"
+
+
+class HiResCAM(BaseCAM):
+    """HiResCAM; see `BaseCAM`."""
+
+    method = "hirescam"
+
+
+class GradCAMPlusPlus(BaseCAM):
+    """Grad-CAM++; see `BaseCAM`."""
+
+    method = "gradcam++"
+
+
+class XGradCAM(BaseCAM):
+    """XGrad-CAM; see `BaseCAM`."""
+
+    method = "xgradcam"
+
+
+class LayerCAM(BaseCAM):
+    """LayerCAM; see `BaseCAM`."""
+
+    method = "layercam"
+
+
+class EigenCAM(BaseCAM):
+    """Eigen-CAM, with the sign that this package chooses; see `BaseCAM`."""
+
+    method = "eigencam"
+
+
+class ScoreCAM(BaseCAM):
+    """Score-CAM, with masks upsampled by half-pixel centres; see `BaseCAM`."""
+
+    method = "scorecam"
+
+
+class AblationCAM(BaseCAM):
+    """Ablation-CAM; see `BaseCAM`."""
+
+    method = "ablationcam"
+
+
+class CFCAM(BaseCAM):
+    """CF-CAM; see `BaseCAM`."""
+
+    method = "cfcam"
+
+
+class CFCAMSharp(BaseCAM):
+    """`cfcam-sharp`, of the target layer and an earlier one; see `BaseCAM`."""
+
+    method = "cfcam-sharp"

@@ -1,0 +1,1 @@
+"""Helpers with pytorch-grad-cam's names."""
