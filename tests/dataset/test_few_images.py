@@ -13,7 +13,7 @@ import pytest
 
 import cfcam_gpu
 from cfcam_gpu.dataset import open_results
-from cfcam_gpu.dataset.execution import pool as pools
+from cfcam_gpu.dataset.execution import in_process
 from cfcam_gpu.dataset.execution.pool import ProcessPool, ThreadPool, make_pool
 from cfcam_gpu.dataset.execution.worker import Failure
 from cfcam_gpu.dataset.options import FEW_SAMPLES
@@ -103,7 +103,7 @@ def test_a_task_of_a_thread_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) ->
         time.sleep(30 if task == "hang" else 0)
         return task
 
-    monkeypatch.setattr(pools, "perform", perform)
+    monkeypatch.setattr(in_process, "perform", perform)
     pool = ThreadPool(timeout=0.2)
     futures = [pool.submit(task) for task in ("a", "hang", "b")]
     assert [future.result(20) for future in futures] == [

@@ -248,8 +248,21 @@ def stacked_pixels(views: Sequence[View], device: torch.device) -> torch.Tensor:
     """
     arrays = [view.pixels for view in views if isinstance(view.pixels, np.ndarray)]
     if len(arrays) == len(views):
-        return copied_to(torch.from_numpy(np.stack(arrays)), device)
+        return copied_to(torch.from_numpy(_joined(arrays)), device)
     return torch.stack([torch.as_tensor(view.pixels).to(device) for view in views])
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """The arrays along a new first axis; in the same memory where they lie there one after the other."""
+    first = arrays[0]
+    if first.base is None or not all(
+        array.base is first.base and array.flags.c_contiguous for array in arrays
+    ):
+        return np.stack(arrays)
+    starts = [array.__array_interface__["data"][0] for array in arrays]
+    if starts != list(range(starts[0], starts[0] + first.nbytes * len(arrays), first.nbytes)):
+        return np.stack(arrays)
+    return np.lib.stride_tricks.as_strided(first, (len(arrays), *first.shape), (first.nbytes, *first.strides))
 
 
 def _predictions(probabilities: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -19,7 +19,8 @@ from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.execution.gpu_decoder import GpuDecoder
 from cfcam_gpu.dataset.execution.parts import FinishedParts, OverlayFiles, PendingPart
 from cfcam_gpu.dataset.execution.pool import Pool
-from cfcam_gpu.dataset.execution.worker import Failure
+from cfcam_gpu.dataset.execution.shared_memory import Block, Slot
+from cfcam_gpu.dataset.execution.worker import Failure, PlacedView
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.atomic_files import NO_SPACE
 from cfcam_gpu.dataset.store.schema import Row, others_of
@@ -43,6 +44,7 @@ class _Batch:
         positions: of the samples in their part.
         is_last: whether it is the last batch of its part.
         views: the images being decoded; empty once they are explained.
+        block: shared memory with their pixels; None: there is none, or the images are explained.
         rows: empty until they are explained.
         overlays: the overlays being written, by the sample's index in the batch and the position of its class.
     """
@@ -51,6 +53,7 @@ class _Batch:
     positions: list[int]
     is_last: bool
     views: list[Future[Any]] = field(default_factory=list)
+    block: Block | None = None
     rows: list[Row] = field(default_factory=list)
     overlays: dict[tuple[int, int], Future[Any]] = field(default_factory=dict)
 
@@ -137,16 +140,42 @@ class Pipeline:
         decoding: deque[_Batch] = deque()
         while True:
             while len(decoding) <= self.batches_ahead and (batch := next(batches, None)) is not None:
-                batch.views = [self._read_view(sample, self.decode) for sample in batch.samples]
+                self._decode(batch)
                 decoding.append(batch)
             if not decoding:
                 return
             yield decoding.popleft()
 
-    def _read_view(self, sample: Sample, decode: str) -> Future[Any]:
+    def _decode(self, batch: _Batch) -> None:
+        """Has the images of a batch decoded, where possible into shared memory."""
+        samples, preprocess = batch.samples, self.explainer.loaded.preprocess
+        if samples:
+            batch.block = self.pool.lease((self.batch_size, *preprocess.size, preprocess.channels))
+        block = batch.block
+        slots = [None if block is None else block.slot(i) for i in range(len(samples))]
+        batch.views = self.pool.submit_all(
+            "view",
+            [
+                self._view_arguments(sample, self.decode, slot)
+                for sample, slot in zip(samples, slots, strict=True)
+            ],
+        )
+
+    def _view_arguments(self, sample: Sample, decode: str, slot: Slot | None = None) -> tuple[Any, ...]:
+        """Those of `worker.read_view`."""
         mask = sample.mask if self.explainer.needs_masks else None
-        preprocess = self.explainer.loaded.preprocess
-        return self.pool.submit("view", sample.uri, preprocess, mask, decode, self.read_options)
+        return sample.uri, self.explainer.loaded.preprocess, mask, decode, self.read_options, slot
+
+    def _views(self, batch: _Batch) -> list[Any]:
+        """Waits for the images of a batch: for each its view, a failure, or the file for the GPU to decode."""
+        views = [self._result(future) for future in batch.views]
+        batch.views = []
+        if batch.block is not None:
+            views = [
+                View(pixels, *view) if isinstance(view, PlacedView) else view
+                for view, pixels in zip(views, batch.block.pixels, strict=False)
+            ]
+        return views
 
     def _batches(self, parts: Iterable[PendingPart]) -> Iterator[_Batch]:
         """At least one batch of each part: a part without new samples has an empty one."""
@@ -159,12 +188,14 @@ class Pipeline:
     def _explain(self, batch: _Batch) -> None:
         """Waits for the images of a batch, makes its rows, and has the overlays written."""
         samples = batch.samples
-        views = [self._result(future) for future in batch.views]
-        batch.views = []
+        views = self._views(batch)
         if self.gpu_decoder is not None:
             self._decode_on_gpu(self.gpu_decoder, views, samples)
         decoded = [i for i, view in enumerate(views) if isinstance(view, View)]
         rows = self.explainer.explain([views[i] for i in decoded], [samples[i] for i in decoded], self.check)
+        if batch.block is not None:
+            self.pool.release(batch.block)
+            batch.block = None
         explained = dict(zip(decoded, rows, strict=True))
         for i, (sample, view) in enumerate(zip(samples, views, strict=True)):
             if isinstance(view, View) and view.warning:
@@ -189,7 +220,9 @@ class Pipeline:
         files = {i: view for i, view in enumerate(views) if isinstance(view, FileView)}
         decoded = dict(zip(files, decoder.views(list(files.values())), strict=True))
         views_of_pool = {
-            i: self._read_view(samples[i], "full") for i, view in decoded.items() if view is None
+            i: self.pool.submit("view", *self._view_arguments(samples[i], "full"))
+            for i, view in decoded.items()
+            if view is None
         }
         for i, view in decoded.items():
             views[i] = self._result(views_of_pool[i]) if view is None else view

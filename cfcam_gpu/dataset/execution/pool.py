@@ -1,9 +1,10 @@
-"""Worker processes. Each has its own pipe, one task at a time and a time limit; one that dies costs one task."""
+"""Worker processes. Each has its own pipe and a few tasks at a time; one that dies or hangs costs one task."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -13,20 +14,25 @@ import sys
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future, InvalidStateError
+from collections.abc import Iterable
+from concurrent.futures import Future
 from multiprocessing.connection import Connection, wait
-from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-from cfcam_gpu.dataset.execution.worker import READY, Failure, perform
+from cfcam_gpu._utils.messages import one_line
+from cfcam_gpu.dataset.execution.in_process import InlinePool, ThreadPool
+from cfcam_gpu.dataset.execution.shared_memory import Block, Progress, SharedMemory
+from cfcam_gpu.dataset.execution.worker import READY, Failure, Task
 from cfcam_gpu.dataset.options import FEW_SAMPLES, default_workers
 from cfcam_gpu.errors import BackendError
+
+log = logging.getLogger("cfcam_gpu")
 
 #: Seconds that a process may take to start.
 _START_LIMIT = 120.0
 
-#: Seconds that the end of a run waits for a task of a thread.
-_CLOSE_LIMIT = 1.0
+#: Most tasks of a worker at a time.
+_TASKS_AT_ONCE = 16
 
 #: After this many failed starts in a row the pool gives up.
 _START_ATTEMPTS = 3
@@ -47,6 +53,16 @@ class Pool(Protocol):
     """
 
     def submit(self, task: str, *arguments: Any) -> Future[Any]: ...
+
+    def submit_all(self, task: str, arguments: Iterable[tuple[Any, ...]]) -> list[Future[Any]]:
+        """As `submit`, for several tasks at once, which costs less."""
+
+    def lease(self, shape: tuple[int, ...]) -> Block | None:
+        """Memory (B, H, W, channels) into which the tasks `view` write; None: their results hold the pixels."""
+
+    def release(self, block: Block) -> None:
+        """Gives a block back; the tasks that write into it must be done."""
+
     def close(self) -> None: ...
 
 
@@ -71,70 +87,22 @@ def make_pool(workers: int | None, timeout: float, samples: int | None = None) -
     return ProcessPool(workers, timeout) if workers else InlinePool()
 
 
-class InlinePool:
-    """Performs each task at once, in the caller's process."""
-
-    def submit(self, task: str, *arguments: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(perform(task, *arguments))
-        return future
-
-    def close(self) -> None:
-        return None
-
-
-class ThreadPool:
-    """Performs one task after the other in a thread of this process, so that the caller computes meanwhile.
-
-    A task that exceeds the time limit fails, and another thread does the later tasks. The thread of that task
-    cannot be ended; it does not keep the process from ending.
-    """
-
-    def __init__(self, timeout: float) -> None:
-        self.timeout = timeout
-        self._tasks: SimpleQueue[tuple[Future[Any], tuple[Any, ...]] | None] = SimpleQueue()
-        self._start_thread()
-
-    def submit(self, task: str, *arguments: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self._tasks.put((future, (task, *arguments)))
-        return future
-
-    def close(self) -> None:
-        """Ends the thread after its current task. Futures whose tasks have not begun never complete."""
-        with contextlib.suppress(Empty):
-            while True:
-                self._tasks.get_nowait()
-        self._tasks.put(None)
-        self._thread.join(_CLOSE_LIMIT)
-
-    def _start_thread(self) -> None:
-        self._thread = threading.Thread(target=self._serve, name="cfcam-pool", daemon=True)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        while (item := self._tasks.get()) is not None:
-            future, task = item
-            timer = threading.Timer(min(self.timeout, threading.TIMEOUT_MAX), self._expire, [future])
-            timer.daemon = True
-            timer.start()
-            result = perform(*task)
-            timer.cancel()
-            try:
-                future.set_result(result)
-            except InvalidStateError:  # it took too long, and another thread serves the tasks
-                return
-
-    def _expire(self, future: Future[Any]) -> None:
-        with contextlib.suppress(InvalidStateError):  # it was done at the last moment
-            future.set_result(Failure(None, "Timeout", f"not done after {self.timeout:g} s"))
-            self._start_thread()
+#: A task, and the future that its result completes.
+_Pending = tuple[Future[Any], Task]
 
 
 class _Worker:
-    """A process, our end of its pipe, its task (None: it has none) and the time at which it must be done."""
+    """A process, our end of its pipe, and the tasks that it was sent and whose results it did not send yet.
 
-    def __init__(self, timeout: float) -> None:
+    Args:
+        timeout: seconds that a task may take.
+        memory: the shared memory; place: of the worker's `Progress` in it, which no other worker has.
+    """
+
+    def __init__(self, timeout: float, memory: SharedMemory, place: int) -> None:
+        self.timeout, self.place = timeout, place
+        self.progress = Progress(memory.descriptor, place)
+        self.progress.reset()
         ours, theirs = socket.socketpair()
         with ours, theirs:
             # A worker that stops in the middle of a message would block the thread, and so all other workers.
@@ -143,23 +111,47 @@ class _Worker:
             argument = json.dumps([theirs.fileno(), os.getpid(), _import_path()])
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, argument],
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), memory.descriptor],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             )
             self.connection = Connection(ours.detach())
+        with contextlib.suppress(OSError):  # it has ended already, which the pool will notice
+            self.connection.send((memory.descriptor, place))
         self.started = False
-        self.task: Future[Any] | None = None
-        self.deadline = time.monotonic() + _START_LIMIT
+        self.pending: deque[_Pending] = deque()
+        self.done = 0
+        self.sent_at = time.monotonic()
 
     @property
     def idle(self) -> bool:
-        return self.started and self.task is None
+        return self.started and not self.pending
 
-    def assign(self, future: Future[Any], task: tuple[Any, ...], timeout: float) -> None:
-        """Sends a task; its result completes `future`. Raises OSError if the process is gone."""
-        self.task, self.deadline = future, time.monotonic() + timeout
-        self.connection.send(task)
+    @property
+    def deadline(self) -> float:
+        """When the process must have started, or have done its current task."""
+        if not self.started:
+            return self.sent_at + _START_LIMIT
+        return max(self.sent_at, self.progress.begun_at) + self.timeout
+
+    def assign(self, tasks: list[_Pending]) -> None:
+        """Sends tasks to an idle worker; the results complete their futures. Raises OSError if it is gone."""
+        self.pending.extend(tasks)
+        self.sent_at = time.monotonic()
+        self.connection.send([task for _, task in tasks])
+
+    def complete(self, results: list[Any]) -> None:
+        """Completes the futures of its first tasks."""
+        for result in results:
+            future, _ = self.pending.popleft()
+            self.done += 1
+            future.set_result(result)
+
+    def divided(self) -> tuple[_Pending | None, list[_Pending]]:
+        """The task at which the process is, and the others, also those whose results it did not send."""
+        others = list(self.pending)
+        current = max(0, min(self.progress.begun - self.done, len(others)) - 1)
+        return (others.pop(current) if others else None), others
 
     def kill(self) -> int:
         """Ends the process at once. Returns its exit status; a negative one is the signal that ended it."""
@@ -175,14 +167,26 @@ class ProcessPool:
     """Up to `workers` processes; each is started when a task waits and none is free.
 
     One thread of this process serves them all, so that they get tasks also while the caller computes. A
-    process that dies or exceeds the time limit is replaced; only its current task fails.
+    process that dies or exceeds the time limit is replaced; only its current task fails, and others do the
+    rest of its tasks. The pixels of views are in memory that all processes share.
+
+    Raises:
+        BackendError: there is no shared memory.
     """
 
     def __init__(self, workers: int, timeout: float) -> None:
         self.limit = workers
         self.timeout = timeout
-        self._queue: deque[tuple[Future[Any], tuple[Any, ...]]] = deque()
+        self._queue: deque[_Pending] = deque()
         self._workers: list[_Worker] = []
+        self._warned = False
+        try:
+            self._memory = SharedMemory(workers)
+        except OSError as error:
+            raise BackendError(
+                f"worker processes need shared memory, and there is none ({one_line(error)}); --workers 0 "
+                "decodes in this process instead"
+            ) from error
         self._failed_starts = 0
         self._closing = False
         self._wake_reader, self._wake_writer = os.pipe()
@@ -191,10 +195,29 @@ class ProcessPool:
         self._thread.start()
 
     def submit(self, task: str, *arguments: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self._queue.append((future, (task, *arguments)))
+        return self.submit_all(task, [arguments])[0]
+
+    def submit_all(self, task: str, arguments: Iterable[tuple[Any, ...]]) -> list[Future[Any]]:
+        pending: list[_Pending] = [(Future(), (task, *one)) for one in arguments]
+        self._queue.extend(pending)
         self._wake()
-        return future
+        return [future for future, _ in pending]
+
+    def lease(self, shape: tuple[int, ...]) -> Block | None:
+        try:
+            return self._memory.lease(shape)
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                log.warning(
+                    "no shared memory for %d images (%s); they go through pipes, which is slower",
+                    shape[0],
+                    one_line(error),
+                )
+            return None
+
+    def release(self, block: Block) -> None:
+        self._memory.release(block)
 
     def close(self) -> None:
         """Ends the processes. Futures whose tasks are not done never complete."""
@@ -204,6 +227,7 @@ class ProcessPool:
             self._thread.join()
             os.close(self._wake_reader)
             os.close(self._wake_writer)
+            self._memory.close()
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):  # the pipe is full: the thread wakes up anyway
@@ -226,16 +250,21 @@ class ProcessPool:
     def _assign(self) -> None:
         for worker in self._workers:
             if worker.idle and self._queue:
-                future, task = self._queue.popleft()
                 try:
-                    worker.assign(future, task, self.timeout)
+                    worker.assign([self._queue.popleft() for _ in range(self._tasks_at_once())])
                 except OSError:
                     self._replace(worker, *_died(worker))
                     return self._assign()
         starting = sum(not worker.started for worker in self._workers)
         for _ in range(min(len(self._queue) - starting, self.limit - len(self._workers))):
-            self._workers.append(_Worker(self.timeout))
+            places = {worker.place for worker in self._workers}
+            place = next(place for place in range(self.limit) if place not in places)
+            self._workers.append(_Worker(self.timeout, self._memory, place))
         return None
+
+    def _tasks_at_once(self) -> int:
+        """How many tasks the next worker gets: few of a short queue, so that all workers get some."""
+        return max(1, min(_TASKS_AT_ONCE, len(self._queue) // (2 * self.limit)))
 
     def _receive(self) -> None:
         by_connection = {worker.connection: worker for worker in self._workers}
@@ -260,9 +289,7 @@ class ProcessPool:
             worker.started = result == READY
             self._failed_starts = 0
             return
-        future, worker.task = worker.task, None
-        if future is not None:
-            future.set_result(result)
+        worker.complete(result)
 
     def _expire(self) -> None:
         now = time.monotonic()
@@ -273,11 +300,13 @@ class ProcessPool:
         return f"not done after {self.timeout:g} s; its process was ended"
 
     def _replace(self, worker: _Worker, error_type: str, message: str) -> None:
-        """Ends a worker and fails its task; `_assign` starts another one when a task waits."""
+        """Ends a worker, fails its current task and puts the others back; `_assign` starts another worker."""
         worker.kill()
         self._workers.remove(worker)
-        if worker.task is not None:
-            worker.task.set_result(Failure(None, error_type, message))
+        current, others = worker.divided()
+        self._queue.extendleft(reversed(others))
+        if current is not None:
+            current[0].set_result(Failure(None, error_type, message))
         elif not worker.started:
             self._failed_starts += 1
             if self._failed_starts >= _START_ATTEMPTS:
@@ -288,7 +317,7 @@ class ProcessPool:
     def _fail_all(self, error: Exception) -> None:
         """Raises the error for every task that waits, and for every later one, until the pool is closed."""
         self._workers, workers = [], self._workers
-        futures = [worker.task for worker in workers if worker.task is not None]
+        futures = [future for worker in workers for future, _ in worker.pending]
         for worker in workers:
             worker.kill()
         while not self._closing:

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
+from cfcam_gpu.dataset.execution.shared_memory import Progress, Slot
 from cfcam_gpu.dataset.sources.masks import open_mask
 from cfcam_gpu.dataset.sources.open_image import open_stream
 from cfcam_gpu.dataset.store.atomic_files import os_reason, write_atomically
@@ -33,7 +35,23 @@ from cfcam_gpu.images.views import FileView, View
 #: The first message of a worker: it takes tasks now.
 READY = "ready"
 
+#: Seconds after which a worker sends the results it has, though it has more tasks.
+_ANSWER_INTERVAL = 0.05
+
 _DEFAULT_OPTIONS = ReadOptions()
+
+#: A task: its name, and the arguments.
+Task = tuple[Any, ...]
+
+
+class PlacedView(NamedTuple):
+    """A view whose pixels are in their slot; the other attributes of `View`, in its order."""
+
+    width: int
+    height: int
+    decoding: str | None
+    warning: str | None
+    mask: npt.NDArray[np.bool_] | None
 
 
 @dataclass(frozen=True)
@@ -72,20 +90,27 @@ def read_view(
     mask: str | None = None,
     decode: str = "full",
     options: ReadOptions = _DEFAULT_OPTIONS,
-) -> View | FileView:
+    slot: Slot | None = None,
+) -> View | FileView | PlacedView:
     """Decodes an image, and its mask where one is named, to the model's input size.
 
     Args:
         decode: a key of `DECODERS`.
+        slot: where in shared memory the pixels go; None: they stay in the result.
 
     Raises:
         ImageError: the image cannot be read or decoded. MaskError, a subclass: the mask cannot.
     """
     with open_stream(uri) as (stream, name):
         view = DECODERS[decode].read(stream, name, preprocess, options)
-    if mask is None:
-        return view
-    return replace(view, mask=open_mask(mask, (view.width, view.height), preprocess))
+    if mask is not None:
+        view = replace(view, mask=open_mask(mask, (view.width, view.height), preprocess))
+    return view if slot is None or isinstance(view, FileView) else _placed(view, slot)
+
+
+def _placed(view: View, slot: Slot) -> PlacedView:
+    slot.pixels(view.pixels.shape)[:] = view.pixels
+    return PlacedView(view.width, view.height, view.decoding, view.warning, view.mask)
 
 
 def write_overlay(
@@ -160,7 +185,10 @@ def _failure(task: str, error: Exception) -> Failure:
 
 
 def serve(descriptor: int, parent: int) -> None:
-    """Performs one task after the other until the parent process closes the pipe or ends.
+    """Performs tasks until the parent process closes the pipe or ends.
+
+    The first message is the file descriptor of the shared memory and this process's place in it (see `Progress`).
+    The later ones are lists of tasks; their results are sent in lists too, in the same order.
 
     Args:
         descriptor: file descriptor of the pipe to the parent; parent: its process id.
@@ -170,11 +198,25 @@ def serve(descriptor: int, parent: int) -> None:
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     connection = Connection(descriptor)
     try:
+        progress = Progress(*connection.recv())
         connection.send(READY)
         while True:
-            connection.send(perform(*connection.recv()))
+            _perform_all(connection.recv(), progress, connection)
     except (EOFError, OSError):
         sys.exit(0)
+
+
+def _perform_all(tasks: list[Task], progress: Progress, connection: Connection) -> None:
+    results: list[Any] = []
+    sent_at = time.monotonic()
+    for task in tasks:
+        progress.begin()
+        results.append(perform(*task))
+        if time.monotonic() - sent_at > _ANSWER_INTERVAL:
+            connection.send(results)
+            results, sent_at = [], time.monotonic()
+    if results:
+        connection.send(results)
 
 
 def _end_with_parent(parent: int) -> None:

@@ -43,11 +43,12 @@ def make() -> Iterator[Callable[..., ProcessPool]]:
 
 @pytest.fixture
 def traps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """In new processes, reading hang.png never ends, die.png is fatal, exit.png ends the process with 7."""
+    """In new processes, reading hang.png never ends, slow.png takes 0.2 s, die.png and exit.png are fatal."""
     (tmp_path / "hooks").mkdir()
     (tmp_path / "hooks/sitecustomize.py").write_text(
         "import os, signal, sys, time\n"
         "TRAPS = {'hang.png': lambda: time.sleep(1000), 'exit.png': lambda: os._exit(7),\n"
+        "         'slow.png': lambda: time.sleep(0.2),\n"
         "         'die.png': lambda: os.kill(os.getpid(), signal.SIGKILL)}\n"
         "def hook(event, arguments):\n"
         "    if event == 'open':\n"
@@ -209,3 +210,30 @@ def test_files_of_the_current_folder_are_not_imported(
     view = make().submit("view", str(folder / "a.png"), PLAIN).result(WAIT)
     assert isinstance(view, View)
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.usefixtures("traps")
+def test_a_death_among_many_tasks_costs_one_and_the_rest_is_done_by_others(make, tmp_path):
+    """Workers get several tasks at a time, and send results of several."""
+    folder = save(tmp_path / "in", **{f"p{i:02}": photo(i) for i in range(39)}, die=photo(40), exit=photo(41))
+    names = [f"p{i:02}" for i in range(39)]
+    names[20:20], names[9:9] = ["exit"], ["die"]
+    futures = make(1).submit_all("view", [(str(folder / f"{name}.png"), PLAIN) for name in names])
+    results = {name: future.result(WAIT) for name, future in zip(names, futures, strict=True)}
+    assert results.pop("exit") == Failure(None, "WorkerDied", "the worker process ended with status 7")
+    dead = results.pop("die")
+    assert (dead.error_type, dead.message[-24:]) == ("WorkerDied", "SIGKILL (out of memory?)")
+    for i, (_, view) in enumerate(sorted(results.items())):
+        np.testing.assert_array_equal(view.pixels, PLAIN.view(photo(i)))
+
+
+@pytest.mark.usefixtures("traps")
+def test_each_of_many_tasks_has_the_whole_time_limit(make, tmp_path):
+    """A worker with many tasks is not ended for their sum, and is ended for one that hangs among them."""
+    folder = save(tmp_path / "in", slow=photo(1), hang=photo(2))
+    names = [*["slow"] * 12, "hang", *["slow"] * 11]
+    pool = make(1, timeout=2.0)
+    futures = pool.submit_all("view", [(str(folder / f"{name}.png"), PLAIN) for name in names])
+    results = [future.result(WAIT) for future in futures]
+    assert [type(result) for result in results] == [Failure if name == "hang" else View for name in names]
+    assert results[12] == Failure(None, "Timeout", "not done after 2 s; its process was ended")
