@@ -17,6 +17,7 @@ METRICS: dict[str, Metric] = {
         Metric("input_noise"),
         Metric("class_sensitivity"),
         Metric("localisation", needs_masks=True),
+        Metric("average_precision", needs_masks=True),
         Metric("randomisation"),
         Metric("edges"),
     )
