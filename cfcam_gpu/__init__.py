@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from cfcam_gpu._utils.lazy import lazy
 
 if TYPE_CHECKING:
+    from cfcam_gpu.activations import explain_activations
     from cfcam_gpu.capture.selectors import Above, TopK
     from cfcam_gpu.config import PRESETS, CFCAMConfig
     from cfcam_gpu.errors import (
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
         TargetError,
         TooManyErrors,
     )
-    from cfcam_gpu.explainer import CFCAM, explain_activations
+    from cfcam_gpu.explainer import CFCAM
     from cfcam_gpu.explanation import Explanation, Problem
     from cfcam_gpu.images.any_image import overlay
 
@@ -70,7 +71,7 @@ _HOME = dict.fromkeys(__all__, "errors") | {
     "PRESETS": "config",
     "Problem": "explanation",
     "TopK": "capture.selectors",
-    "explain_activations": "explainer",
+    "explain_activations": "activations",
     "overlay": "images.any_image",
 }
 

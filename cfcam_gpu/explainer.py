@@ -7,7 +7,6 @@ Another method (see `methods`) replaces the three steps in the middle.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,8 +17,9 @@ from torch import Tensor, nn
 
 from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu._utils.device import on_device
-from cfcam_gpu._utils.precision import leave_inference_mode, use_full_float32
+from cfcam_gpu._utils.precision import leave_inference_mode
 from cfcam_gpu._utils.undo import Undo
+from cfcam_gpu.activations import check_on_invalid, explained
 from cfcam_gpu.capture import (
     TargetLayer,
     capture,
@@ -39,20 +39,16 @@ from cfcam_gpu.capture.targets import Targets
 from cfcam_gpu.capture.volumes import Slices, volume_layer
 from cfcam_gpu.cfcam.volumes import volume_config
 from cfcam_gpu.config import CFCAMConfig
-from cfcam_gpu.engines import ENGINES
 from cfcam_gpu.errors import CaptureError, ConfigError, ModelFailedError
 from cfcam_gpu.explanation import (
     Explanation,
-    Problem,
     averaged,
     finished,
-    status_of,
     unfolded,
     without_absent,
-    without_invalid,
 )
-from cfcam_gpu.methods import Method, find_method
-from cfcam_gpu.methods.features import CapturedFeatures, Features
+from cfcam_gpu.methods import find_method
+from cfcam_gpu.methods.features import CapturedFeatures
 from cfcam_gpu.views import ImageView, image_views, joined
 
 #: A target layer: its name, its index among the model's children, or the module.
@@ -128,7 +124,7 @@ class CFCAM:
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
     ) -> None:
-        _check_on_invalid(on_invalid)
+        check_on_invalid(on_invalid)
         _check_call(call)
         target_layer, *others = _layers(target_layer)
         _check_layout(target_layer, layout, reshape_transform)
@@ -311,7 +307,7 @@ class CFCAM:
                 config=self.config,
                 engine=features.engine,
             )
-        return _explain(self._suited(features), self.method)
+        return explained(self._suited(features), self.method)
 
     def _captured_at(self, view: ImageView, features: CapturedFeatures) -> CapturedFeatures:
         images, runner = view.of(features.images), features.runner
@@ -479,127 +475,6 @@ class CFCAM:
         return images if torch.is_autocast_enabled(images.device.type) else images.to(dtype)
 
 
-def explain_activations(
-    activations: Tensor,
-    gradients: Tensor | None,
-    size: tuple[int, int],
-    config: CFCAMConfig | None = None,
-    engine: str = "auto",
-    on_invalid: str = "raise",
-    method: str = "cfcam",
-) -> Explanation:
-    """CF-CAM, or another method that needs no model, from activations and gradients captured elsewhere.
-
-    Args:
-        activations: (B,C,h,w), any floating dtype, after the layer's nonlinearity; used in float32.
-        gradients: (B,C,h,w), or (B,K,C,h,w) for K targets: of the target scores before the softmax.
-            None for methods that use none.
-        size: (H,W) of the heatmaps.
-        config, engine, on_invalid, method: as for `CFCAM`.
-
-    Raises:
-        ConfigError: shapes that do not fit each other, or a method that needs more.
-        InvalidImagesError: NaN or Inf, by the image's index.
-
-    Example:
-        >>> activations, gradients = torch.rand(5, 4, 6, 6), torch.rand(5, 4, 6, 6)
-        >>> explain_activations(activations, gradients, size=(32, 32), engine="torch").heatmap.shape
-        torch.Size([5, 32, 32])
-    """
-    _check_on_invalid(on_invalid)
-    chosen = find_method(method)
-    if gradients is None and not chosen.uses_gradients:
-        _check_features(activations, activations, size)
-        gradients = activations[:, None][:, :0]
-    else:
-        _check_features(activations, gradients, size)
-    assert gradients is not None
-    single = gradients.ndim == 4 or not gradients.shape[1]
-    features = Features(
-        activations=activations,
-        gradients=gradients[:, None] if gradients.ndim == 4 else gradients,
-        size=size,
-        config=config or CFCAMConfig(),
-        engine=chosen.engine(engine, activations.device),
-    )
-    with on_device(activations.device):
-        return finished(_explain(features, chosen), single=single, on_invalid=on_invalid)
-
-
-def _explain(features: Features, method: Method) -> Explanation:
-    """The explanation with an axis K and every problem flagged; `features.engine` is a resolved one."""
-    undo = Undo()
-    try:
-        leave_inference_mode(undo)
-        use_full_float32(features.activations.device, undo)
-        a, g = features.activations.float(), features.gradients.float()
-        features = replace(features, activations=a, gradients=g)
-        engine = ENGINES[features.engine]
-        if method.is_whole and engine.explains:
-            captured = isinstance(features, CapturedFeatures)
-            out_of_range = features.out_of_range if isinstance(features, CapturedFeatures) else None
-            return engine.explain(a, g, features.size, features.config, out_of_range, zero_gradient=captured)
-        problems = _problems(features, method)
-        bad = [
-            problems[p]
-            for p in (Problem.ACTIVATIONS_NOT_FINITE, Problem.GRADIENTS_NOT_FINITE)
-            if p in problems
-        ]
-        maps = method(features.without(bad[0] | bad[1] if len(bad) == 2 else bad[0]))
-        highest = maps.grid.amax((2, 3))
-        problems[Problem.MAP_NOT_FINITE] = ~(highest < math.inf).all(1)
-        clusters = maps.clusters
-        result = Explanation(
-            heatmap=maps.heatmap,
-            grid=maps.grid,
-            peak=maps.peak,
-            blank=highest <= 0,
-            labels=None if clusters is None else clusters.labels,
-            n_clusters=None if clusters is None else clusters.n_clusters,
-            eps=None if clusters is None else clusters.eps,
-            status=status_of(problems),
-            engine=features.engine,
-        )
-        return without_invalid(result)
-    finally:
-        undo.run()
-
-
-def _problems(features: Features, method: Method) -> dict[Problem, Tensor]:
-    """Masks (B,) bool of what is wrong with the images before the method runs."""
-    of_activations, of_gradients = features.largest()
-    problems = {Problem.ACTIVATIONS_NOT_FINITE: ~(of_activations < math.inf)}
-    if method.uses_gradients:
-        problems[Problem.GRADIENTS_NOT_FINITE] = ~(of_gradients < math.inf).all(1)
-    if isinstance(features, CapturedFeatures):
-        if method.uses_gradients:
-            problems[Problem.ZERO_GRADIENT] = (of_gradients == 0).any(1)
-        if features.out_of_range is not None:
-            problems[Problem.TARGET_OUT_OF_RANGE] = features.out_of_range
-    return problems
-
-
-def _check_features(activations: Any, gradients: Any, size: Any) -> None:
-    if not (isinstance(activations, Tensor) and activations.ndim == 4 and activations.is_floating_point()):
-        raise ConfigError(
-            f"activations must be a floating-point tensor (B,C,h,w), got {describe(activations)}"
-        )
-    fits = isinstance(gradients, Tensor) and gradients.is_floating_point() and gradients.ndim in (4, 5)
-    if not fits or gradients.shape[:1] + gradients.shape[-3:] != activations.shape:
-        raise ConfigError(
-            f"gradients must be (B,C,h,w) or (B,K,C,h,w) for activations {tuple(activations.shape)}, "
-            f"got {describe(gradients)}"
-        )
-    if 0 in activations.shape or 0 in gradients.shape:
-        raise ConfigError(f"activations and gradients must not be empty, got {tuple(gradients.shape)}")
-    if gradients.device != activations.device:
-        raise ConfigError(
-            f"activations are on {activations.device}, gradients on {gradients.device}; move one"
-        )
-    if not (len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)):
-        raise ConfigError(f"size must be (H, W), two positive integers, got {size!r}")
-
-
 def _check_layout(
     layer: Layer | None, layout: str, reshape_transform: Callable[[Tensor], Tensor] | None
 ) -> None:
@@ -627,11 +502,6 @@ def _layers(layer: Layer | list[Layer] | tuple[Layer, ...] | None) -> list[Layer
 def _check_call(call: int | str) -> None:
     if call != "all" and (not isinstance(call, int) or isinstance(call, bool)):
         raise ConfigError(f"call must be 'all' or the number of a run, -1 for the last, got {call!r}")
-
-
-def _check_on_invalid(on_invalid: str) -> None:
-    if on_invalid not in ("raise", "flag"):
-        raise ConfigError(f"on_invalid must be 'raise' or 'flag', got {on_invalid!r}")
 
 
 def _device_of(model: nn.Module) -> torch.device:

