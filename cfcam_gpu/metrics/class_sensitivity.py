@@ -27,6 +27,7 @@ def class_sensitivity(case: Case, options: MetricOptions) -> dict[str, Tensor]:
     Source: after the class-discrimination test of Selvaraju et al. 2017, Grad-CAM.
 
     Example:
+        >>> import torch
         >>> class Maps:  # of a method that shows the same map for every class
         ...     def of_images(self, images, targets):
         ...         return images.mean(1)[:, None].expand(-1, targets.shape[1], -1, -1)

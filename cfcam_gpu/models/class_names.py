@@ -40,7 +40,8 @@ def read_class_names(path: Path, count: int | None = None) -> tuple[str, ...]:
         blank = f"line {names.index('') + 1} is blank" if names else "the file is empty"
         raise ModelError(f"the class names {path} must be one name per line: {blank}")
     if count is not None and len(names) != count and (count, len(names)) != (1, 2):
-        raise ModelError(f"the class names {path} must be {count}, one per line, got {len(names)}")
+        expected = "1 or 2" if count == 1 else count
+        raise ModelError(f"the class names {path} must be {expected}, one per line, got {len(names)}")
     return names
 
 

@@ -36,6 +36,18 @@ def test_bad_class_name_files(tmp_path: Path, content: bytes | None, message: st
     )
 
 
+@pytest.mark.parametrize("content", ["pneumonia\n", "not pneumonia\npneumonia\n"])
+def test_one_output_takes_one_name_or_two(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text(content)
+    loaded = load_model("torchvision:squeezenet1_1@none", num_classes=1, class_names=path)
+    assert loaded.class_names == ("not pneumonia", "pneumonia")
+    path.write_text("a\nb\nc\n")
+    assert problem("torchvision:squeezenet1_1@none", num_classes=1, class_names=path) == (
+        f"the class names {path} must be 1 or 2, one per line, got 3"
+    )
+
+
 def test_imagenet_names_are_those_of_torchvisions_weights() -> None:
     from torchvision.models import ResNet50_Weights
 

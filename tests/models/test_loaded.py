@@ -40,9 +40,15 @@ def test_classes_that_are_not_there(text: str, message: str) -> None:
     assert str(caught.value) == message
 
 
+def test_one_name_is_that_of_the_second_of_two_classes() -> None:
+    loaded = _named("pneumonia")
+    assert [loaded.class_name(index) for index in (0, 1)] == ["not pneumonia", "pneumonia"]
+    assert loaded.class_index("Pneumonia") == 1
+
+
 def test_model_without_class_names() -> None:
     assert _named().class_name(7) == "class 7"
-    assert _named("a").class_name(1) == "class 1"
+    assert _named("a", "b").class_name(2) == "class 2"
     assert _named().class_index("281") == 281
     with pytest.raises(
         TargetError, match=r"^the class names of some:model are not known, so 'cat' cannot be found"
