@@ -25,6 +25,9 @@ _AVERAGED = (
     "averaged_model", "swa_model", "teacher",
 )  # fmt: skip
 
+#: Entries inside entries that are looked into. A file may hold a dictionary that contains itself.
+_DEEPEST = 6
+
 #: What torch.optim.swa_utils.AveragedModel stores beside the weights.
 _COUNTER = "n_averaged"
 
@@ -89,7 +92,7 @@ def _usual_entry(content: Any) -> tuple[Any, list[str], list[str]]:
     """What stands under the usual names, those names, and the other usual names beside the last of them."""
     entries: list[str] = []
     others: list[str] = []
-    while isinstance(content, Mapping):
+    while isinstance(content, Mapping) and len(entries) < _DEEPEST:
         names = [name for name in (*_RAW, *_AVERAGED) if _holds_weights(content.get(name))]
         if not names:
             break
@@ -98,20 +101,20 @@ def _usual_entry(content: Any) -> tuple[Any, list[str], list[str]]:
     return content, entries, others
 
 
-def _holds_weights(value: Any) -> bool:
-    if not isinstance(value, Mapping) or not value:
+def _holds_weights(value: Any, depth: int = 0) -> bool:
+    if not isinstance(value, Mapping) or not value or depth == _DEEPEST:
         return False
     tensors = all(isinstance(one, Tensor) for one in value.values())
-    return tensors or any(_holds_weights(value.get(name)) for name in (*_RAW, *_AVERAGED))
+    return tensors or any(_holds_weights(value.get(name), depth + 1) for name in (*_RAW, *_AVERAGED))
 
 
-def _entries(content: Any) -> Iterator[tuple[str, Any]]:
+def _entries(content: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
     """All entries that hold weights, with their names, the outer ones first."""
-    if isinstance(content, Mapping):
+    if isinstance(content, Mapping) and depth < _DEEPEST:
         inner = [(str(name), value) for name, value in content.items() if isinstance(value, Mapping)]
         yield from ((name, value) for name, value in inner if _holds_weights(value))
         for _, value in inner:
-            yield from _entries(value)
+            yield from _entries(value, depth + 1)
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import runpy
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,8 @@ def read_class_names(path: Path, count: int | None = None) -> tuple[str, ...]:
         ('normal', 'pneumonia')
     """
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would wait for ever
+            raise OSError(errno.EINVAL, "not a regular file")
         lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(

@@ -14,6 +14,9 @@ from cfcam_gpu._utils.messages import listed
 from cfcam_gpu.errors import TargetError
 from cfcam_gpu.images.preprocess import Preprocess
 
+#: A text of more digits is no index; Python refuses to read very long ones.
+_MOST_DIGITS = 18
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -66,6 +69,8 @@ class LoadedModel:
             TargetError: no such class, or several classes of that name; the message suggests names.
         """
         if re.fullmatch(r"[+-]?\d+", text.strip(), re.ASCII):
+            if len(text) > _MOST_DIGITS:
+                raise TargetError(f"no class of {self.spec} has an index of {len(text.strip())} digits")
             return self._checked_index(int(text))
         if self.class_names is None:
             raise TargetError(

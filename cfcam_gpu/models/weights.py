@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import re
 import warnings
@@ -96,6 +97,8 @@ def load_state_dict(model: nn.Module, state: Mapping[str, Tensor], problem: str)
 
 def _check_weights_file(path: Path) -> None:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would wait for ever
+            raise OSError(errno.EINVAL, "not a regular file")
         with path.open("rb") as file:
             start = file.read(512).lstrip().lower()
     except OSError as error:

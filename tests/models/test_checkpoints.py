@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from cfcam_gpu.errors import ModelError
 from cfcam_gpu.models import load_model
 from cfcam_gpu.models.checkpoints import unwrapped_checkpoint
+from cfcam_gpu.models.class_names import read_class_names
 from cfcam_gpu.models.weights import load_state_dict
 from tests.helpers.load_models import RESNET, problem
 
@@ -156,3 +159,26 @@ def test_a_configuration_is_no_weights() -> None:
     content = {"model": {"name": "resnet18"}, "state_dict": {"a": torch.ones(1)}}
     checkpoint = unwrapped_checkpoint(content, Path("w.pth"))
     assert (list(checkpoint.state), checkpoint.entry) == (["a"], "state_dict")
+
+
+@pytest.mark.parametrize("key", [None, "best"])
+@pytest.mark.parametrize("entry", ["state_dict", "extra"])
+def test_a_checkpoint_that_contains_itself_is_an_error(tmp_path: Path, entry: str, key: str | None) -> None:
+    content: dict[str, Any] = {"epoch": 3}
+    content[entry] = content
+    content["other"] = {"more": content, "again": content, entry: content}
+    torch.save(content, tmp_path / "w.pth")
+    message = problem(RESNET, weights=tmp_path / "w.pth", weights_key=key)
+    assert message.startswith(f"the weights {tmp_path / 'w.pth'} ")
+    assert ("must be a dictionary of tensors" if key is None else "have no entry 'best'") in message
+
+
+def test_weights_and_class_names_in_a_pipe_do_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "w.pth")
+    assert problem(RESNET, weights=tmp_path / "w.pth") == (
+        f"the weights {tmp_path / 'w.pth'} cannot be read (not a regular file); give a .pth, .pt or .safetensors file"
+    )
+    with pytest.raises(
+        ModelError, match=r"cannot be read as UTF-8 text \(OSError: \[Errno 22\] not a regular file\)$"
+    ):
+        read_class_names(tmp_path / "w.pth")

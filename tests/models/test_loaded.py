@@ -32,6 +32,7 @@ def test_class_by_index_or_name(text: str, index: int) -> None:
         ("", "no class is called ''; give the index"),
         ("5", "a class index of some:model must be from 0 to 4, got 5"),
         ("-1", "a class index of some:model must be from 0 to 4, got -1"),
+        ("9" * 5000, "no class of some:model has an index of 5000 digits"),
     ],
 )
 def test_classes_that_are_not_there(text: str, message: str) -> None:
