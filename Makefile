@@ -5,13 +5,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= cfcam-demo
 EVALUATION ?= cfcam-evaluation
+SEED ?= 1
 
-.PHONY: demo evaluate test quick lint format install bench gpu-check clean help
+.PHONY: demo evaluate test quick fuzz lint format install bench gpu-check clean help
 
 help:
 	@echo "make demo     explain real photos, write $(OUT)/contact_sheet.png"
 	@echo "make test     ruff, mypy and pytest"
 	@echo "make quick    the tests that matter for most changes, in parallel, in a minute and a half"
+	@echo "make fuzz     damaged images, shards, manifests and data sets for ten minutes; SEED=N for others"
 	@echo "make evaluate methods compared on real photos, into bench/results/evaluation.json and $(EVALUATION)"
 	@echo "make bench    every benchmark of speed, most of an hour, into bench/results/"
 	@echo "make gpu-check  tests and benchmarks on an NVIDIA GPU, with PYTHON's own packages"
@@ -31,6 +33,9 @@ test: .venv/.dev lint
 # All but the tests marked slow, in as many processes as there are cores.
 quick: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 -m "not slow" tests
+
+fuzz: .venv/.dev
+	$(BIN)/python -m tests.helpers.fuzz --seconds 600 --seed $(SEED)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

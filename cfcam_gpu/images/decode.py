@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import struct
 import threading
@@ -14,6 +15,7 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from cfcam_gpu._utils.messages import printable
 from cfcam_gpu.errors import ImageError
 from cfcam_gpu.images.dicom import is_dicom, load_dicom
 from cfcam_gpu.images.gray_range import gray_range
@@ -30,6 +32,13 @@ from cfcam_gpu.images.wide import is_wide, load_tiff, reduced_to_rgb, to_rgb
 _REFUSED_FORMATS = {"EPS", "BUFR", "GRIB", "HDF5", "WMF"}
 
 _DEFAULT_OPTIONS = ReadOptions()
+
+# Without a handler, what these log of damaged files would be printed to stderr. The reason says it.
+for _name in ("PIL", "tifffile"):
+    logging.getLogger(_name).addHandler(logging.NullHandler())
+
+#: Most characters of a reason.
+_LONGEST = 500
 
 
 def load_image(path: Path, max_pixels: int = MAX_PIXELS, value_range: str | None = None) -> Image.Image:
@@ -172,8 +181,11 @@ def decoding_errors(
     try:
         with _quiet:
             yield
-    except ImageError:
-        raise
+    except ImageError as error:
+        text = _plain(str(error))
+        if text == str(error):
+            raise
+        raise type(error)(text) from error
     except let_pass:
         raise
     except Exception as error:  # the plugins raise nearly anything on damaged files
@@ -216,7 +228,7 @@ def _reason(error: Exception, max_pixels: int) -> str:
     for kind, reason in _REASONS:
         if isinstance(error, kind):
             return reason
-    text = " ".join(str(error).split())
+    text = _plain(str(error))
     if isinstance(error, Image.DecompressionBombError):
         return _bomb_reason(text, max_pixels)
     if isinstance(error, OSError) and error.errno is not None:
@@ -224,6 +236,12 @@ def _reason(error: Exception, max_pixels: int) -> str:
     if isinstance(error, _INTERNAL) or not text:
         text = f"{type(error).__name__} {text}".strip()
     return f"truncated or corrupt: {text}"
+
+
+def _plain(text: str) -> str:
+    """A reason as one line of at most `_LONGEST` characters: it may quote what a damaged file holds."""
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
 
 
 def _bomb_reason(text: str, max_pixels: int) -> str:

@@ -116,8 +116,9 @@ def scaled_to_8_bit(
     pixels: npt.NDArray[Any] = np.empty(values.shape, np.uint8 if rounded else np.float32)
     step = max(1, _BLOCK * len(values) // max(1, values.size))
     for start in range(0, len(values), step):
-        block = (values[start : start + step] - float(low)) * (255.0 / (high - low))
-        clipped = np.clip(block, 0, 255)
+        block = values[start : start + step]
+        block = block.astype(np.float32) if block.dtype == np.float16 else block
+        clipped = np.clip((block - float(low)) * (255.0 / (high - low)), 0, 255)
         pixels[start : start + step] = np.rint(clipped) if rounded else clipped
     return pixels
 

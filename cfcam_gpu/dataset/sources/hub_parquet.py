@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from cfcam_gpu._utils.messages import printable
 from cfcam_gpu.dataset.sources.huggingface import are_names, digest, image_columns, label_of, numbered
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri
 from cfcam_gpu.errors import ImageError, InputError
@@ -25,10 +26,9 @@ def is_hub_parquet(path: Path) -> bool:
     import pyarrow.parquet
 
     try:
-        schema = pyarrow.parquet.read_schema(path)
-    except (pyarrow.ArrowException, OSError):  # reading it as a manifest tells
+        return any(_holds_images(field.type) for field in pyarrow.parquet.read_schema(path))
+    except (pyarrow.ArrowException, OSError, ValueError):  # reading it as a manifest tells
         return False
-    return any(_holds_images(field.type) for field in schema)
 
 
 def _holds_images(kind: Any) -> bool:
@@ -60,7 +60,7 @@ def hub_samples(path: Path, name: str) -> list[Sample]:
             if not are_names(names):
                 names = numbered([digest(value) for value in _values(file, columns.image, "bytes")])
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = printable(" ".join(str(error).split())) or type(error).__name__
         raise InputError(f"Parquet file {str(path)!r} cannot be read: {reason}") from error
     if not places:
         raise InputError(f"Parquet file {str(path)!r} holds no rows")
@@ -130,7 +130,7 @@ def read_parquet_cell(path: str, column: str, group: str, row: str) -> bytes:
     try:
         cell = _group(path, column, int(group))[int(row)].as_py()
     except (pyarrow.ArrowException, OSError, LookupError, ValueError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = printable(" ".join(str(error).split())) or type(error).__name__
         raise ImageError(f"the Parquet file cannot be read: {reason}") from error
     content = cell.get("bytes") if isinstance(cell, dict) else None
     if not isinstance(content, bytes):

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cfcam_gpu._utils.messages import printable
 from cfcam_gpu.dataset.sources.labels import SEPARATOR
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri
 from cfcam_gpu.errors import ImageError, InputError
@@ -286,7 +287,7 @@ def _open(folder: Path, file: str) -> pyarrow.Table:
             table.validate(full=True)
             return table
     except (OSError, pyarrow.ArrowException, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = printable(" ".join(str(error).split())) or type(error).__name__
         raise InputError(f"data file {str(path)!r} cannot be read: {reason}") from error
 
 

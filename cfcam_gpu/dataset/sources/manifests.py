@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
-from cfcam_gpu._utils.messages import first_line
+from cfcam_gpu._utils.messages import first_line, printable
 from cfcam_gpu.dataset.sources.labels import label_text, target_text, with_whole_numbers
 from cfcam_gpu.dataset.sources.masks import box_mask
 from cfcam_gpu.dataset.sources.names import IMAGE_SUFFIXES
@@ -105,7 +105,7 @@ def manifest_samples(path: Path, path_column: str | None = None) -> list[Sample]
                 )
             samples.append(sample)
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())
+        reason = error.strerror or printable(" ".join(str(error).split()))
         raise InputError(f"manifest {str(path)!r} cannot be read: {reason}") from error
     if not samples:
         raise InputError(f"manifest {str(path)!r} holds no rows")
@@ -235,9 +235,9 @@ def _read_parquet(path: Path, path_column: str | None) -> Iterator[Line]:
                 for values in zip(*columns, strict=True):
                     number += 1
                     yield f"row {number}", dict(zip(wanted, values, strict=True))
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise InputError(
-            f"manifest {str(path)!r} is no readable Parquet file: {first_line(error)}"
+            f"manifest {str(path)!r} is no readable Parquet file: {printable(first_line(error))}"
         ) from error
 
 
