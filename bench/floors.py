@@ -87,7 +87,7 @@ def stage_counts(
         shape: (B, C, h, w) of the activations.
         size: (H, W) of the heatmaps.
         clusters: the clustering, for the numbers of clustered channels and of clusters.
-        distances_stored: whether the engine stores the distances; else it computes them again for the neighbours.
+        distances_stored: whether the engine stores the distances; else they are computed for the neighbours, once.
     """
     _, c, h, w = shape
     d, out = h * w, size[0] * size[1]
@@ -106,7 +106,6 @@ def stage_counts(
         "dominance": Count(2 * c * d, 4 * (c * d + 2 * n * d)),
         "distances": distances,
         "percentile": Count(2 * pairs, 4 * pairs),
-        "distances and percentile": distances,
         "neighbours": neighbours,
         "search": Count(0, adjacency),
         "neighbours and search": neighbours,

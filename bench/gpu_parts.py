@@ -46,7 +46,6 @@ from cfcam_gpu.engines import ENGINES
 
 TESTS = (
     "kernels/test_channels.py",
-    "kernels/test_distances.py",
     "kernels/test_neighbours.py",
     "kernels/test_components.py",
     "kernels/test_cluster_filter.py",

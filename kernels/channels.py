@@ -135,9 +135,9 @@ def split(
 def columns(activations: Tensor, split: Split, block: int, not_finite: tuple[int, int]) -> Tensor:
     """The clustered channels of activations (B,C,h,w), transposed to (B,h·w,M) float32.
 
-    M is N rounded up to a multiple of `block`, the size of a tile of pairs, with zeros. Then a step over the
-    cells reads neighbouring floats, and no tile reads outside the tensor. Images with a status in
-    `not_finite` are all zeros.
+    M is N rounded up to a multiple of `block`, the size of a tile of pairs. Then a step over the cells reads
+    neighbouring floats, and no tile reads outside the tensor. Rows without a channel hold NaN, so that their
+    distances are above all others. Images with a status in `not_finite` are all zeros.
 
     Launch: one program for each block of rows and of cells of an image.
     """
@@ -301,11 +301,12 @@ def _columns(
     cell = tl.program_id(0) % cells * CELLS + tl.arange(0, CELLS)
     code = tl.load(status + image)
     finite = (code != NO_ACTIVATIONS) & (code != NO_GRADIENTS)
-    known = (row < tl.load(counts + image)) & finite
+    known = row < tl.load(counts + image)
     channel = tl.load(order + image * n + row, mask=known, other=0)
-    wanted = known[:, None] & (cell < hw)[None, :]
+    wanted = (known & finite)[:, None] & (cell < hw)[None, :]
     values = tl.load(
         activations + (image * c + channel[:, None]) * hw + cell[None, :], mask=wanted, other=0.0
     )
     places = columns + (image * hw + cell[None, :]) * padded + row[:, None]
-    tl.store(places, values.to(tl.float32), mask=(row[:, None] < padded) & (cell < hw)[None, :])
+    values = tl.where(known[:, None], values.to(tl.float32), float("nan"))
+    tl.store(places, values, mask=(row[:, None] < padded) & (cell < hw)[None, :])

@@ -128,21 +128,18 @@ def _clusters(activations: Tensor, split: Split, config: CFCAMConfig, mark: Mark
     """The clusters, by kernels that store no distance and one bit for each pair of channels."""
     from cfcam_gpu.kernels.channels import columns
     from cfcam_gpu.kernels.components import dbscan
-    from cfcam_gpu.kernels.distances import distance_percentile, tile_size
+    from cfcam_gpu.kernels.distances import TILE
     from cfcam_gpu.kernels.neighbours import neighbours
 
     n, labels = split.order.shape[1], split.labels
     if n == 0:
         none = torch.zeros_like(split.status)
         return Clusters(labels, none, torch.full_like(none, EPS_FLOOR, dtype=torch.float64))
-    block = tile_size(n)
-    rows = columns(activations, split, block, _NOT_FINITE)
+    rows = columns(activations, split, TILE, _NOT_FINITE)
     mark("dominance")
-    _, eps = distance_percentile(rows, split.counts, config.eps_percentile, EPS_FLOOR, block)
-    mark("distances and percentile")
-    words, degrees = neighbours(rows, split.counts, eps, EPS_SLACK, n, block)
+    words, eps = neighbours(rows, split.counts, config.eps_percentile, EPS_FLOOR, EPS_SLACK, n)
     mark("neighbours")
-    n_clusters = dbscan(words, degrees, split.counts, config.min_samples_fraction, split.order, labels)
+    n_clusters = dbscan(words, split.counts, config.min_samples_fraction, split.order, labels)
     mark("search")
     return Clusters(labels, n_clusters, eps)
 

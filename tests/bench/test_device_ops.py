@@ -13,7 +13,7 @@ from bench.common import RESULTS
 from cfcam_gpu.methods import METHODS
 
 #: Operations and launches of the default call beyond the forward pass.
-MOST_EXTRA = 30
+MOST_EXTRA = 20
 
 COLUMNS = ("operations", "launches", "to_device", "to_host", "waits")
 

@@ -44,7 +44,7 @@ def test_the_triton_engines_stages_find_the_same_labels():
         for engine in ("torch", "triton")
     )
     assert torch.equal(staged.clusters.labels, expected.clusters.labels)
-    assert {"distances and percentile", "neighbours", "search", "map"} <= set(staged.seconds)
+    assert {"dominance", "neighbours", "search", "map", "upsampling"} <= set(staged.seconds)
 
 
 def test_stages_that_find_other_labels_than_the_engine_stop_the_bench(monkeypatch):

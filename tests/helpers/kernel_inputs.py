@@ -19,7 +19,7 @@ class Launch:
         self.function = function
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        return lambda *arguments: self.function(grid, *arguments)
+        return lambda *arguments, **options: self.function(grid, *arguments, **options)
 
 
 def random_features(n: int, depth: int, kind: str) -> tuple[Tensor, Tensor]:
@@ -54,9 +54,10 @@ def roots(squared: Tensor) -> Tensor:
     return torch.from_numpy(np.sqrt(squared.numpy()))
 
 
-def columns_of(features: Tensor, block: int) -> Tensor:
-    """Features (B,N,D) transposed to (B,D,M), with zeros up to a multiple of a tile, as the kernels read them."""
-    return torch.nn.functional.pad(features.mT, (0, -features.shape[1] % block)).contiguous()
+def columns_of(features: Tensor, counts: Tensor) -> Tensor:
+    """Features (B,N,D) transposed to (B,D,M) as the kernels read them, with NaN where there is no channel."""
+    rows = torch.where(valid_rows(counts, features.shape[1])[..., None], features, torch.nan)
+    return torch.nn.functional.pad(rows.mT, (0, -features.shape[1] % 128), value=torch.nan).contiguous()
 
 
 def valid_rows(counts: Tensor, n: int) -> Tensor:
@@ -65,7 +66,14 @@ def valid_rows(counts: Tensor, n: int) -> Tensor:
 
 
 def packed(flags: Tensor) -> Tensor:
-    """Flags (B,N,N) as words (B,N,⌈N/32⌉) int32."""
+    """Flags (B,N,N) as words (B,M,M/32) int32, in the order of `neighbours.bit_place`."""
     n = flags.shape[2]
-    padded = torch.nn.functional.pad(flags.long(), (0, -n % 32)).unflatten(2, (-1, 32))
-    return (padded << torch.arange(32)).sum(3).to(torch.int32)
+    padded = torch.nn.functional.pad(flags.long(), (0, -n % 128, 0, -n % 128))
+    in_order = padded.unflatten(2, (-1, 8, 16)).transpose(3, 4).flatten(2).unflatten(2, (-1, 32))
+    return (in_order << torch.arange(32)).sum(3).to(torch.int32)
+
+
+def unpacked(words: Tensor, n: int) -> Tensor:
+    """Words (B,M,M/32) as flags (B,n,n)."""
+    bits = ((words[..., None].cpu() >> torch.arange(32)) & 1).flatten(2)
+    return bits.unflatten(2, (-1, 16, 8)).transpose(3, 4).flatten(2)[:, :n, :n].bool()

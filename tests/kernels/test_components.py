@@ -22,7 +22,6 @@ def scan_bits(device: str, adjacency: Tensor, minimum: int, rows: int | None = N
     labels = torch.full((b, n + 2), -1, device=device)
     n_clusters = components.dbscan(
         packed(adjacency).to(device),
-        adjacency.sum(2).int().to(device),
         torch.full((b,), n, dtype=torch.int32, device=device),
         (minimum + 0.5) / n,
         order.int().to(device),

@@ -15,7 +15,7 @@ from cfcam_gpu.kernels import distances
 
 @pytest.mark.parametrize(
     ("batch", "channels", "side", "targets"),
-    [(70_000, 64, 7, 1), (70_000, 2048, 7, 2), (256, 64, 224, 3), (2, 64, 7, 70_000), (1, 2, 70_000, 1)],
+    [(70_000, 64, 7, 1), (70_000, 2048, 7, 2), (256, 64, 224, 3), (2, 64, 7, 70_000), (1, 2, 8_300, 1)],
 )
 def test_every_launch_is_within_cudas_limits(batch, channels, side, targets):
     """Shapes without values, on the device `meta`; kernels are not launched."""
@@ -24,7 +24,18 @@ def test_every_launch_is_within_cudas_limits(batch, channels, side, targets):
     gradients = torch.empty(batch, targets, channels, side, side, device="meta")
     with stubbed_kernels(grids.__setitem__):
         triton_engine.explain(activations, gradients, (32, 32), CFCAMConfig())
-    expected = {"_statistics", "_split", "_columns", "_sample", "_count", "_narrow", "_neighbours", "_dbscan"}
+    expected = {
+        "_statistics",
+        "_split",
+        "_columns",
+        "_sample",
+        "_interval",
+        "_pairs",
+        "_select",
+        "_mark",
+        "_exact",
+        "_dbscan",
+    }
     expected |= {"_weighted_sum", "_peaks", "_heatmaps"}
     assert set(grids) == expected | ({"_pooled"} if side == 7 else {"_means", "_pooled_tiles"})
     for name, (first, *others) in grids.items():
