@@ -7,7 +7,7 @@ OUT ?= cfcam-demo
 EVALUATION ?= cfcam-evaluation
 SEED ?= 1
 
-.PHONY: demo evaluate test quick fuzz lint format install bench gpu-check clean help
+.PHONY: demo evaluate test quick fuzz lint format install bench survey gpu-check clean help
 
 help:
 	@echo "make demo     explain real photos, write $(OUT)/contact_sheet.png"
@@ -16,6 +16,7 @@ help:
 	@echo "make fuzz     damaged images, shards, manifests and data sets for ten minutes; SEED=N for others"
 	@echo "make evaluate methods compared on real photos, into bench/results/evaluation.json and $(EVALUATION)"
 	@echo "make bench    every benchmark of speed, most of an hour, into bench/results/"
+	@echo "make survey   which layer is chosen of some 450 models, half an hour, into bench/results/models.json"
 	@echo "make gpu-check  tests and benchmarks on an NVIDIA GPU, with PYTHON's own packages"
 	@echo "make install  .venv with the package and its dependencies only"
 	@echo "make lint     ruff and mypy;  make format: apply ruff's format"
@@ -50,6 +51,12 @@ bench: .venv/.bench
 	for name in throughput precision stages scaling memory discrimination dataset store scale; do \
 		$(BIN)/python -m bench.$$name || exit 1; \
 	done
+
+# Goes on where it was stopped. The page is made of the results.
+survey: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.models
+	$(BIN)/python -m bench.models_page
+	$(BIN)/python -m bench.readme
 
 # Needs no environment of its own: a machine with PyTorch for its GPU, scikit-learn, OpenCV, pytest and, from
 # `python -m bench.gpu_wheels` where there is no network, kornia. Called again it does what is left.

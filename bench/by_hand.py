@@ -22,7 +22,7 @@ class ByHand:
         layer: name of the module.
         layout: `nchw`, `nhwc`, or `tokens`.
         prefix: tokens before those of the map.
-        then: function of `torch.nn.functional` that follows.
+        then: `relu` if that function follows.
     """
 
     layer: str
@@ -49,10 +49,11 @@ def grad_cam(model: nn.Module, by_hand: ByHand, images: Tensor, target: int) -> 
     def keep(_module: nn.Module, _arguments: object, output: Tensor | tuple[Tensor, ...]) -> object:
         first = output if isinstance(output, Tensor) else output[0]
         if by_hand.then:
-            first = getattr(nn.functional, by_hand.then)(first)
+            first = first.relu()
         first.retain_grad()
         kept.append(first)
-        # A copy, as what follows may change it in place.
+        # A copy, as what follows may change it in place; above zero, where the model's own ReLU comes once more.
+        first = first + 1e-30 if by_hand.then else first
         return first.clone() if isinstance(output, Tensor) else (first.clone(), *output[1:])
 
     handle = model.get_submodule(by_hand.layer).register_forward_hook(keep)
@@ -85,6 +86,13 @@ BY_HAND: dict[str, ByHand] = {
     "torchvision:convnext_tiny": ByHand("features"),
     "torchvision:densenet121": ByHand("features", then="relu"),
     "torchvision:efficientnet_b0": ByHand("features"),
+    "torchvision:efficientnet_b1": ByHand("features"),
+    "torchvision:efficientnet_b2": ByHand("features"),
+    "torchvision:efficientnet_b3": ByHand("features"),
+    "torchvision:efficientnet_b4": ByHand("features"),
+    "torchvision:efficientnet_b5": ByHand("features"),
+    "torchvision:efficientnet_b6": ByHand("features"),
+    "torchvision:efficientnet_b7": ByHand("features"),
     "torchvision:efficientnet_v2_s": ByHand("features"),
     "torchvision:googlenet": ByHand("inception5b"),
     "torchvision:inception_v3": ByHand("Mixed_7c"),
@@ -111,6 +119,7 @@ BY_HAND: dict[str, ByHand] = {
     "timm:convmixer_768_32": ByHand("blocks"),
     "timm:convnextv2_atto": ByHand("stages"),
     "timm:cs3darknet_focus_s": ByHand("stages"),
+    "timm:cspnext_s": ByHand("stages"),
     "timm:cspnext_tiny": ByHand("stages"),
     "timm:davit_tiny": ByHand("stages"),
     "timm:deit_tiny_distilled_patch16_224": _tokens("blocks.11.norm1", 2),
@@ -122,11 +131,15 @@ BY_HAND: dict[str, ByHand] = {
     "timm:efficientformer_l1": _tokens("norm"),
     "timm:efficientformerv2_s0": ByHand("norm"),
     "timm:efficientvim_m1": ByHand("norm.3"),
+    "timm:efficientvim_m1_dist": ByHand("norm.3"),
+    "timm:efficientvim_m2": ByHand("norm.3"),
     "timm:efficientvit_b0": ByHand("head.in_conv"),
     "timm:efficientvit_m0": ByHand("stages"),
     "timm:efficientvit_m1": ByHand("stages"),
+    "timm:efficientvit_m2": ByHand("stages"),
     "timm:ese_vovnet19b_slim_dw": ByHand("stages"),
     "timm:eva02_tiny_patch14_224": _tokens("blocks.11", 1),
+    "timm:fbnetv3_b": ByHand("blocks"),
     "timm:fasternet_t0": ByHand("stages"),
     "timm:fastvit_t8": ByHand("final_conv"),
     "timm:focalnet_tiny_srf": ByHand("norm"),
@@ -144,7 +157,9 @@ BY_HAND: dict[str, ByHand] = {
     "timm:inception_v4": ByHand("features"),
     "timm:legacy_seresnet18": ByHand("layer4"),
     "timm:legacy_xception": ByHand("act4"),
+    "timm:levit_128": _tokens("stages"),
     "timm:levit_128s": _tokens("stages"),
+    "timm:levit_conv_128s": ByHand("stages"),
     "timm:mambaout_femto": _last_rows("stages"),
     "timm:mixer_s16_224": _tokens("norm"),
     "timm:mobilenetv3_small_050": ByHand("blocks"),

@@ -9,7 +9,8 @@ A table is between `<!-- NAME -->` and `<!-- end -->`; numbers in the text aroun
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
         "throughput": _throughput(results["throughput"]["batches"]),
         "dataset": _dataset(results["dataset"]["rates"]),
         "discrimination": _discrimination(results["discrimination"]["presets"]),
+        "survey": survey(results["models"]["models"]),
     }
     parts = results["evaluation"]["parts"]
     return texts | {
@@ -89,6 +91,23 @@ def _throughput(batches: dict[str, Any]) -> str:
         for case, heading in cases.items()
     ]
     return table(head, rows)
+
+
+def survey(records: Mapping[str, dict[str, Any]]) -> str:
+    """How many of the models of `bench.models` have which verdict, in a sentence.
+
+    Example:
+        >>> survey({"timm:a": {"verdict": "right"}, "timm:b": {"verdict": "refused"}}).partition(",")[0]
+        'Of 2 classifiers of torchvision, timm and transformers, untrained'
+    """
+    counts = Counter(record["verdict"] for record in records.values() if record["verdict"] != "not built")
+    wrong = f"{counts['wrong']} wrong" if counts["wrong"] else "none wrong"
+    undecided = f", {counts['undecided']} undecided" if counts["undecided"] else ""
+    return (
+        f"Of {counts.total()} classifiers of torchvision, timm and transformers, untrained, "
+        f"{counts['right']} are right, {counts['refused']} refused{undecided}, {wrong}:\n"
+        "[docs/models.md](docs/models.md)."
+    )
 
 
 def _ratio(value: float | None) -> str:
@@ -156,7 +175,7 @@ def _speed(summary: dict[str, Any], method: str) -> str:
 
 
 def read_results(
-    names: Sequence[str] = ("throughput", "dataset", "discrimination", "evaluation"),
+    names: Sequence[str] = ("throughput", "dataset", "discrimination", "evaluation", "models"),
 ) -> dict[str, Any]:
     """The committed results by name."""
     return {name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in names}

@@ -29,8 +29,10 @@ PATCH_IMAGES = SIDE * SIDE + 1
 #: is at least `WEAK`, and the same output with channels read as columns less: docs/models.md.
 AGREES = 0.4
 
-#: Below this strength the agreement is noise: every patch changes every cell alike.
-WEAK = 0.06
+#: Below this strength every patch changes every cell nearly alike, and the agreement must be at least `CLEAR`:
+#: gates such as squeeze-and-excitation weaken the changes of a map that much, attention and latents give an
+#: agreement by chance. Below `FAINT` nothing can be told.
+WEAK, CLEAR, FAINT = 0.06, 0.8, 0.01
 
 #: Value of the flat image, in the model's input units: networks without biases are dead at zero.
 FLAT = 0.5
@@ -52,12 +54,13 @@ class Locality:
     @property
     def is_map(self) -> bool:
         """Whether the map changes where the picture does."""
-        return self.agreement >= AGREES and self.strength >= WEAK
+        least = AGREES if self.strength >= WEAK else CLEAR
+        return self.agreement >= least and self.strength >= FAINT
 
     @property
     def is_spread(self) -> bool:
         """Whether nothing can be told, because every patch changes every cell alike."""
-        return self.strength < WEAK
+        return not self.is_map and self.strength < WEAK
 
 
 def noise_patches(image: Tensor) -> Tensor:

@@ -23,3 +23,14 @@ def test_a_missing_figure_is_a_dash_and_a_verdict_a_mark():
     }
     lines = readme._evaluation(summary, {"pointing": "pointing ↑"}).splitlines()
     assert lines[2:] == ["| `gradcam` | 0.50 | 40 |", "| `cfcam` | – | 38 |", "| `x` | 0.75 (7) ▲ | 1 |"]
+
+
+def test_what_the_survey_found_is_said_in_a_sentence():
+    verdicts = ("right", "wrong", "undecided", "not built")
+    records = {f"timm:{verdict}": {"verdict": verdict} for verdict in verdicts}
+    sentence = readme.survey(records)
+    assert sentence.startswith(
+        "Of 3 classifiers of torchvision, timm and transformers, untrained, 1 are right, "
+    )
+    assert "0 refused, 1 undecided, 1 wrong" in sentence
+    assert "none wrong" in readme.survey({"timm:right": {"verdict": "right"}})
