@@ -134,6 +134,7 @@ BY_HAND: dict[str, ByHand] = {
     "timm:efficientvim_m1_dist": ByHand("norm.3"),
     "timm:efficientvim_m2": ByHand("norm.3"),
     "timm:efficientvit_b0": ByHand("head.in_conv"),
+    "timm:efficientvit_b1": ByHand("head.in_conv"),
     "timm:efficientvit_m0": ByHand("stages"),
     "timm:efficientvit_m1": ByHand("stages"),
     "timm:efficientvit_m2": ByHand("stages"),

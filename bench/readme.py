@@ -98,7 +98,7 @@ def survey(records: Mapping[str, dict[str, Any]]) -> str:
 
     Example:
         >>> survey({"timm:a": {"verdict": "right"}, "timm:b": {"verdict": "refused"}}).partition(",")[0]
-        'Of 2 classifiers of torchvision, timm and transformers, untrained'
+        'Of 2 classifiers of torchvision'
     """
     counts = Counter(record["verdict"] for record in records.values() if record["verdict"] != "not built")
     wrong = f"{counts['wrong']} wrong" if counts["wrong"] else "none wrong"

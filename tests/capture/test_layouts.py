@@ -38,6 +38,7 @@ timm = pytest.importorskip("timm")
         ((1, 64, 3, 5), Geometry((96, 160)), [ChannelsFirst()]),
         ((1, 3, 5, 64), Geometry((96, 160)), [ChannelsLast()]),
         ((1, 12, 197, 64), Geometry((224, 224)), []),  # (heads, tokens, head size)
+        ((1, 8, 26, 27), Geometry((160, 160)), []),
         ((1, 512, 1, 1), Geometry((224, 224)), []),
         ((1, 1000), Geometry((224, 224)), []),
     ],
