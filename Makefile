@@ -7,7 +7,7 @@ OUT ?= cfcam-demo
 EVALUATION ?= cfcam-evaluation
 SEED ?= 1
 
-.PHONY: demo evaluate test quick fuzz lint format install bench survey gpu-check clean help
+.PHONY: demo evaluate test quick fuzz lint format install bench kills survey gpu-check clean help
 
 help:
 	@echo "make demo     explain real photos, write $(OUT)/contact_sheet.png"
@@ -17,6 +17,7 @@ help:
 	@echo "make evaluate methods compared on real photos, into bench/results/evaluation.json and $(EVALUATION)"
 	@echo "make bench    every benchmark of speed, most of an hour, into bench/results/"
 	@echo "make survey   which layer is chosen of some 450 models, half an hour, into bench/results/models.json"
+	@echo "make kills    a run killed 100 times, what is lost of it into bench/results/kills.json"
 	@echo "make gpu-check  tests and benchmarks on an NVIDIA GPU, with PYTHON's own packages"
 	@echo "make install  .venv with the package and its dependencies only"
 	@echo "make lint     ruff and mypy;  make format: apply ruff's format"
@@ -57,6 +58,11 @@ survey: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.models
 	$(BIN)/python -m bench.models_page
 	$(BIN)/python -m bench.readme
+
+# Takes some ten minutes.
+kills: .venv/.dev
+	CFCAM_KILLS=100 CFCAM_KILLS_FILE=$(CURDIR)/bench/results/kills.json OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -q -s --timeout 7200 tests/dataset/test_kills.py -k random_moments
 
 # Needs no environment of its own: a machine with PyTorch for its GPU, scikit-learn, OpenCV, pytest and, from
 # `python -m bench.gpu_wheels` where there is no network, kornia. Called again it does what is left.

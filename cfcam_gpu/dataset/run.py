@@ -2,7 +2,8 @@
 
 inputs -> samples -> plan (stored) -> parts that are not done -> rows of each part (stored)
 
-A run that is ended at any point keeps its finished parts; the same call does the others.
+A run that is ended at any point keeps its finished parts, and of the others the rows that were written ahead (see
+`store.journal`); the same call does the rest.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from cfcam_gpu.dataset.execution.worker import OverlayStyle
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.sources.find import find_samples
 from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.store.journal import Journals, run_token
 from cfcam_gpu.dataset.store.locks import claim, setup_lock
 from cfcam_gpu.dataset.store.plan import Plan
 from cfcam_gpu.dataset.store.resume import open_plan
@@ -76,8 +78,9 @@ def explain_dataset(
     """Explains a dataset into the folder `out`; `open_results(out)` reads it. The same call resumes a run.
 
     Every sample gets one row, also a sample that cannot be read, decoded or explained, or whose overlay cannot
-    be written. A part is stored when all its rows are complete. Worker processes decode the images and write
-    the overlays.
+    be written. A part is stored when all its rows are complete; until then its rows are written ahead, so that a
+    run that is killed loses about a second's work and the batches that were not finished. Worker processes decode
+    the images and write the overlays.
 
     Args:
         inputs: files, folders, glob patterns, manifests or tar shards; or samples.
@@ -94,7 +97,7 @@ def explain_dataset(
         TooManyErrors: more samples failed than `max_errors` allows.
         BackendError: worker processes or actors do not start, or there is no such device.
         MissingPackageError: a package that the options need is not installed.
-        Interrupted: SIGINT or SIGTERM arrived; finished parts are stored.
+        Interrupted: SIGINT or SIGTERM arrived; finished samples are stored.
         CFCAMError: another error that concerns the whole run: model, layer, target or memory.
 
     Example:
@@ -199,18 +202,50 @@ class _Run:
     def __post_init__(self) -> None:
         self.parts = list(range(self.options.rank, self.plan.parts, self.options.world_size))
         self.total = sum(map(self.plan.count, self.parts))
+        self.journals = Journals(self.store, self.part_explainer.map_shape, run_token(self.store))
         self.allowed_errors = self.options.allowed_errors(self.total)
 
     def explain_parts(self) -> RunSummary:
         start = time.perf_counter()
         with watched_signals() as self.arrived_signal:
             finished = self.store.finished_parts() & set(self.parts)
-            to_redo = self._count_finished(sorted(finished))
+            ahead = self._rows_ahead(finished)
+            to_redo = self._count_finished(sorted(finished - ahead.keys()))
+            self._count_before([row for rows in ahead.values() for row in rows.values()])
             self.observer.begin(self.total, replace(self.tally))
-            to_do = [part for part in self.parts if part not in finished or part in to_redo]
+            to_do = [part for part in self.parts if part not in finished or part in to_redo or part in ahead]
             if to_do:
-                self._explain(self._pending_part(part, redo=part in to_redo) for part in to_do)
+                self._check_errors()
+                self._explain(
+                    self._pending_part(part, ahead.pop(part, None), redo=part in to_redo) for part in to_do
+                )
         return self._summary(time.perf_counter() - start)
+
+    def _rows_ahead(self, finished: set[int]) -> dict[int, dict[int, Row]]:
+        """For each part that was being explained when a run ended: the rows that stay, by their position."""
+        ahead: dict[int, dict[int, Row]] = {}
+        for part in sorted(self.journals.parts() & set(self.parts)):
+            self._check()
+            rows = self.journals.rows(part, self.plan.samples(part))
+            if part in finished:  # failed samples were being redone
+                stored = dict(enumerate(self.store.read_rows(part)))
+                better = {
+                    i: row for i, row in rows.items() if row["status"] == "ok" and stored[i]["status"] != "ok"
+                }
+                rows = {**stored, **better} if better else {}
+            if rows:
+                ahead[part] = {i: row for i, row in rows.items() if self._stays(row)}
+            else:
+                self.journals.remove(part)
+        return ahead
+
+    def _stays(self, row: Row) -> bool:
+        return row["status"] == "ok" or not self.options.retry_failed
+
+    def _count_before(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self.tally.add(row)
+        self.before += len(rows)
 
     def _count_finished(self, finished: list[int]) -> set[int]:
         """Counts the stored rows that stay. Returns the parts in which failed rows are to be redone."""
@@ -218,24 +253,21 @@ class _Run:
         for part in finished:
             self._check()
             rows = self.store.read_rows(part, ["status", "blank"])
-            explained = [row for row in rows if row["status"] == "ok"]
-            if self.options.retry_failed and len(explained) < len(rows):
+            staying = [row for row in rows if self._stays(row)]
+            if len(staying) < len(rows):
                 to_redo.add(part)
-                rows = explained
-            for row in rows:
-                self.tally.add(row)
-            self.before += len(rows)
+            self._count_before(staying)
         return to_redo
 
-    def _pending_part(self, part: int, *, redo: bool) -> PendingPart:
-        samples = self.plan.samples(part)
-        stored = enumerate(self.store.read_rows(part)) if redo else ()
-        return PendingPart(part, samples, {i: row for i, row in stored if row["status"] == "ok"})
+    def _pending_part(self, part: int, ahead: dict[int, Row] | None, *, redo: bool) -> PendingPart:
+        stored = dict(enumerate(self.store.read_rows(part))) if redo else {}
+        kept = {i: row for i, row in stored.items() if self._stays(row)} if ahead is None else ahead
+        return PendingPart(part, self.plan.samples(part), kept)
 
     def _explain(self, parts: Iterator[PendingPart]) -> None:
         temporary = self.store.temporary_folder(self.options.rank)
         rows_of_parts = self.part_explainer.explain(
-            parts, self._overlay_files(temporary), self._count_row, self._check
+            parts, self._overlay_files(temporary), self.journals, self._count_row, self._check
         )
         try:
             with closing(rows_of_parts):
@@ -256,11 +288,15 @@ class _Run:
         self.now += 1
         self.tally.add(row)
         self.observer.row(row)
+        self._check_errors()
+
+    def _check_errors(self) -> None:
+        """Raises TooManyErrors."""
         if self.tally.skipped > self.allowed_errors:
             raise TooManyErrors(
                 f"stopped: {self.tally.skipped} of {plural(self.before + self.now, 'sample')} failed, more than "
-                f"the {self.allowed_errors} allowed; finished parts are kept, the same command with a higher "
-                "--max-errors goes on"
+                f"the {self.allowed_errors} allowed; what is finished is kept: the same command with a higher "
+                "--max-errors goes on, with --retry-failed it does the failed ones again"
             )
 
     def _store_part(self, part: int, rows: list[Row]) -> None:
@@ -269,6 +305,7 @@ class _Run:
         for folder in {overlay.parent for overlay in overlays}:
             self.store.sync_folder(folder)
         self.store.write_part(part, rows, self.part_explainer.map_shape, self.options.rank)
+        self.journals.remove(part)
 
     def _check(self) -> None:
         """Raises Interrupted once a signal has arrived."""

@@ -104,12 +104,17 @@ class EvaluationStore(Store):
             StoreError: the part cannot be read.
         """
         names = None if columns is None else ["sample_id", "method", *columns]
-        lines: list[Any] = table_to_rows(self.read_part(part, names))
-        return [_nested(list(group)) for _, group in groupby(lines, key=lambda line: line["sample_id"])]
+        return self.table_to_rows(self.read_part(part, names))
 
-    def _table(self, rows: Sequence[Row], map_shape: tuple[int, int]) -> pa.Table:
+    def rows_to_table(self, rows: Sequence[Row], map_shape: tuple[int, int]) -> pa.Table:
+        """The stored lines of the rows of samples: one for each method; `map_shape`: (h, w) of the maps."""
         lines = [line for row in rows for line in _lines(cast(EvaluationRow, row))]
         return rows_to_table(lines, _schema(self.columns, map_shape))
+
+    def table_to_rows(self, table: pa.Table) -> list[Row]:
+        """The reverse of `rows_to_table`; the table has the columns `sample_id` and `method`."""
+        lines: list[Any] = table_to_rows(table)
+        return [_nested(list(group)) for _, group in groupby(lines, key=lambda line: line["sample_id"])]
 
     def write_cost(self, rank: int, cost: dict[str, float]) -> None:
         """Stores the images per second of each method, as the process of a rank measured them.
@@ -148,7 +153,7 @@ class EvaluationStore(Store):
                 for part in range(plan.parts):
                     writer.write_table(self.read_part(part))
         except OSError as error:
-            raise self._unwritable(self.metrics_file, error) from error
+            raise self.unwritable(self.metrics_file, error) from error
         self.sync_folder(self.out)
 
     def read_table(
@@ -193,7 +198,7 @@ class EvaluationStore(Store):
             for path in (self.out / "plots").glob("*.png"):
                 path.unlink(missing_ok=True)
         except OSError as error:
-            raise self._unwritable(self.out / "plots", error) from error
+            raise self.unwritable(self.out / "plots", error) from error
 
     def wipe(self, files: Iterable[str]) -> None:
         """Removes the evaluation with its summary, plots and page; all other files in the folder stay.

@@ -181,7 +181,7 @@ def test_too_many_errors_stop_the_run_and_what_is_finished_stays(tmp_path):
     with pytest.raises(TooManyErrors, match=message):
         run(folder, tmp_path / "out", part_size=2, max_errors=2)
     assert len(open_results(tmp_path / "out")) == 6
-    with pytest.raises(TooManyErrors, match="stopped: 3 of 7"):
+    with pytest.raises(TooManyErrors, match="stopped: 4 of 8"):
         run(folder, tmp_path / "out", max_errors=2)
     tally = run(folder, tmp_path / "out", max_errors="50%").tally
     assert (tally.ok, tally.skipped) == (4, 4)

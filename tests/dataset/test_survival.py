@@ -32,7 +32,8 @@ def make():
     )
 """
 COUNT, BAD = 60, {7, 31}
-MODEL = ("--model", "py:tinynet:make", "--size", "32", "--device", "cpu", "--engine", "torch")
+PREPARED = ("--size", "32", "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25")
+MODEL = ("--model", "py:tinynet:make", *PREPARED, "--device", "cpu", "--engine", "torch")
 EXPLAIN = ("explain", "in", *MODEL, "--part-size", "4", "--batch-size", "4", "--workers", "1")
 
 

@@ -20,6 +20,7 @@ from cfcam_gpu.dataset.execution.pipeline import Pipeline
 from cfcam_gpu.dataset.execution.pool import Pool, make_pool
 from cfcam_gpu.dataset.options import FEW_SAMPLES, RunOptions, default_workers
 from cfcam_gpu.dataset.store.fingerprint import about, weights_hash
+from cfcam_gpu.dataset.store.journal import Journals
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.errors import ConfigError, TargetError
 from cfcam_gpu.explainer import CFCAM
@@ -64,12 +65,14 @@ class LocalPartExplainer:
         self,
         parts: Iterable[PendingPart],
         overlays: OverlayFiles | None,
+        journals: Journals,
         on_row: Callable[[Row], None],
         check: Check,
     ) -> FinishedParts:
         pool = make_pool(self.options.workers, self.options.sample_timeout, self.samples)
         try:
-            yield from make_pipeline(self.explainer, pool, self.options, overlays, check)(parts, on_row)
+            pipeline = make_pipeline(self.explainer, pool, self.options, overlays, check)
+            yield from pipeline(parts, on_row, journals)
         finally:
             pool.close()
 

@@ -64,7 +64,7 @@ class Observer:
         """The run starts: it has `total` samples, of which earlier runs did `done`."""
 
     def row(self, row: Row) -> None:
-        """A sample is done. Its row is stored later, together with the rest of its part."""
+        """A sample is done. Its row is written ahead, and stored with the rest of its part."""
 
     def tick(self) -> None:
         """Called several times a second, also while no sample gets done."""
@@ -75,7 +75,7 @@ class Observer:
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM, whose number is `number`, ended the run; finished parts are stored."""
+    """SIGINT or SIGTERM, whose number is `number`, ended the run; finished samples are stored."""
 
     def __init__(self, number: int) -> None:
         self.number = number

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from cfcam_gpu._utils.checks import Check
 from cfcam_gpu.dataset.execution.worker import OverlayStyle
 from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.store.journal import Journals
 from cfcam_gpu.dataset.store.schema import Row, target_name
 from cfcam_gpu.images.encode import IMAGE_FORMATS
 
@@ -42,6 +43,10 @@ class PendingPart:
     def new_positions(self) -> list[int]:
         """Positions of the samples that are to be explained."""
         return [i for i in range(len(self.samples)) if i not in self.kept_rows]
+
+    def with_rows(self, rows: Mapping[int, Row]) -> PendingPart:
+        """The part with further rows that stay, by their position."""
+        return replace(self, kept_rows={**self.kept_rows, **rows})
 
     def all_rows(self, new_rows: Iterable[Row]) -> list[Row]:
         """The kept rows and the new ones, in the order of the samples."""
@@ -110,6 +115,7 @@ class PartExplainer(Protocol):
         self,
         parts: Iterable[PendingPart],
         overlays: OverlayFiles | None,
+        journals: Journals,
         on_row: Callable[[Row], None],
         check: Check,
     ) -> FinishedParts:
@@ -117,6 +123,7 @@ class PartExplainer(Protocol):
 
         Args:
             overlays: None: no overlays are written.
+            journals: where finished rows are written ahead of their part.
             on_row: called with every new row; what it raises ends the run.
             check: called several times a second; what it raises ends the run.
         """

@@ -23,6 +23,7 @@ from cfcam_gpu.dataset.execution.shared_memory import Block, Slot
 from cfcam_gpu.dataset.execution.worker import Failure, PlacedView
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.atomic_files import NO_SPACE
+from cfcam_gpu.dataset.store.journal import Journals
 from cfcam_gpu.dataset.store.schema import Row, others_of
 from cfcam_gpu.errors import StoreError
 from cfcam_gpu.images.read_options import ReadOptions
@@ -47,6 +48,7 @@ class _Batch:
         block: shared memory with their pixels; None: there is none, or the images are explained.
         rows: empty until they are explained.
         overlays: the overlays being written, by the sample's index in the batch and the position of its class.
+        is_complete: whether its rows are final, and handed to the journal.
     """
 
     part: PendingPart
@@ -56,6 +58,7 @@ class _Batch:
     block: Block | None = None
     rows: list[Row] = field(default_factory=list)
     overlays: dict[tuple[int, int], Future[Any]] = field(default_factory=dict)
+    is_complete: bool = False
 
     @property
     def samples(self) -> list[Sample]:
@@ -103,29 +106,35 @@ class Pipeline:
         self.gpu_decoder = gpu_decoder
         self.read_options = read_options
         self._warned = False
+        self._explained: deque[_Batch] = deque()
 
-    def __call__(self, parts: Iterable[PendingPart], on_row: Callable[[Row], None]) -> FinishedParts:
+    def __call__(
+        self, parts: Iterable[PendingPart], on_row: Callable[[Row], None], journals: Journals
+    ) -> FinishedParts:
         """Yields each part's number and rows, in order, as soon as its rows and overlays are complete.
 
         Args:
             on_row: called with every new row.
+            journals: where finished rows are written ahead of their part.
 
         Raises:
             StoreError: the disk is full.
             CFCAMError: an error that concerns the whole run (see `BatchExplainer`).
         """
         rows: list[Row] = []
-        for batch in self._finished_batches(parts):
-            for row in batch.rows:
-                on_row(row)
-            rows += batch.rows
-            if batch.is_last:
-                yield batch.part.number, batch.part.all_rows(rows)
-                rows = []
+        with journals.writer() as self._journal:
+            for batch in self._finished_batches(parts):
+                for row in batch.rows:
+                    on_row(row)
+                rows += batch.rows
+                if batch.is_last:
+                    yield batch.part.number, batch.part.all_rows(rows)
+                    self._journal.forget(batch.part.number)
+                    rows = []
 
     def _finished_batches(self, parts: Iterable[PendingPart]) -> Iterator[_Batch]:
         """Batches whose rows and overlays are complete; a few explained ones wait for their overlays."""
-        explained: deque[_Batch] = deque()
+        explained = self._explained
         for batch in self._decoded_batches(parts):
             self._explain(batch)
             explained.append(batch)
@@ -133,6 +142,14 @@ class Pipeline:
                 yield self._finish(explained.popleft())
         while explained:
             yield self._finish(explained.popleft())
+
+    def _check(self) -> None:
+        """Calls `check`, after the journal got what is finished: a batch may take minutes."""
+        for batch in self._explained:
+            if batch.overlays_done():
+                self._complete(batch)
+        self._journal.tick()
+        self.check()
 
     def _decoded_batches(self, parts: Iterable[PendingPart]) -> Iterator[_Batch]:
         """Batches whose images are being decoded, as are those of the next few batches."""
@@ -192,7 +209,7 @@ class Pipeline:
         if self.gpu_decoder is not None:
             self._decode_on_gpu(self.gpu_decoder, views, samples)
         decoded = [i for i, view in enumerate(views) if isinstance(view, View)]
-        rows = self.explainer.explain([views[i] for i in decoded], [samples[i] for i in decoded], self.check)
+        rows = self.explainer.explain([views[i] for i in decoded], [samples[i] for i in decoded], self._check)
         if batch.block is not None:
             self.pool.release(batch.block)
             batch.block = None
@@ -241,12 +258,21 @@ class Pipeline:
         )
 
     def _finish(self, batch: _Batch) -> _Batch:
-        """Waits for the overlays of a batch; a sample whose overlay cannot be written gets an error row."""
-        for (i, k), future in batch.overlays.items():
-            result = self._result(future)
-            if isinstance(result, Failure):
-                self._overlay_failed(batch.rows[i], k, result)
+        """Waits for the overlays of a batch, and completes it."""
+        for future in batch.overlays.values():
+            self._result(future)
+        self._complete(batch)
         return batch
+
+    def _complete(self, batch: _Batch) -> None:
+        """The rows of a batch whose overlays are done; one whose overlay cannot be written becomes an error row."""
+        if batch.is_complete:
+            return
+        batch.is_complete = True
+        for (i, k), future in batch.overlays.items():
+            if isinstance(result := future.result(), Failure):
+                self._overlay_failed(batch.rows[i], k, result)
+        self._journal.add(batch.part.number, batch.positions, batch.rows)
 
     def _overlay_failed(self, row: Row, k: int, failure: Failure) -> None:
         assert self.overlays is not None
@@ -262,7 +288,7 @@ class Pipeline:
 
     def _result(self, future: Future[Any]) -> Any:
         while True:
-            self.check()
+            self._check()
             try:
                 return future.result(timeout=_CHECK_INTERVAL)
             except FutureTimeoutError:

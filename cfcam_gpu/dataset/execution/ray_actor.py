@@ -24,6 +24,7 @@ from cfcam_gpu.dataset.execution.pool import Pool, make_pool
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.fingerprint import about
+from cfcam_gpu.dataset.store.journal import Journals
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.errors import StoreError
 from cfcam_gpu.images.views import View
@@ -78,15 +79,16 @@ class ExplainerActor:
         self.pool = make_pool(options.workers, options.sample_timeout)
         return about(self.explainer, weights, options)
 
-    def explain(self, part: PendingPart, overlays: OverlayFiles | None) -> Answer:
-        """Explains a part. Raises CFCAMError."""
+    def explain(self, part: PendingPart, overlays: OverlayFiles | None, journals: Journals) -> Answer:
+        """Explains a part, as far as no actor before this one has. Raises CFCAMError."""
         assert self.pool is not None
+        if not journals.store.hidden_folder.is_dir():
+            raise StoreError(_missing_folder("output folder", str(journals.store.out)))
         if overlays is not None:
-            if not overlays.temporary.is_dir():
-                raise StoreError(_missing_folder("output folder", str(overlays.out)))
             overlays = replace(overlays, temporary=overlays.temporary / self.name)
         pipeline = make_pipeline(self.explainer, self.pool, self.options, overlays, never_ends)
-        ((_, rows),) = pipeline([part], _ignore)
+        rest = part.with_rows(journals.rows(part.number, part.samples))
+        ((_, rows),) = pipeline([rest], _ignore, journals)
         return rows, self.warnings.take()
 
     def close(self) -> None:

@@ -27,6 +27,7 @@ from cfcam_gpu.dataset.execution.ray_actor import PARTS_AT_ONCE, ActorSetup, Exp
 from cfcam_gpu.dataset.execution.ray_cluster import joined_cluster, placement
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.store.fingerprint import differences
+from cfcam_gpu.dataset.store.journal import Journals
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.errors import BackendError, CFCAMError, ConfigError
 from cfcam_gpu.models import LoadedModel
@@ -174,6 +175,7 @@ class RayPartExplainer:
         self,
         parts: Iterable[PendingPart],
         overlays: OverlayFiles | None,
+        journals: Journals,
         on_row: Callable[[Row], None],
         check: Check,
     ) -> FinishedParts:
@@ -183,11 +185,9 @@ class RayPartExplainer:
             BackendError: actors do not start, differ, or die of certain parts.
             CFCAMError: whatever an actor raises.
         """
-        if overlays is not None:
-            overlays.temporary.mkdir(parents=True, exist_ok=True)
         rest = iter(parts)
         try:
-            while self._assign(rest, overlays):
+            while self._assign(rest, overlays, journals):
                 check()
                 for part, rows in self._answers():
                     for position in part.new_positions():
@@ -198,12 +198,12 @@ class RayPartExplainer:
         if self.given_up:
             raise BackendError("; ".join(self.given_up) + "; all other parts are done")
 
-    def _assign(self, rest: Iterator[PendingPart], overlays: OverlayFiles | None) -> bool:
+    def _assign(self, rest: Iterator[PendingPart], overlays: OverlayFiles | None, journals: Journals) -> bool:
         """Gives parts to the actors that have room; false when every part is done."""
         for actor in self.actors:
             while (part := self._next_part(actor, rest)) is not None:
                 actor.parts[part.number] = part
-                self.calls[actor.handle.explain.remote(part, overlays)] = actor, part
+                self.calls[actor.handle.explain.remote(part, overlays, journals)] = actor, part
         return not self.exhausted or bool(self.to_redo) or any(actor.parts for actor in self.actors)
 
     def _next_part(self, actor: _Actor, rest: Iterator[PendingPart]) -> PendingPart | None:

@@ -53,6 +53,7 @@ def open_plan(
     if stored is None:
         if store.finished_parts():
             raise StoreError(f"{store.parts_folder} holds parts but {store.run_file} is missing; {_REMEDY}")
+        _remove_ahead(store)
         plan = store.write_plan(samples, about["shard_size"])
         store.write_run({**about, "overlay_folders": len(samples) > _MOST_IN_ONE_FOLDER})
         return plan
@@ -68,6 +69,13 @@ def open_plan(
         return plan
     observer.note(counted(len(new), "new sample", f" added to the run in {store.out}"))
     return store.extend_plan(plan, new)
+
+
+def _remove_ahead(store: Store) -> None:
+    try:
+        store.remove_ahead()
+    except OSError as error:
+        raise store.unwritable(store.ahead_folder, error) from error
 
 
 def _check_same_settings(

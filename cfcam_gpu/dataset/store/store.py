@@ -4,7 +4,8 @@ OUT/run.json                    fingerprint, shapes, and information for people
 OUT/plan.parquet                the samples in order (see `plan`)
 OUT/shards/part-NNNNN.parquet   one row for each sample of a part, also for failed ones, or for each of its
                                 explained classes (see `schema`)
-OUT/.cfcam/                     locks, and files that are being written
+OUT/.cfcam/                     locks, rows written ahead of their part (see `journal`), and files that are being
+                                written
 
 A file gets its name when it is complete, so every file under its final name can be relied on.
 """
@@ -68,6 +69,7 @@ class Store:
         parts_folder: folder of the parts.
         hidden_folder: folder of the locks, and of files that are being written.
         locks_folder: folder of the locks.
+        ahead_folder: folder of the rows written ahead.
 
     Example:
         >>> import tempfile
@@ -89,6 +91,7 @@ class Store:
         self.parts_folder = out / "shards"
         self.hidden_folder = out / ".cfcam"
         self.locks_folder = self.hidden_folder / "locks"
+        self.ahead_folder = self.hidden_folder / "ahead"
 
     def make_folder(self) -> None:
         """Makes the output folder where it is missing.
@@ -120,6 +123,15 @@ class Store:
                 shutil.rmtree(folder, ignore_errors=True)
         for file in self.out.glob(".cfcam-*.part"):  # of run.json and the plan, written under the setup lock
             file.unlink(missing_ok=True)
+
+    def remove_ahead(self) -> None:
+        """Removes all rows written ahead.
+
+        Raises:
+            OSError: they cannot be removed.
+        """
+        if self.ahead_folder.is_dir():
+            shutil.rmtree(self.ahead_folder)
 
     def read_run(self) -> dict[str, Any] | None:
         """The content of run.json; None where there is none.
@@ -165,7 +177,7 @@ class Store:
         try:
             return write_plan(self.plan_file, samples, [len(samples)], part_size)
         except OSError as error:
-            raise self._unwritable(self.plan_file, error) from error
+            raise self.unwritable(self.plan_file, error) from error
 
     def extend_plan(self, plan: Plan, samples: Sequence[Sample]) -> Plan:
         """Stores the plan with more samples.
@@ -176,7 +188,7 @@ class Store:
         try:
             return plan.extended(samples)
         except OSError as error:
-            raise self._unwritable(self.plan_file, error) from error
+            raise self.unwritable(self.plan_file, error) from error
 
     def part_file(self, part: int) -> Path:
         """Path of the file of a part."""
@@ -199,9 +211,17 @@ class Store:
             StoreError: it cannot be written. No file is left behind.
         """
         content = io.BytesIO()
-        pq.write_table(self._table(list(rows), map_shape), content, compression="zstd")
+        pq.write_table(self.rows_to_table(list(rows), map_shape), content, compression="zstd")
         path = self.part_file(part)
         self._write(path, content.getvalue(), self.temporary_folder(rank) / path.name)
+
+    def rows_to_table(self, rows: Sequence[Row], map_shape: tuple[int, int]) -> pa.Table:
+        """The stored lines of the rows of samples; `map_shape`: (h, w) of the maps."""
+        return rows_to_table([line for row in rows for line in rows_of_sample(row)], arrow_schema(map_shape))
+
+    def table_to_rows(self, table: pa.Table) -> list[Row]:
+        """The reverse of `rows_to_table`."""
+        return samples_of_rows(table_to_rows(table))
 
     def read_part(self, part: int, columns: Sequence[str] | None = None) -> pa.Table:
         """The table of a part; `columns`: names of the columns to read, None: all.
@@ -226,8 +246,8 @@ class Store:
             StoreError: the part cannot be read.
         """
         if columns is None or "sample_id" in columns:
-            return samples_of_rows(table_to_rows(self.read_part(part, columns)))
-        samples = samples_of_rows(table_to_rows(self.read_part(part, ["sample_id", *columns])))
+            return self.table_to_rows(self.read_part(part, columns))
+        samples = self.table_to_rows(self.read_part(part, ["sample_id", *columns]))
         for sample in samples:
             del sample["sample_id"]
         return samples
@@ -245,7 +265,7 @@ class Store:
         try:
             sync_folder(folder)
         except OSError as error:
-            raise self._unwritable(folder, error) from error
+            raise self.unwritable(folder, error) from error
 
     def wipe(self, files: Iterable[str]) -> None:
         """Removes the run and its report; all other files in the folder stay.
@@ -260,6 +280,7 @@ class Store:
             StoreError: a file cannot be removed.
         """
         try:
+            self.remove_ahead()
             for part in self.finished_parts():
                 self.part_file(part).unlink(missing_ok=True)
             for file in files:
@@ -272,10 +293,6 @@ class Store:
             self.run_file.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(f"cannot remove the earlier run in {self.out}: {os_reason(error)}") from error
-
-    def _table(self, rows: Sequence[Row], map_shape: tuple[int, int]) -> pa.Table:
-        lines = [line for row in rows for line in rows_of_sample(row)]
-        return rows_to_table(lines, arrow_schema(map_shape))
 
     def _remove_inside(self, file: str) -> None:
         """Removes a file, unless its path leads out of the output folder."""
@@ -297,10 +314,11 @@ class Store:
         try:
             write_atomically(path, content, temporary)
         except OSError as error:
-            raise self._unwritable(path, error) from error
+            raise self.unwritable(path, error) from error
         self.sync_folder(path.parent)
 
-    def _unwritable(self, path: Path, error: OSError) -> StoreError:
+    def unwritable(self, path: Path, error: OSError) -> StoreError:
+        """The error for a file that cannot be written."""
         return StoreError(
             f"cannot write {path}: {os_reason(error)}; what is done so far is kept, the same command resumes"
         )

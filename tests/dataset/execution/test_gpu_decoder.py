@@ -21,6 +21,8 @@ from cfcam_gpu.dataset.execution.parts import PendingPart
 from cfcam_gpu.dataset.execution.pipeline import Pipeline
 from cfcam_gpu.dataset.execution.pool import InlinePool
 from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.store.journal import Journals
+from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import BackendError
 from cfcam_gpu.explainer import CFCAM
 from cfcam_gpu.images.decoders import DECODERS
@@ -212,9 +214,11 @@ def test_rows_are_those_of_the_full_decode(tmp_path: Path) -> None:
     explainer = BatchExplainer(make_loaded(), CFCAM(make_loaded().model, "conv", on_invalid="flag"), CPU, 4)
     explainer.warm_up()
 
+    journals = Journals(Store(tmp_path / "out"), explainer.map_shape, "")
+
     def rows(decode: str, decoder: GpuDecoder | None) -> list[dict[str, Any]]:
         pipeline = Pipeline(explainer, InlinePool(), 4, 8, None, lambda: None, decode, decoder)
-        ((_, found),) = pipeline([PendingPart(0, samples)], lambda _: None)
+        ((_, found),) = pipeline([PendingPart(0, samples)], lambda _: None, journals)
         return [dict(row) for row in found]
 
     expected = rows("full", None)

@@ -15,6 +15,8 @@ from cfcam_gpu.dataset.execution.pipeline import Pipeline
 from cfcam_gpu.dataset.execution.pool import InlinePool
 from cfcam_gpu.dataset.execution.worker import OverlayStyle
 from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.store.journal import Journals
+from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.explainer import CFCAM
 from tests.helpers.smallnet import PLAIN, make_loaded, photo, save
 
@@ -39,7 +41,10 @@ def test_only_a_few_batches_are_decoded_ahead(tmp_path):
         )
         for part in range(10)
     )
-    ahead = [pool.count - 4 * (part + 1) for part, _ in pipeline(parts, lambda _: None)]
+    ahead = [
+        pool.count - 4 * (part + 1)
+        for part, _ in pipeline(parts, lambda _: None, Journals(Store(tmp_path / "out"), (8, 8), ""))
+    ]
     assert max(ahead) <= 16
     assert ahead[-1] == 0
 
