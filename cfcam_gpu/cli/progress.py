@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from cfcam_gpu._utils.messages import plural, printable
@@ -17,6 +17,9 @@ from cfcam_gpu.cli.printing import say, shown_path
 from cfcam_gpu.dataset.execution.observer import Observer, Tally
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.store.schema import Row
+
+#: Seconds between two changes of the bar on a terminal.
+BAR_EVERY = 0.1
 
 #: Seconds between two lines of progress where there is no terminal.
 LINE_EVERY = 30.0
@@ -63,6 +66,7 @@ class Follower(Observer):
         self.console = Console(stderr=True)
         self.tally = Tally()
         self.total = self.before = self.now = 0
+        self.task: TaskID | None = None
         self.start = self.last_line = time.monotonic()
         self.bar = Progress(
             TextColumn(doing),
@@ -79,6 +83,8 @@ class Follower(Observer):
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if self.task is not None:
+            self._update_bar()
         self.bar.stop()
 
     def begin(self, total: int, done: Tally) -> None:
@@ -97,16 +103,24 @@ class Follower(Observer):
         self.tally.add(row)
         if row["status"] != "ok":
             self.note(f"skipped {shown_path(row)}: {row['message']}")
-        self.bar.update(self.task, advance=1, rate=self.rate(), errors=self.tally.skipped)
 
     def tick(self) -> None:
-        if self.console.is_terminal or time.monotonic() - self.last_line < LINE_EVERY:
+        now = time.monotonic()
+        if now - self.last_line < (BAR_EVERY if self.console.is_terminal else LINE_EVERY):
             return
-        self.last_line = time.monotonic()
+        self.last_line = now
         done = self.before + self.now
+        if self.console.is_terminal:
+            self._update_bar()
+            return
         self.note(
             f"{done} of {self.total} samples, {self.rate()}, {self.tally.skipped} errors, {self._left(done)}"
         )
+
+    def _update_bar(self) -> None:
+        assert self.task is not None
+        done = self.before + self.now
+        self.bar.update(self.task, completed=done, rate=self.rate(), errors=self.tally.skipped)
 
     def _left(self, done: int) -> str:
         if not self.now:

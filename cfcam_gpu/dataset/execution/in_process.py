@@ -9,6 +9,7 @@ from concurrent.futures import Future, InvalidStateError
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from cfcam_gpu.dataset.execution.results import Results
 from cfcam_gpu.dataset.execution.shared_memory import Block
 from cfcam_gpu.dataset.execution.worker import Failure, perform
 
@@ -22,8 +23,8 @@ class _PoolOfThisProcess:
     def submit(self, task: str, *arguments: Any) -> Future[Any]:
         raise NotImplementedError
 
-    def submit_all(self, task: str, arguments: Iterable[tuple[Any, ...]]) -> list[Future[Any]]:
-        return [self.submit(task, *one) for one in arguments]
+    def submit_all(self, task: str, arguments: Iterable[tuple[Any, ...]]) -> Results:
+        return Results.of(self.submit(task, *one) for one in arguments)
 
     def lease(self, _shape: tuple[int, ...]) -> None:
         return None

@@ -33,10 +33,11 @@ class Tally:
 
     def add(self, row: Row) -> None:
         """Counts one sample; it is blank where one of its maps is."""
-        self.ok += row["status"] == "ok"
-        self.skipped += row["status"] != "ok"
-        blank = any(one.get("blank") for one in (row, *others_of(row)))
-        self.blank += blank and row["status"] == "ok"
+        if row["status"] != "ok":
+            self.skipped += 1
+            return
+        self.ok += 1
+        self.blank += bool(row.get("blank")) or any(other.get("blank") for other in others_of(row))
 
 
 def counted(count: int, noun: str, rest: str = "") -> str:

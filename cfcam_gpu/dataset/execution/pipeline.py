@@ -5,6 +5,7 @@ The batches of a part are the same in every run, so its rows are the same as wel
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.execution.gpu_decoder import GpuDecoder
 from cfcam_gpu.dataset.execution.parts import FinishedParts, OverlayFiles, PendingPart
 from cfcam_gpu.dataset.execution.pool import Pool
+from cfcam_gpu.dataset.execution.results import Results
 from cfcam_gpu.dataset.execution.shared_memory import Block, Slot
 from cfcam_gpu.dataset.execution.worker import Failure, PlacedView
 from cfcam_gpu.dataset.sources.sample import Sample
@@ -44,7 +46,7 @@ class _Batch:
     Attributes:
         positions: of the samples in their part.
         is_last: whether it is the last batch of its part.
-        views: the images being decoded; empty once they are explained.
+        views: the images being decoded; None before they are submitted, and once they are explained.
         block: shared memory with their pixels; None: there is none, or the images are explained.
         rows: empty until they are explained.
         overlays: the overlays being written, by the sample's index in the batch and the position of its class.
@@ -54,7 +56,7 @@ class _Batch:
     part: PendingPart
     positions: list[int]
     is_last: bool
-    views: list[Future[Any]] = field(default_factory=list)
+    views: Results | None = None
     block: Block | None = None
     rows: list[Row] = field(default_factory=list)
     overlays: dict[tuple[int, int], Future[Any]] = field(default_factory=dict)
@@ -185,10 +187,12 @@ class Pipeline:
 
     def _views(self, batch: _Batch) -> list[Any]:
         """Waits for the images of a batch: for each its view, a failure, or the file for the GPU to decode."""
-        views = [self._result(future) for future in batch.views]
-        batch.views = []
+        assert batch.views is not None
+        while not batch.views.wait(_CHECK_INTERVAL):
+            self._check()
+        views, batch.views = batch.views.values(), None
         if batch.block is not None:
-            views = [
+            return [
                 View(pixels, *view) if isinstance(view, PlacedView) else view
                 for view, pixels in zip(views, batch.block.pixels, strict=False)
             ]
@@ -204,6 +208,7 @@ class Pipeline:
 
     def _explain(self, batch: _Batch) -> None:
         """Waits for the images of a batch, makes its rows, and has the overlays written."""
+        self._check()
         samples = batch.samples
         views = self._views(batch)
         if self.gpu_decoder is not None:
@@ -287,12 +292,11 @@ class Pipeline:
         row["message"] = f"cannot write {path}: {failure.message}"
 
     def _result(self, future: Future[Any]) -> Any:
-        while True:
+        while not future.done():
             self._check()
-            try:
-                return future.result(timeout=_CHECK_INTERVAL)
-            except FutureTimeoutError:
-                continue
+            with contextlib.suppress(FutureTimeoutError):
+                future.result(timeout=_CHECK_INTERVAL)
+        return future.result()
 
 
 def _failed(failure: Failure, stage: str) -> Row:

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from cfcam_gpu._utils.messages import one_line
 from cfcam_gpu.dataset.execution.in_process import InlinePool, ThreadPool
+from cfcam_gpu.dataset.execution.results import Results, Target
 from cfcam_gpu.dataset.execution.shared_memory import Block, Progress, SharedMemory
 from cfcam_gpu.dataset.execution.worker import READY, Failure, Task
 from cfcam_gpu.dataset.options import FEW_SAMPLES, default_workers
@@ -54,7 +55,7 @@ class Pool(Protocol):
 
     def submit(self, task: str, *arguments: Any) -> Future[Any]: ...
 
-    def submit_all(self, task: str, arguments: Iterable[tuple[Any, ...]]) -> list[Future[Any]]:
+    def submit_all(self, task: str, arguments: Iterable[tuple[Any, ...]]) -> Results:
         """As `submit`, for several tasks at once, which costs less."""
 
     def lease(self, shape: tuple[int, ...]) -> Block | None:
@@ -87,8 +88,8 @@ def make_pool(workers: int | None, timeout: float, samples: int | None = None) -
     return ProcessPool(workers, timeout) if workers else InlinePool()
 
 
-#: A task, and the future that its result completes.
-_Pending = tuple[Future[Any], Task]
+#: Where the result of a task goes, and the task.
+_Pending = tuple[Target, Task]
 
 
 class _Worker:
@@ -135,17 +136,17 @@ class _Worker:
         return max(self.sent_at, self.progress.begun_at) + self.timeout
 
     def assign(self, tasks: list[_Pending]) -> None:
-        """Sends tasks to an idle worker; the results complete their futures. Raises OSError if it is gone."""
+        """Sends tasks to an idle worker. Raises OSError if it is gone."""
         self.pending.extend(tasks)
         self.sent_at = time.monotonic()
         self.connection.send([task for _, task in tasks])
 
     def complete(self, results: list[Any]) -> None:
-        """Completes the futures of its first tasks."""
+        """Passes on the results of its first tasks."""
+        self.done += len(results)
         for result in results:
-            future, _ = self.pending.popleft()
-            self.done += 1
-            future.set_result(result)
+            target, _ = self.pending.popleft()
+            target.set_result(result)
 
     def divided(self) -> tuple[_Pending | None, list[_Pending]]:
         """The task at which the process is, and the others, also those whose results it did not send."""
@@ -195,13 +196,17 @@ class ProcessPool:
         self._thread.start()
 
     def submit(self, task: str, *arguments: Any) -> Future[Any]:
-        return self.submit_all(task, [arguments])[0]
-
-    def submit_all(self, task: str, arguments: Iterable[tuple[Any, ...]]) -> list[Future[Any]]:
-        pending: list[_Pending] = [(Future(), (task, *one)) for one in arguments]
-        self._queue.extend(pending)
+        future: Future[Any] = Future()
+        self._queue.append((future, (task, *arguments)))
         self._wake()
-        return [future for future, _ in pending]
+        return future
+
+    def submit_all(self, task: str, arguments: Iterable[tuple[Any, ...]]) -> Results:
+        tasks = [(task, *one) for one in arguments]
+        results = Results(len(tasks))
+        self._queue.extend(zip(results.places(), tasks, strict=True))
+        self._wake()
+        return results
 
     def lease(self, shape: tuple[int, ...]) -> Block | None:
         try:
@@ -317,15 +322,15 @@ class ProcessPool:
     def _fail_all(self, error: Exception) -> None:
         """Raises the error for every task that waits, and for every later one, until the pool is closed."""
         self._workers, workers = [], self._workers
-        futures = [future for worker in workers for future, _ in worker.pending]
+        targets = [target for worker in workers for target, _ in worker.pending]
         for worker in workers:
             worker.kill()
         while not self._closing:
             while self._queue:
-                futures.append(self._queue.popleft()[0])
-            for future in futures:
-                future.set_exception(error)
-            futures = []
+                targets.append(self._queue.popleft()[0])
+            for target in targets:
+                target.set_exception(error)
+            targets = []
             time.sleep(0.05)
 
 

@@ -20,6 +20,7 @@ from cfcam_gpu.dataset.store.arrays import arrow_array
 from cfcam_gpu.dataset.store.atomic_files import atomic_file, sync_folder
 from cfcam_gpu.errors import StoreError
 
+#: The attributes of `Sample`, in its order. Plans of earlier versions of the package lack the last one.
 _FIELDS = ("sample_id", "uri", "label", "target", "name", "mask")
 _SCHEMA = pa.schema([(name, pa.string()) for name in _FIELDS])
 
@@ -100,7 +101,9 @@ class Plan:
             group = bisect_right(self._group_start, row) - 1
             inside = row - self._group_start[group]
             piece = self._read(group).slice(inside, stop - row)
-            samples += (_sample(values) for values in piece.to_pylist())
+            samples += map(
+                Sample, *(piece[name].to_pylist() for name in _FIELDS if name in piece.column_names)
+            )
             row += len(piece)
         return samples
 

@@ -218,8 +218,9 @@ def test_a_death_among_many_tasks_costs_one_and_the_rest_is_done_by_others(make,
     folder = save(tmp_path / "in", **{f"p{i:02}": photo(i) for i in range(39)}, die=photo(40), exit=photo(41))
     names = [f"p{i:02}" for i in range(39)]
     names[20:20], names[9:9] = ["exit"], ["die"]
-    futures = make(1).submit_all("view", [(str(folder / f"{name}.png"), PLAIN) for name in names])
-    results = {name: future.result(WAIT) for name, future in zip(names, futures, strict=True)}
+    submitted = make(1).submit_all("view", [(str(folder / f"{name}.png"), PLAIN) for name in names])
+    assert submitted.wait(WAIT)
+    results = dict(zip(names, submitted.values(), strict=True))
     assert results.pop("exit") == Failure(None, "WorkerDied", "the worker process ended with status 7")
     dead = results.pop("die")
     assert (dead.error_type, dead.message[-24:]) == ("WorkerDied", "SIGKILL (out of memory?)")
@@ -233,7 +234,8 @@ def test_each_of_many_tasks_has_the_whole_time_limit(make, tmp_path):
     folder = save(tmp_path / "in", slow=photo(1), hang=photo(2))
     names = [*["slow"] * 12, "hang", *["slow"] * 11]
     pool = make(1, timeout=2.0)
-    futures = pool.submit_all("view", [(str(folder / f"{name}.png"), PLAIN) for name in names])
-    results = [future.result(WAIT) for future in futures]
+    submitted = pool.submit_all("view", [(str(folder / f"{name}.png"), PLAIN) for name in names])
+    assert submitted.wait(WAIT)
+    results = submitted.values()
     assert [type(result) for result in results] == [Failure if name == "hang" else View for name in names]
     assert results[12] == Failure(None, "Timeout", "not done after 2 s; its process was ended")

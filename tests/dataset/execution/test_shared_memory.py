@@ -43,7 +43,9 @@ def test_workers_write_each_view_into_its_slot(pool: ProcessPool, tmp_path: Path
         (str(folder / f"{name}.png"), PLAIN, None, "full", ReadOptions(), block.slot(i))
         for i, name in enumerate("abc")
     ]
-    a, b, c = (future.result(WAIT) for future in pool.submit_all("view", tasks))
+    results = pool.submit_all("view", tasks)
+    assert results.wait(WAIT)
+    a, b, c = results.values()
     assert a == PlacedView(60, 45, None, None, None)
     assert isinstance(b, Failure)
     assert c[:2] == (31, 77)
@@ -124,7 +126,9 @@ def views():
     tasks = [
         (sys.argv[1], PUBLISHED_PREPROCESS, None, "full", ReadOptions(), block.slot(i)) for i in range(64)
     ]
-    return [future.result(60) for future in pool.submit_all("view", tasks)]
+    results = pool.submit_all("view", tasks)
+    assert results.wait(60)
+    return results.values()
 views()
 print(*[worker.process.pid for worker in pool._workers], flush=True)
 sys.stdin.readline()
