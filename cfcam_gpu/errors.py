@@ -47,8 +47,11 @@ class ModelFailedError(CaptureError):
     """
 
     def __init__(self, sentence: str, advice: str) -> None:
-        self.sentence = sentence
+        self.sentence, self.advice = sentence, advice
         super().__init__(f"{sentence}; {advice}")
+
+    def __reduce__(self) -> tuple[type[ModelFailedError], tuple[str, str]]:
+        return type(self), (self.sentence, self.advice)
 
 
 class TargetError(CFCAMError, ValueError):
@@ -75,6 +78,9 @@ class InvalidImagesError(CFCAMError, ValueError):
         super().__init__(
             f"{sentences}. Remove or repair these images, or pass on_invalid='flag' to get blank maps for them."
         )
+
+    def __reduce__(self) -> tuple[type[InvalidImagesError], tuple[dict[int, str]]]:
+        return type(self), (self.problems,)
 
 
 class ModelError(CFCAMError, ValueError):

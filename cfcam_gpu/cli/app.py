@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
+import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
@@ -15,7 +18,8 @@ from cfcam_gpu._utils.messages import did_you_mean
 from cfcam_gpu.cli.help import Row, error_panel, help_page
 from cfcam_gpu.cli.options import Command
 from cfcam_gpu.cli.printing import say
-from cfcam_gpu.cli.status import status_of
+from cfcam_gpu.cli.status import FAILED, status_of
+from cfcam_gpu.dataset.store.atomic_files import NO_SPACE
 from cfcam_gpu.errors import CFCAMError
 
 #: In the order of the help. Each is in the module of its name, which is imported when the command is used.
@@ -68,6 +72,7 @@ class _Commands(click.Group):
         """Runs a command and ends the process with its exit status."""
         try:
             status = super().main(*args, **{**settings, "standalone_mode": False})
+            sys.stdout.flush()
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.ctx.get_help() if error.ctx else "")
             status = error.exit_code
@@ -77,6 +82,10 @@ class _Commands(click.Group):
                 click.echo(f"Try '{error.ctx.command_path} --help' for help.", err=True)
             click.echo(error_panel(error.format_message()), err=True)
             status = error.exit_code
+        except OSError as error:
+            if error.filename is not None or error.errno not in {*NO_SPACE, errno.EPIPE, errno.EIO}:
+                raise  # it does not concern stdout
+            status = _unwritable_output(error)
         sys.exit(status)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -88,6 +97,15 @@ class _Commands(click.Group):
         except KeyboardInterrupt as error:
             say("interrupted; what is finished is kept, the same command goes on from there")
             raise click.exceptions.Exit(128 + getattr(error, "number", signal.SIGINT)) from error
+
+
+def _unwritable_output(error: OSError) -> int:
+    """Tells that stdout takes nothing, unless its reader has gone; the exit status."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what Python still has for stdout would fail once more
+    if error.errno != errno.EPIPE:
+        with suppress(OSError):
+            say(f"error: cannot write to stdout: {error.strerror or error}")
+    return FAILED
 
 
 def _first_paragraph(command: Command | None) -> str:

@@ -266,11 +266,20 @@ def _make_option(
     return made
 
 
+class _PathType(click.Path):
+    """A path; an empty text, which would be the current folder, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the path is an empty text; '.' is the current folder", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def _click_type(kind: Any) -> Any:
     """Click's type for a type or a union of one with None."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         (kind,) = (member for member in typing.get_args(kind) if member is not types.NoneType)
-    return click.Path(path_type=Path) if kind is Path else kind
+    return _PathType(path_type=Path) if kind is Path else kind
 
 
 def _row(option: click.Option) -> Row:

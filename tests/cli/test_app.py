@@ -29,6 +29,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cfcam_gpu.__file__).parents[
         (["explain", "good"], "Missing option '--out'"),
         (["explain", "good", "--out", "out", "--batch-size", "many"], "'--batch-size'"),
         (["explain", "good", "--out", "out", "--colour", "red"], "No such option"),
+        (["explain", "good", "--out", ""], "the path is an empty text; '.' is the current folder"),
         (["paint"], "No such command 'paint'"),
     ],
 )
@@ -69,10 +70,29 @@ def test_an_interrupt_ends_in_one_line(monkeypatch):
     assert outcome.err == "interrupted; what is finished is kept, the same command goes on from there\n"
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["layers", "py:tinynet:make", "--size", "32", "--json"]])
+@pytest.mark.usefixtures("work")
+def test_a_full_disk_behind_stdout_is_one_line(arguments):
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            (*COMMAND, *arguments),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+            check=False,
+        )
+    assert ended.returncode == FAILED
+    assert ended.stderr.splitlines()[-1] == "error: cannot write to stdout: No space left on device"
+    assert "Traceback" not in ended.stderr
+    assert "Exception ignored" not in ended.stderr
+
+
 @pytest.mark.usefixtures("work")
 def test_module_run_with_a_reader_that_goes_away_is_quiet():
     """`python -m cfcam_gpu … | head` in a process of its own."""
-    arguments = ("layers", "py:tinynet:make", "--size", "32", "--json")
+    prepared = ("--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25")
+    arguments = ("layers", "py:tinynet:make", "--size", "32", *prepared, "--json")
     with subprocess.Popen(
         (*COMMAND, *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
     ) as process:

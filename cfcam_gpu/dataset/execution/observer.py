@@ -82,6 +82,9 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
         super().__init__(signal.Signals(number).name)
 
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[int]]:
+        return type(self), (self.number,)
+
 
 @contextmanager
 def watched_signals() -> Iterator[Callable[[], int | None]]:

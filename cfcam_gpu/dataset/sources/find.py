@@ -13,7 +13,7 @@ from cfcam_gpu.dataset.sources.folders import InputFile, expand_input
 from cfcam_gpu.dataset.sources.hub_parquet import hub_samples, is_hub_parquet
 from cfcam_gpu.dataset.sources.huggingface import dataset_samples, is_saved_dataset, refuse_cache
 from cfcam_gpu.dataset.sources.manifests import is_manifest, manifest_samples
-from cfcam_gpu.dataset.sources.names import image_stem, names_of, safe_name, unique_names
+from cfcam_gpu.dataset.sources.names import image_stem, names_of, output_name, safe_name, unique_names
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri, path_uri
 from cfcam_gpu.dataset.sources.webdataset import is_compressed, refuse_compressed, tar_samples
 from cfcam_gpu.errors import InputError
@@ -201,7 +201,8 @@ _KINDS = {
 
 def _named(unnamed: list[_Unnamed]) -> list[Sample]:
     """The samples with their final ids and names."""
-    names = unique_names([one.stem for one in unnamed], [one.full for one in unnamed])
+    stems = [output_name(one.stem) for one in unnamed]
+    names = unique_names(stems, [output_name(one.full) for one in unnamed])
     return [
         replace(one.sample, sample_id=sample_id, name=name)
         for one, sample_id, name in zip(unnamed, _unique_ids(unnamed), names, strict=True)

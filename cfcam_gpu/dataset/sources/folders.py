@@ -62,6 +62,10 @@ def expand_input(text: str, exclude: Path | None = None) -> list[InputFile]:
         >>> [str(file.relative) for file in expand_input(str(folder))]
         ['a.png', 'b.png']
     """
+    if not text.strip():
+        raise InputError(
+            "an input is an empty text; name a file, folder or pattern ('.' is the current folder)"
+        )
     excluded = None if exclude is None else os.path.realpath(exclude)
     path = Path(os.path.expanduser(text))
     if os.path.isdir(path):  # Path.is_dir raises below a folder that may not be entered

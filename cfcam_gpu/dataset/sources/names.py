@@ -19,6 +19,15 @@ IMAGE_SUFFIXES = frozenset((
 #: Longest name of a file or folder. File systems allow 255 bytes; suffixes and numbers are added to a name.
 _MAX_BYTES = 180
 
+#: Files and folders of an output folder, lower case.
+_OF_THE_STORE = frozenset((
+    ".cfcam", "cost", "evaluation.json", "metrics.parquet", "overlays", "plan.parquet", "plots", "report.html",
+    "report_files", "run.json", "shards", "summary.json",
+))  # fmt: skip
+
+#: Ends of the names of pictures that runs and exports write.
+_PICTURES = (".png", ".jpg", ".webp")
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
@@ -59,6 +68,32 @@ def safe_name(text: str) -> PurePosixPath:
     parts = [_shortened(_CONTROL.sub("_", part)) for part in clean_text(text).split("/")]
     kept = [part for part in parts if part not in ("", ".", "..")]
     return PurePosixPath(*kept) if kept else PurePosixPath("sample")
+
+
+def leads_out(name: str) -> bool:
+    """Whether the path leads out of the folder it is appended to, or is no path.
+
+    Example:
+        >>> leads_out("pets/cat"), leads_out("../cat"), leads_out("/cat")
+        (False, True, True)
+    """
+    return name.startswith("/") or "\0" in name or (".." in name and ".." in PurePosixPath(name).parts)
+
+
+def output_name(name: str) -> str:
+    """The name with "_" behind each folder that a run may need for a file or folder of its own.
+
+    Example:
+        >>> output_name("shards/part-00001.parquet/x"), output_name("cat_cfcam.png/x"), output_name("pets/cat")
+        ('shards_/part-00001.parquet/x', 'cat_cfcam.png_/x', 'pets/cat')
+    """
+    if "/" not in name:
+        return name
+    *folders, last = name.split("/")
+    if folders[0].lower() in _OF_THE_STORE:
+        folders[0] += "_"
+    folders = [f"{folder}_" if folder.lower().endswith(_PICTURES) else folder for folder in folders]
+    return "/".join([*folders, last])
 
 
 def _shortened(part: str) -> str:

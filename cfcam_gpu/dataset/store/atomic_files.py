@@ -67,6 +67,34 @@ def write_atomically(path: Path, content: bytes, temporary: Path | None = None) 
         file.write(content)
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A new folder to fill, which is renamed to `path` when the block ends without an exception.
+
+    Raises:
+        OSError: it cannot be made, or `path` is there. Nothing is left behind.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "sums"
+        >>> with atomic_folder(path) as folder:
+        ...     _ = (folder / "one.txt").write_text("1 + 1 = 2")
+        ...     path.exists()
+        False
+        >>> [file.name for file in path.iterdir()]
+        ['one.txt']
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".cfcam-{os.getpid()}-{path.name}"[:200]
+    temporary.mkdir()
+    try:
+        yield temporary
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
 def page_folder(page: Path) -> Path:
     """The folder beside an HTML page that holds what does not fit into it, in subfolders r-VERSION.
 

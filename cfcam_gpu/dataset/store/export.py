@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from cfcam_gpu._utils.messages import unknown
 from cfcam_gpu._utils.optional import require
 from cfcam_gpu.dataset.options import EXPORT_FORMATS
 from cfcam_gpu.dataset.sources.sample import split_uri
-from cfcam_gpu.dataset.store.atomic_files import atomic_file, os_reason, write_atomically
+from cfcam_gpu.dataset.store.atomic_files import atomic_file, atomic_folder, os_reason, write_atomically
 from cfcam_gpu.dataset.store.results import Results
 from cfcam_gpu.dataset.store.schema import ColumnName, Row, table_maps
 from cfcam_gpu.errors import ConfigError, InputError
@@ -50,7 +51,7 @@ def export(
             `fiftyone`: for each row with a map a gray heatmap with the original's size; samples.json
             lists filepath, label, prediction and the heatmap's map_path.
             Names of pictures end with the class where several classes of a sample are explained.
-        destination: the file or folder to write, which must not exist.
+        destination: the file or folder to write, which must not exist; after an error it still does not.
         size: (H, W) of the heatmaps of npz and zarr; None: the model's input size.
         cmap: colours of png, one of `colormaps.COLORMAPS`.
 
@@ -78,16 +79,17 @@ def export(
     if to not in EXPORT_FORMATS:
         raise ConfigError(unknown("format", to, EXPORT_FORMATS))
     check_style(cmap, 0)
-    if destination.exists():
+    if os.path.lexists(destination):
         raise InputError(f"{destination} exists; name a file or folder that does not")
     if not len(results):
         raise InputError(f"{results.store.out} holds no finished part, so there is nothing to export")
     try:
         if to == "npz":
             return _npz(results, destination, size or results.size)
-        if to == "zarr":
-            return _zarr(results, destination, size or results.size)
-        return _png(results, destination, cmap) if to == "png" else _fiftyone(results, destination)
+        with atomic_folder(destination) as folder:
+            if to == "zarr":
+                return _zarr(results, folder, size or results.size)
+            return _png(results, folder, cmap) if to == "png" else _fiftyone(results, folder)
     except OSError as error:
         raise InputError(f"cannot write {destination}: {os_reason(error)}") from error
 
@@ -110,7 +112,7 @@ def _npz(results: Results, destination: Path, size: tuple[int, int]) -> int:
 def _zarr(results: Results, destination: Path, size: tuple[int, int]) -> int:
     zarr = require("zarr", "zarr")
     count = len(results)
-    group = zarr.open_group(str(destination), mode="w-", attributes={"cfcam": results.run["fingerprint"]})
+    group = zarr.open_group(str(destination), mode="w", attributes={"cfcam": results.run["fingerprint"]})
     for name, shape in (("heatmap", size), ("grid", results.map_shape)):
         chunks = (min(64, count), *shape)
         array = group.create_array(name, shape=(count, *shape), chunks=chunks, dtype="float32")
@@ -157,7 +159,6 @@ def _png(results: Results, destination: Path, cmap: str) -> int:
 
 def _fiftyone(results: Results, destination: Path) -> int:
     written = 0
-    destination.mkdir(parents=True)
     with atomic_file(destination / "samples.json") as file:
         file.write(b'{"samples": [')
         for name, row in _explained(results):

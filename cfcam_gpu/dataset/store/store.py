@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -105,11 +106,13 @@ class Store:
         try:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"cannot make the output folder {self.out}: {os_reason(error)}") from error
+            dangling = os.path.islink(self.out) and not os.path.exists(self.out)
+            reason = "it is a link to a folder that does not exist" if dangling else os_reason(error)
+            raise InputError(f"cannot make the output folder {self.out}: {reason}") from error
 
     def holds_other_kind(self) -> bool:
         """Whether the folder holds a run of the other kind."""
-        return (self.out / self.other_kind.marker).exists()
+        return os.path.exists(self.out / self.other_kind.marker)  # Path.exists raises where it may not look
 
     def temporary_folder(self, rank: int) -> Path:
         """Folder of the files that the process of a rank is writing."""
