@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from cfcam_gpu import CFCAM, CaptureError
@@ -144,6 +145,30 @@ def test_the_finer_layer_of_the_packaged_model(lite0, photo_batch):
     cam = CFCAM(lite0.model, method="cfcam-fine")
     assert cam(photo_batch[:1]).grid.shape == (1, 14, 14)
     assert cam.finer_layer_name == "_blocks.10"
+
+
+#: Image size, the chosen layer's map, the finer layer and its map: the stage before, not the stem.
+TWICE = {
+    "efficientnet_b0": (224, 7, "blocks.4", 14),
+    "convnext_atto": (224, 7, "stages.2", 14),
+    "coatnet_nano_rw_224": (224, 7, "stages.2", 14),
+    "mobilenetv2_100": (224, 7, "blocks.4", 14),
+    "mobilevitv2_050": (256, 8, "stages.3", 16),
+    "efficientnet-lite1": (240, 8, "_blocks.14", 15),
+    "efficientnet-lite2": (260, 9, "_blocks.14", 17),
+}
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_the_finer_layer_has_about_twice_the_resolution(name: str) -> None:
+    size, side, label, finer_side = TWICE[name]
+    torch.manual_seed(0)
+    model = EfficientNet.from_name(name) if "-lite" in name else timm.create_model(name)
+    model, images = model.eval(), torch.randn(1, 3, size, size)
+    layer = choose_layer(model, images)
+    finer = finer_layer(model, layer, images)
+    shapes = [tuple(capture(model, one, images, 1).activations.shape[2:]) for one in (layer, finer)]
+    assert (finer.label, shapes) == (label, [(side, side), (finer_side, finer_side)])
 
 
 def test_no_finer_layer_is_an_error():
