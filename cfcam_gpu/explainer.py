@@ -90,7 +90,7 @@ class CFCAM:
         output: index, key or attribute of the logits in what the model returns; None: found by the usual names.
         scales: factors of the images' size at which they are explained, one forward pass each; the maps, each over
             its maximum, are averaged. Classes and logits are those of the images as given. The model must take
-            images of these sizes.
+            images of these sizes, and nothing else of the images' height and width.
         flip: explain the images' mirror images as well, at each scale.
 
     Raises:
@@ -108,7 +108,7 @@ class CFCAM:
     def __init__(
         self,
         model: nn.Module,
-        target_layer: Layer | list[Layer] | tuple[Layer, ...] | None = None,
+        target_layer: Layer | Sequence[Layer] | None = None,
         config: CFCAMConfig | None = None,
         engine: str = "auto",
         on_invalid: str = "raise",
@@ -126,18 +126,20 @@ class CFCAM:
     ) -> None:
         check_on_invalid(on_invalid)
         _check_call(call)
-        target_layer, *others = _layers(target_layer)
-        _check_layout(target_layer, layout, reshape_transform)
+        first, *others = _layers(target_layer)
+        _check_layout(first, layout, reshape_transform)
         self.method = find_method(method)
         check_model(model)
         self.model = unwrapped(model)
         self.config = config or CFCAMConfig()
         self.engine = engine
         self.on_invalid = on_invalid
-        self._layer = self._find(target_layer)
+        self._layer = self._find(first)
         if finer_layer is not None and not self.method.needs_finer:
             raise ConfigError(f"method {method!r} looks at one layer, target_layer; leave finer_layer out")
         self._finer = self._find(finer_layer)
+        #: The finer layers that were chosen, by the label of the target layer.
+        self._finers: dict[str, TargetLayer] = {}
         self.layout = layout
         self.reshape_transform = reshape_transform
         self.scoring = Scoring(activation, output).of_model(self.model)
@@ -151,7 +153,7 @@ class CFCAM:
             finer_layer=finer_layer, layout=layout, reshape_transform=reshape_transform, compile=compile,
             activation=activation, output=output, scales=scales, flip=flip,
         )  # fmt: skip
-        self._of_calls: list[CFCAM] = []
+        self._runs: dict[int, CFCAM] = {}
         self._others = [self._another(layer, call=call) for layer in others]
         backend = backend_of(model)
         self._compiled: CompiledModel | None = None
@@ -221,28 +223,34 @@ class CFCAM:
             InvalidImagesError: images that cannot be explained (NaN, zero gradient), by index.
         """
         images, further = split_inputs(images, forward_args, forward_kwargs, inputs)
-        explainers = (
-            [self, *self._others] if self.call != "all" else self._of_all_calls(images, further, check)
-        )
-        results = [one._explanation(images, targets, further, check) for one in explainers]
+        results = [
+            result
+            for one in (self, *self._others)
+            for result in one._explanations(images, targets, further, check)
+        ]
         return results[0] if len(results) == 1 else averaged(results)
 
-    def _explanation(
+    def _explanations(
         self, images: Any, targets: Targets, further: FurtherInputs | None, check: Check
-    ) -> Explanation:
+    ) -> list[Explanation]:
+        """The explanation of the run of the layer that was asked for, or those of all its runs, the last one last."""
         differentiate = self.method.uses_gradients and self._views[0].is_plain
-        return self.explain(
-            self._capture(images, targets, differentiate=differentiate, check=check, further=further)
-        )
+        features = self._capture(images, targets, differentiate=differentiate, check=check, further=further)
+        earlier = features.runner.calls - 1 if self.call == "all" else 0
+        results = [
+            result
+            for call in range(earlier)
+            for result in self._of_run(features.runner.layer, call)._explanations(
+                images, targets, further, check
+            )
+        ]
+        return [*results, self.explain(features)]
 
-    def _of_all_calls(self, images: Any, further: FurtherInputs | None, check: Check) -> list[CFCAM]:
-        """An explainer for each run of each target layer."""
-        if not self._of_calls:
-            for one in (self, *self._others):
-                one._capture(images, None, differentiate=False, check=check, further=further)
-                layer = one.layer_name if one is not self else self._layer and self._layer.label
-                self._of_calls += [self._another(layer, call=number) for number in range(one._calls or 1)]
-        return self._of_calls
+    def _of_run(self, layer: TargetLayer, call: int) -> CFCAM:
+        """An explainer of one run of the layer."""
+        if call not in self._runs:
+            self._runs[call] = self._another(layer.label or layer.module, call=call)
+        return self._runs[call]
 
     def features(
         self, images: Tensor, targets: Targets = None, *, check: Check = never_ends
@@ -287,6 +295,7 @@ class CFCAM:
 
     def _of_volumes(self, features: CapturedFeatures, slices: Slices) -> CapturedFeatures:
         """The features as PyTorch's engine takes those of volumes, with the slices of a map below each other."""
+        self._check_volumes()
         if self.engine not in ("auto", "torch"):
             raise ConfigError(f"engine {self.engine!r} does not explain volumes; use engine 'torch'")
         config = volume_config(self.config, slices.sides[0]) if self.method.is_cfcam else self.config
@@ -301,23 +310,26 @@ class CFCAM:
     def _at_view(self, features: CapturedFeatures, view: ImageView) -> Explanation:
         """The explanation of a view of the images, with heatmaps of the images' size."""
         if not view.is_plain:
-            features = replace(
-                self._captured_at(view, features),
-                size=features.size,
-                config=self.config,
-                engine=features.engine,
-            )
+            features = self._captured_at(view, features)
         return explained(self._suited(features), self.method)
 
     def _captured_at(self, view: ImageView, features: CapturedFeatures) -> CapturedFeatures:
-        images, runner = view.of(features.images), features.runner
+        """The same targets at the same run of the same layer, for a view of the images."""
+        images, runner, finer = view.of(features.images), features.runner, None
+        if runner.further is not None:
+            runner.further.check_views(features.size)
+        if self.method.needs_finer:
+            finer = self._finer_layer(runner.layer, features.images, runner.model)
         try:
-            return self._capture(
+            captured = runner.capture(
                 images,
                 features.asked,
+                calls=self._calls,
                 differentiate=self.method.uses_gradients,
-                check=runner.check,
-                bound=runner.model,
+                finer=finer,
+                contrast=self.method.contrasts,
+                compiled=self._compiled,
+                call=runner.asked,
             )
         except ModelFailedError as error:
             raise CaptureError(
@@ -325,12 +337,13 @@ class CFCAM:
                 f"{features.size[0]}x{features.size[1]} ({error.sentence}); leave scales out, or load a model that "
                 "interpolates its positions, such as timm's with dynamic_img_size=True"
             ) from error
+        return features.with_capture(captured, images)
 
     def _suited(self, features: CapturedFeatures) -> CapturedFeatures:
         """The features with what the method reads, captured anew where another method left it out."""
         method, finer = self.method, None
         if method.needs_finer:
-            finer = self._finer_layer(features.runner.layer, features.images)
+            finer = self._finer_layer(features.runner.layer, features.images, features.runner.model)
         captured = finer is None or (features.finer is not None and features.finer.layer.label == finer.label)
         if captured and (features.contrasted == method.contrasts or not method.uses_gradients):
             return features
@@ -344,10 +357,9 @@ class CFCAM:
         differentiate: bool,
         check: Check,
         further: FurtherInputs | None = None,
-        bound: nn.Module | None = None,
     ) -> CapturedFeatures:
         images = self._checked(images)
-        model = bound or self._bound(further, len(images))
+        model = self._bound(further, len(images))
         undo = Undo()
         try:
             leave_inference_mode(undo)
@@ -395,6 +407,8 @@ class CFCAM:
                 check,
                 self.scoring,
                 raw=bool(captured.functions),
+                asked=-1 if isinstance(self.call, str) else self.call,
+                further=further,
             ),
             finer=captured.finer,
             contrasted=captured.contrasted,
@@ -425,7 +439,7 @@ class CFCAM:
             return with_layout(model, self._layer, images, self.layout, self.reshape_transform)
         return self._layer
 
-    def _volume_layer(self, model: nn.Module, volumes: Tensor) -> TargetLayer:
+    def _check_volumes(self) -> None:
         reasons = {
             f"method {self.method.name!r} looks at a second layer and": self.method.needs_finer,
             "an explainer of several sizes or mirror images": self.has_views,
@@ -434,25 +448,31 @@ class CFCAM:
         }
         for reason in (reason for reason, holds in reasons.items() if holds):
             raise ConfigError(f"{reason} does not explain volumes; choose another method or leave that out")
+
+    def _volume_layer(self, model: nn.Module, volumes: Tensor) -> TargetLayer:
+        self._check_volumes()
         layout = self._layer.layout if self._layer else None
         if self._layer and isinstance(layout, Slices) and layout.volume == tuple(volumes.shape[2:]):
             return self._layer
         return volume_layer(model, self._layer, volumes, self.scoring)
 
-    def _finer_layer(self, layer: TargetLayer, images: Tensor, model: nn.Module | None = None) -> TargetLayer:
-        if self._finer is None:
-            self._finer = finer_layer(model or self.model, layer, images, self.scoring)
-        if self._finer.label == layer.label:
+    def _finer_layer(self, layer: TargetLayer, images: Tensor, model: nn.Module) -> TargetLayer:
+        finer = self._finer or self._finers.get(layer.label)
+        if finer is None:
+            finer = self._finers[layer.label] = finer_layer(model, layer, images, self.scoring)
+        if finer.label == layer.label:
             raise CaptureError(
                 f"the finer layer is the explained layer {layer.label!r} itself; choose an earlier one, "
                 "`cfcam layers` lists them in their order"
             )
-        return self._finer
+        return finer
 
     @property
     def finer_layer_name(self) -> str | None:
         """Name of the earlier layer; None for methods with one layer, and before it is chosen at the first call."""
-        return self._finer.label if self._finer else None
+        chosen = self._finers.get(self._layer.label) if self._layer else None
+        finer = self._finer or chosen
+        return finer.label if finer else None
 
     def _checked(self, images: Any) -> Tensor:
         if not (
@@ -485,7 +505,7 @@ def _check_layout(
         raise ConfigError("reshape_transform and layout both say how an output is read; pass one of them")
 
 
-def _layers(layer: Layer | list[Layer] | tuple[Layer, ...] | None) -> list[Layer | None]:
+def _layers(layer: Layer | Sequence[Layer] | None) -> list[Any]:
     if isinstance(layer, (list, tuple)):
         nested = [one for one in layer if isinstance(one, (list, tuple))]
         if nested or not layer:

@@ -44,7 +44,10 @@ class ImageView:
         """
         size = scaled(images.shape[2], self.scale), scaled(images.shape[3], self.scale)
         if size != images.shape[2:]:
-            images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+            # The CPU smoothes no half precision.
+            wide = images.float() if images.element_size() == 2 else images
+            resized = F.interpolate(wide, size, mode="bilinear", align_corners=False, antialias=True)
+            images = resized.to(images.dtype)
         return images.flip(3) if self.mirrored else images
 
     def back(self, maps: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -97,6 +98,62 @@ def test_features_of_another_explainer_are_explained_at_every_size(net, images):
     features = CFCAM(net, "conv:relu", method="cfcam").features(images, 1)
     cam = CFCAM(net, "conv:relu", method="gradcam", scales=SCALES, flip=True)
     torch.testing.assert_close(cam.explain(features).grid, cam(images, 1).grid)
+
+
+def test_features_of_another_layer_are_explained_at_that_layer_at_every_size(net, images):
+    features = CFCAM(net, "stem", method="gradcam").features(images, 1)
+    cam = CFCAM(net, "conv:relu", method="gradcam", scales=SCALES, flip=True)
+    expected = CFCAM(net, "stem", method="gradcam", scales=SCALES, flip=True)(images, 1)
+    torch.testing.assert_close(cam.explain(features).grid, expected.grid)
+    assert not torch.allclose(cam.explain(features).heatmap, cam(images, 1).heatmap, atol=0.05)
+
+
+def test_every_size_runs_under_the_autocast_in_which_the_features_were_captured(net, images):
+    cam = CFCAM(net, "conv:relu", method="gradcam", scales=SCALES, flip=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        features, expected = cam.features(images, 1), cam(images, 1)
+    assert torch.equal(cam.explain(features).grid, expected.grid)
+    assert not torch.equal(cam(images, 1).grid, expected.grid)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_models_of_every_precision_at_several_sizes(net, images, dtype):
+    model = copy.deepcopy(net).to(dtype)
+    found = explained(model, images.to(dtype), 1, scales=SCALES, flip=True)
+    expected = explained(net, images, 1, scales=SCALES, flip=True)
+    torch.testing.assert_close(found.heatmap, expected.heatmap, rtol=0, atol=0.05)
+
+
+class Compared(nn.Module):
+    """Subtracts a second picture's maps."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: torch.Tensor, other: Any) -> Any:
+        return self.net(images) - (self.net(other) if isinstance(other, torch.Tensor) else other)
+
+
+@pytest.mark.parametrize("how", [{"scales": SCALES}, {"flip": True}])
+def test_sizes_and_mirror_images_of_one_picture_of_two_are_refused(net, images, how):
+    cam = CFCAM(Compared(net), "net.conv:relu", method="gradcam", call=0, **how)
+    with pytest.raises(CaptureError, match=r"but forward_args\[0\] has their height and width too; leave"):
+        cam(images, 1, forward_args=(images,))
+    torch.testing.assert_close(
+        cam(images, 1, forward_args=(0.5,)).grid, explained(net, images, 1, **how).grid
+    )
+
+
+def test_the_finer_layer_is_that_of_the_layer_of_the_features():
+    model = timm.create_model("resnet10t", num_classes=4).eval()
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    cam = CFCAM(model, "layer2", method="gradcam-fine")
+    of_layer_2 = cam(images, 1).grid
+    later = CFCAM(model, "layer4", method="gradcam")
+    expected = CFCAM(model, "layer4", method="gradcam-fine")(images, 1)
+    assert torch.equal(cam.explain(later.features(images, 1)).grid, expected.grid)
+    assert torch.equal(cam(images, 1).grid, of_layer_2)
 
 
 @pytest.mark.parametrize("scales", [(), (0.0,), (-1.0, 1.0), (1.0, 1.0), (float("nan"),), (9.0,), ("a",)])

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cfcam_gpu._utils.messages import listed
+from cfcam_gpu._utils.undo import Undo
 from cfcam_gpu.capture.model_state import share_lock
 from cfcam_gpu.capture.scoring import describe
 from cfcam_gpu.errors import CaptureError
@@ -52,17 +53,47 @@ class FurtherInputs:
             tensor([1., 2.])
         """
         bound = copy.copy(model)
+        # The model's own compiled call takes all inputs.
+        bound.__dict__["_compiled_call_impl"] = None
         share_lock(bound, model)
 
         def forward(images: Tensor) -> Any:
             args = [_rows(value, batch, len(images)) for value in self.args]
             kwargs = {name: _rows(value, batch, len(images)) for name, value in self.kwargs.items()}
-            if self.key is not None:
-                return type(model).forward(bound, *args, **{self.key: images, **kwargs})
-            return type(model).forward(bound, images, *args, **kwargs)
+            if self.key is None:
+                args.insert(0, images)
+            else:
+                kwargs[self.key] = images
+            undo = Undo()
+            try:
+                # Somebody may have replaced the model's own forward, so that must run.
+                undo.add(vars(model).update, {"training": model.training})
+                model.training = bound.training
+                return model.forward(*args, **kwargs)
+            finally:
+                undo.run()
 
         bound.forward = forward
         return bound
+
+    def check_views(self, size: tuple[int, int]) -> None:
+        """Refuses further inputs that have the images' height and width, where the images are resized or mirrored.
+
+        Raises:
+            CaptureError: there is such an input.
+        """
+        names = [f"forward_args[{place}]" for place in range(len(self.args))]
+        inputs = dict(zip(names, self.args, strict=True)) | dict(self.kwargs)
+        alike = [
+            name
+            for name, value in inputs.items()
+            if isinstance(value, Tensor) and value.ndim > 2 and tuple(value.shape[-2:]) == size
+        ]
+        if alike:
+            raise CaptureError(
+                f"scales and flip change the images alone, but {listed(alike)} has their height and width too; leave "
+                "scales and flip out"
+            )
 
 
 def _has_rows(value: Any, batch: int) -> bool:
@@ -89,7 +120,7 @@ def split_inputs(
         named: inputs by the model's own names.
 
     Raises:
-        CaptureError: no images, or several tensors that may be them.
+        CaptureError: no images, several tensors that may be them, or arguments of another type.
 
     Example:
         >>> import torch
@@ -97,6 +128,14 @@ def split_inputs(
         >>> images.shape, further
         (torch.Size([1, 3, 8, 8]), FurtherInputs(key='pixel_values', args=(), kwargs={'mask': None}))
     """
+    if not isinstance(forward_args, (tuple, list)):
+        raise CaptureError(
+            f"forward_args must be a tuple of further inputs, got {describe(forward_args)}; a single one is (input,)"
+        )
+    if not isinstance(forward_kwargs, (Mapping, type(None))):
+        raise CaptureError(
+            f"forward_kwargs must be a dictionary of further inputs by name, got {describe(forward_kwargs)}"
+        )
     kwargs = dict(forward_kwargs or {})
     if isinstance(images, Mapping):
         named, images = {**images, **(named or {})}, None

@@ -16,6 +16,7 @@ from cfcam_gpu._utils.undo import Undo
 from cfcam_gpu.capture import Capture, capture
 from cfcam_gpu.capture.failures import run_model
 from cfcam_gpu.capture.hooks import replace_outputs
+from cfcam_gpu.capture.inputs import FurtherInputs
 from cfcam_gpu.capture.layers import TargetLayer
 from cfcam_gpu.capture.layouts import ChannelsFirst
 from cfcam_gpu.capture.model_state import check_between, make_explainable
@@ -43,6 +44,8 @@ class ModelRunner:
         scoring: how the logits are read from the model's output.
         raw: whether logits are as the model puts them out, for targets that are functions; else those of all
             classes.
+        asked: the run of the layer as the caller asked for it, from 0; negative: counted from the last.
+        further: what the model takes beside the images.
 
     Example:
         >>> from cfcam_gpu.capture import find_layer
@@ -59,6 +62,8 @@ class ModelRunner:
     check: Check = never_ends
     scoring: Scoring = field(default_factory=Scoring)
     raw: bool = False
+    asked: int = -1
+    further: FurtherInputs | None = None
 
     def logits(self, images: Tensor) -> Tensor:
         """(N,classes) float32 of images (N,3,H,W) in the model's dtype, without gradients."""
@@ -110,8 +115,7 @@ class ModelRunner:
                 targets,
                 scoring=self.scoring,
                 check=self.check,
-                call=self.calls - 1,
-                **more,
+                **{"call": self.calls - 1, **more},
             )
         finally:
             undo.run()

@@ -65,8 +65,11 @@ class Scoring:
             raise ConfigError(unknown("activation", self.activation, ACTIVATION_NAMES))
 
     def of_model(self, model: nn.Module) -> Scoring:
-        """With a sigmoid where `auto` meets a model of transformers whose config says that it is multi-label."""
-        problem = getattr(getattr(model, "config", None), "problem_type", None)
+        """With a sigmoid where `auto` meets a model of transformers whose config says that it is multi-label.
+
+        The model may stand alone in modules around it, as where one makes a tensor of its output.
+        """
+        problem = _problem_type(model)
         multi_label = self.activation == "auto" and problem == "multi_label_classification"
         return replace(self, activation="sigmoid") if multi_label else self
 
@@ -94,7 +97,7 @@ class Scoring:
         return self.of_classes(self.logits(output))
 
     def of_classes(self, logits: Tensor) -> Tensor:
-        """The logits of all classes: [-z, z] for logits (B,1) or (B,), else the logits themselves.
+        """The logits of all classes: [-z, z] for logits (B,1) or (B,), or () of one image, else the logits themselves.
 
         Raises:
             CaptureError: a softmax of one output.
@@ -115,8 +118,17 @@ class Scoring:
         return "sigmoid" if _is_one_output(logits) else "softmax"
 
 
+def _problem_type(model: nn.Module) -> Any:
+    while not hasattr(model, "config") and len(model._modules) == 1:
+        (inner,) = model._modules.values()
+        if inner is None:
+            break
+        model = inner
+    return getattr(getattr(model, "config", None), "problem_type", None)
+
+
 def _is_one_output(logits: Tensor) -> bool:
-    return logits.ndim == 1 or (logits.ndim == 2 and logits.shape[1] == 1)
+    return logits.ndim < 2 or (logits.ndim == 2 and logits.shape[1] == 1)
 
 
 def logits_of(output: Any) -> Tensor:

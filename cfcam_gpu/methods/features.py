@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cfcam_gpu.capture import LayerFeatures, TargetLayer
+from cfcam_gpu.capture import Capture, LayerFeatures, TargetLayer
 from cfcam_gpu.capture.model_runner import ModelRunner
 from cfcam_gpu.capture.scoring import probabilities
 from cfcam_gpu.capture.targets import ScoreFunction, Targets, scores_by
@@ -156,12 +156,20 @@ class CapturedFeatures(Features):
     def captured_again(self, finer: TargetLayer | None, *, contrast: bool) -> Self:
         """The same images and targets, captured now with a finer layer, or with contrasted scores, or without."""
         captured = self.runner.capture(self.images, self.asked, finer=finer, contrast=contrast)
+        return self.with_capture(captured, self.images)
+
+    def with_capture(self, captured: Capture, images: Tensor) -> Self:
+        """The same targets, as they were captured of images (B,3,H,W): these images once more, or changed ones."""
         return replace(
             self,
+            images=images,
             activations=captured.activations.float(),
             gradients=captured.gradients,
             finer=captured.finer,
-            contrasted=contrast,
+            contrasted=captured.contrasted,
+            scores=captured.scores,
+            logits=captured.logits,
+            runner=replace(self.runner, layer=captured.layer, calls=captured.call),
         )
 
     def at_image_size(self, maps: Tensor) -> Tensor:

@@ -200,6 +200,104 @@ def test_all_runs_are_averaged(made: Callable[..., Any], pictures: Tensor) -> No
         torch.testing.assert_close(every(pictures, 0).heatmap, wanted)
 
 
+class Repeated(nn.Module):
+    """The backbone runs as often as the caller says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Backbone()
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, images: Tensor, times: int = 2) -> Tensor:
+        pooled = [self.backbone(images.roll(n, 3)).mean((2, 3)) * (n + 1) for n in range(times)]
+        return torch.as_tensor(self.fc(torch.stack(pooled).sum(0)))
+
+
+def test_all_runs_are_those_of_each_call(made: Callable[..., Any], pictures: Tensor) -> None:
+    model = made(Repeated)
+    every = CFCAM(model, "backbone", method="gradcam", call="all", on_invalid="flag")
+    for times in (2, 3, 1):
+        results = [
+            CFCAM(model, "backbone", method="gradcam", call=call, on_invalid="flag")(
+                pictures, 0, forward_args=(times,)
+            )
+            for call in range(times)
+        ]
+        mean = mean_of(results)
+        wanted = mean / mean.amax((1, 2), keepdim=True).clamp_min(1e-30)
+        assert wanted.any()
+        found = every(pictures, 0, forward_args=(times,))
+        torch.testing.assert_close(found.heatmap, wanted, msg=f"{times} runs")
+
+
+def test_an_interrupted_call_leaves_no_half_of_the_runs(made: Callable[..., Any], pictures: Tensor) -> None:
+    model = made(Siamese)
+    layers = ["backbone.relu1", "backbone"]
+    wanted = CFCAM(model, layers, method="gradcam", call="all")(pictures, 0).heatmap
+    cam = CFCAM(model, layers, method="gradcam", call="all")
+    count = 0
+
+    def interrupt() -> None:
+        nonlocal count
+        count += 1
+        if count == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cam(pictures, 0, check=interrupt)
+    torch.testing.assert_close(cam(pictures, 0).heatmap, wanted)
+
+
+def test_a_forward_that_somebody_replaced_is_the_one_that_runs(
+    made: Callable[..., Any], pictures: Tensor
+) -> None:
+    model, plain = made(WithAge).train(), made(WithAge)
+    own, modes = model.forward, []
+
+    def negated(*args: Any, **kwargs: Any) -> Any:
+        modes.append(model.training)
+        return -own(*args, **kwargs)
+
+    model.forward = negated
+    result = CFCAM(model, "backbone.relu2", method="gradcam")(pictures, 1, forward_args=(AGES,))
+    torch.testing.assert_close(result.logits, -plain(pictures, AGES).detach())
+    expected = CFCAM(plain, "backbone.relu2", method="gradcam")(
+        pictures, lambda logits: -logits[1], forward_args=(AGES,)
+    )
+    torch.testing.assert_close(result.grid, expected.grid)
+    assert modes
+    assert not any(modes)
+    assert model.training
+
+
+def test_a_model_compiled_in_place_gets_its_further_inputs(
+    made: Callable[..., Any], pictures: Tensor
+) -> None:
+    model, plain = made(WithAge), made(WithAge)
+    model.compile(backend="eager")
+    found = CFCAM(model, "backbone.relu2", method="gradcam")(pictures, 1, forward_args=(AGES, 2.0))
+    expected = CFCAM(plain, "backbone.relu2", method="gradcam")(pictures, 1, forward_args=(AGES, 2.0))
+    torch.testing.assert_close(found.grid, expected.grid)
+
+
+@pytest.mark.parametrize(
+    ("further", "message"),
+    [
+        ({"forward_args": AGES}, r"forward_args must be a tuple of further inputs, got a float32 tensor"),
+        ({"forward_args": 5}, r"forward_args must be a tuple of further inputs, got a int; a single one is"),
+        (
+            {"forward_kwargs": [AGES]},
+            r"forward_kwargs must be a dictionary of further inputs by name, got a list",
+        ),
+    ],
+)
+def test_further_inputs_of_another_type_are_errors(
+    made: Callable[..., Any], pictures: Tensor, further: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CaptureError, match=message):
+        CFCAM(made(WithAge), "backbone")(pictures, **further)
+
+
 def test_runs_that_are_not_there(made: Callable[..., Any], pictures: Tensor) -> None:
     model = made(Siamese)
     for call in (2, -3):

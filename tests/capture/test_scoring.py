@@ -129,6 +129,15 @@ def test_one_output_is_the_logit_of_class_1(one, images, squeezed):
     torch.testing.assert_close(both, torch.stack([negative, positive], 1), rtol=0, atol=1e-5)
 
 
+def test_one_image_of_a_model_that_squeezes_its_one_output(one, images):
+    model = Returns(one, torch.squeeze)
+    for index in range(3):
+        found: Any = CFCAM(model, "net.relu", method="gradcam")(images[index : index + 1])
+        expected: Any = CFCAM(one, "relu", method="gradcam")(images[index : index + 1])
+        torch.testing.assert_close(found.heatmap, expected.heatmap)
+        torch.testing.assert_close(found.probabilities, expected.probabilities)
+
+
 @pytest.mark.parametrize("method", ["scorecam", "ablationcam", "layercam", "cfcam"])
 def test_methods_explain_both_classes_of_one_output(one, images, method):
     """As for the same model with the two outputs -z and z."""
@@ -166,3 +175,5 @@ def test_a_model_of_transformers_says_that_it_is_multi_label(net, images):
     net.config = SimpleNamespace(problem_type="multi_label_classification")
     assert CFCAM(net, "relu")(images).activation == "sigmoid"
     assert CFCAM(net, "relu", activation="softmax")(images).activation == "softmax"
+    around = Returns(net, lambda z: z)
+    assert CFCAM(around, "net.relu")(images).activation == "sigmoid"
