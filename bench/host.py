@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from cfcam_gpu.dataset.execution import pool as pools
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.execution.local import LocalPartExplainer
 from cfcam_gpu.dataset.execution.observer import Observer
+from cfcam_gpu.dataset.execution.pool import make_pool
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.run import carry_out
 from cfcam_gpu.dataset.sources.sample import Sample
@@ -168,7 +169,9 @@ def explain(options: Options, images: int, out: Path, observer: Observer) -> Non
         for i in range(images)
     ]
     content = {"fingerprint": {}, "shard_size": PART}
-    carry_out(Store(out), samples, LocalPartExplainer(explainer, run_options), content, run_options, observer)
+    with closing(make_pool(options.workers, run_options.sample_timeout)) as pool:
+        part_explainer = LocalPartExplainer(explainer, run_options, pool)
+        carry_out(Store(out), samples, part_explainer, content, run_options, observer)
 
 
 def _show(result: dict[str, Any]) -> None:

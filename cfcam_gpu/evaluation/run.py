@@ -6,6 +6,7 @@ samples -> plan -> parts (capture once, a map by each method, all metrics) -> al
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow as pa
 from cfcam_gpu._utils.device import resolve_device
 from cfcam_gpu.dataset.execution.local import LocalPartExplainer, Model, opened_explainer
 from cfcam_gpu.dataset.execution.observer import Observer
+from cfcam_gpu.dataset.execution.pool import make_pool
 from cfcam_gpu.dataset.run import RunSummary, carry_out, samples_of
 from cfcam_gpu.dataset.sources.masks import check_masks, with_masks
 from cfcam_gpu.dataset.sources.open_image import open_image
@@ -109,10 +111,15 @@ def evaluate(
     make = partial(
         Evaluator, options=options, metrics=metrics, on_cost=partial(store.write_cost, options.rank)
     )
-    with opened_explainer(model, options, device, make) as (evaluator, weights):
+    with ExitStack() as stack:
+        pool = stack.enter_context(closing(make_pool(options.workers, options.sample_timeout)))
+        pool.start(len(samples))  # while the model is loaded
+        evaluator, weights = stack.enter_context(opened_explainer(model, options, device, make))
         content = about(evaluator, weights, options)
         content["fingerprint"] = _fingerprint(content["fingerprint"], options, metrics)
-        run = carry_out(store, samples, LocalPartExplainer(evaluator, options), content, options, observer)
+        run = carry_out(
+            store, samples, LocalPartExplainer(evaluator, options, pool), content, options, observer
+        )
         preprocess, map_shape = evaluator.loaded.preprocess, evaluator.map_shape
     return _finish(store, run, options, observer, preprocess, map_shape)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -114,3 +115,49 @@ def test_a_task_of_a_thread_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) ->
     start = time.monotonic()
     pool.close()
     assert time.monotonic() - start < 2
+
+
+def test_ctrl_c_ends_a_run_that_decodes_in_a_thread_within_two_seconds(tmp_path: Path) -> None:
+    """The thread is stuck in an image; the shortest of three tries counts, since the machine may be busy."""
+    folder = save(tmp_path / "in", a=photo(1), hang=photo(2))
+    (tmp_path / "tinynet.py").write_text(
+        "from tests.helpers.smallnet import make_loaded\ndef make():\n    return make_loaded().model\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys, time\n"
+        "def hook(event, arguments):\n"
+        "    if event == 'open' and os.path.basename(str(arguments[0])) == 'hang.png':\n"
+        "        print('stuck', flush=True)\n"
+        "        time.sleep(1000)\n"
+        "sys.addaudithook(hook)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(Path(cfcam_gpu.__file__).parents[1])])
+    options = ("--model", "py:tinynet:make", "--size", "32", "--device", "cpu", "--batch-size", "1")
+    seconds = []
+    for out in ("first", "second", "third"):
+        with subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "cfcam_gpu",
+                "explain",
+                str(folder),
+                "--out",
+                str(tmp_path / out),
+                *options,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+            cwd=tmp_path,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "stuck\n"
+            start = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+            seconds.append(time.monotonic() - start)
+        assert process.returncode == 130, err
+        assert err.splitlines()[-1].startswith("interrupted; what is finished is kept"), err
+    assert min(seconds) < 2, seconds

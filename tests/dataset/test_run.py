@@ -14,9 +14,11 @@ from torch import nn
 from cfcam_gpu.dataset import open_results
 from cfcam_gpu.dataset.execution.observer import Tally
 from cfcam_gpu.dataset.sources.sample import Sample
-from cfcam_gpu.errors import InputError, StoreError, TargetError, TooManyErrors
+from cfcam_gpu.errors import InputError, ModelError, StoreError, TargetError, TooManyErrors
 from cfcam_gpu.explainer import CFCAM
 from cfcam_gpu.images.overlay import colorize, draw_overlay, fit_heatmap, upsample_grid
+from cfcam_gpu.models import LoadedModel
+from tests.helpers.launcher import child_processes, is_alive, wait_until
 from tests.helpers.smallnet import PLAIN, make_loaded, photo, rows, run, save
 
 CROPPED = dataclasses.replace(PLAIN, resize=40)
@@ -250,3 +252,18 @@ def test_images_of_more_pixels_fail_and_the_option_allows_them(tmp_path):
     assert row["message"] == "40×30 = 1,200 pixels is over the limit of 1,199; --max-pixels allows more"  # noqa: RUF001
     run(folder, tmp_path / "out", max_pixels=1200, retry_failed=True)
     assert [row["status"] for row in rows(tmp_path / "out")] == ["ok"]
+
+
+def test_workers_start_while_the_model_is_loaded_and_end_where_it_fails(tmp_path):
+    folder = save(tmp_path / "in", **{f"p{i}": photo(i) for i in range(12)})
+    before, started = set(child_processes()), list[int]()
+
+    def model() -> LoadedModel:
+        wait_until(lambda: len(set(child_processes()) - before) == 2)
+        started.extend(set(child_processes()) - before)
+        raise ModelError("no weights")
+
+    with pytest.raises(ModelError, match="no weights"):
+        run(folder, tmp_path / "out", model=model, workers=2)
+    assert len(started) == 2
+    assert not any(map(is_alive, started))

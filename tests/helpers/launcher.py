@@ -47,11 +47,7 @@ class Process:
 
     def children(self) -> list[int]:
         """Processes that any of its threads started; none when it has ended."""
-        try:
-            tasks = list(Path(f"/proc/{self.pid}/task").iterdir())
-            return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
-        except (FileNotFoundError, ProcessLookupError):
-            return []
+        return child_processes(self.pid)
 
 
 class Launcher:
@@ -94,6 +90,15 @@ def wait_until(condition: Any, seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.005)
+
+
+def child_processes(pid: int | None = None) -> list[int]:
+    """Processes that any thread of a process, or of this one, started; none when it has ended."""
+    try:
+        tasks = list(Path(f"/proc/{pid or os.getpid()}/task").iterdir())
+        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def is_alive(pid: int) -> bool:

@@ -14,7 +14,7 @@ from cfcam_gpu.dataset.execution.shared_memory import Block
 from cfcam_gpu.dataset.execution.worker import Failure, perform
 
 #: Seconds that the end of a run waits for a task of a thread.
-_CLOSE_LIMIT = 1.0
+_CLOSE_LIMIT = 0.2
 
 
 class _PoolOfThisProcess:
@@ -22,6 +22,9 @@ class _PoolOfThisProcess:
 
     def submit(self, task: str, *arguments: Any) -> Future[Any]:
         raise NotImplementedError
+
+    def start(self, _tasks: int) -> None:
+        return None
 
     def submit_all(self, task: str, arguments: Iterable[tuple[Any, ...]]) -> Results:
         return Results.of(self.submit(task, *one) for one in arguments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -38,12 +38,12 @@ class LocalPartExplainer:
     """Explains parts one after the other in this process (see `parts.PartExplainer`).
 
     Attributes:
-        samples: number of samples of the run, which decides where they are decoded; None: many.
+        pool: decodes the images and writes the overlays; whoever made it closes it.
     """
 
     explainer: BatchExplainer
     options: RunOptions
-    samples: int | None = None
+    pool: Pool
 
     @property
     def map_shape(self) -> tuple[int, int]:
@@ -69,12 +69,8 @@ class LocalPartExplainer:
         on_row: Callable[[Row], None],
         check: Check,
     ) -> FinishedParts:
-        pool = make_pool(self.options.workers, self.options.sample_timeout, self.samples)
-        try:
-            pipeline = make_pipeline(self.explainer, pool, self.options, overlays, check)
-            yield from pipeline(parts, on_row, journals)
-        finally:
-            pool.close()
+        pipeline = make_pipeline(self.explainer, self.pool, self.options, overlays, check)
+        yield from pipeline(parts, on_row, journals)
 
 
 def local_part_explainer(
@@ -97,8 +93,10 @@ def _local_part_explainer(
 ) -> Iterator[tuple[LocalPartExplainer, dict[str, Any]]]:
     if options.engine == "auto" and device.type == "cpu" and samples <= FEW_SAMPLES:
         options = replace(options, engine="torch")
-    with opened_explainer(model, options, device) as (explainer, weights):
-        yield LocalPartExplainer(explainer, options, samples), about(explainer, weights, options)
+    with closing(make_pool(options.workers, options.sample_timeout, samples)) as pool:
+        pool.start(samples)  # while the model is loaded
+        with opened_explainer(model, options, device) as (explainer, weights):
+            yield LocalPartExplainer(explainer, options, pool), about(explainer, weights, options)
 
 
 def make_pipeline(

@@ -58,6 +58,9 @@ class Pool(Protocol):
     def submit_all(self, task: str, arguments: Iterable[tuple[Any, ...]]) -> Results:
         """As `submit`, for several tasks at once, which costs less."""
 
+    def start(self, tasks: int) -> None:
+        """Gets ready for so many tasks, which come soon."""
+
     def lease(self, shape: tuple[int, ...]) -> Block | None:
         """Memory (B, H, W, channels) into which the tasks `view` write; None: their results hold the pixels."""
 
@@ -165,7 +168,7 @@ class _Worker:
 
 
 class ProcessPool:
-    """Up to `workers` processes; each is started when a task waits and none is free.
+    """Up to `workers` processes; each is started when a task waits and none is free, or by `start`.
 
     One thread of this process serves them all, so that they get tasks also while the caller computes. A
     process that dies or exceeds the time limit is replaced; only its current task fails, and others do the
@@ -180,6 +183,7 @@ class ProcessPool:
         self.timeout = timeout
         self._queue: deque[_Pending] = deque()
         self._workers: list[_Worker] = []
+        self._early = 0
         self._warned = False
         try:
             self._memory = SharedMemory(workers)
@@ -194,6 +198,11 @@ class ProcessPool:
         os.set_blocking(self._wake_writer, False)
         self._thread = threading.Thread(target=self._serve, name="cfcam-pool", daemon=True)
         self._thread.start()
+
+    def start(self, tasks: int) -> None:
+        """Starts the processes that so many tasks will need, before the tasks are there."""
+        self._early = tasks
+        self._wake()
 
     def submit(self, task: str, *arguments: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -261,7 +270,8 @@ class ProcessPool:
                     self._replace(worker, *_died(worker))
                     return self._assign()
         starting = sum(not worker.started for worker in self._workers)
-        for _ in range(min(len(self._queue) - starting, self.limit - len(self._workers))):
+        wanted, self._early = max(len(self._queue) - starting, self._early), 0
+        for _ in range(min(wanted, self.limit - len(self._workers))):
             places = {worker.place for worker in self._workers}
             place = next(place for place in range(self.limit) if place not in places)
             self._workers.append(_Worker(self.timeout, self._memory, place))

@@ -176,6 +176,18 @@ def test_processes_are_few_and_gone_after_closing(make, tmp_path):
     assert all(process.poll() is not None for process in processes)
 
 
+def test_processes_may_start_before_their_tasks_are_there(make, tmp_path):
+    folder = save(tmp_path / "in", a=photo(1))
+    pool = make(3)
+    pool.start(2)
+    wait_until(lambda: [worker.started for worker in pool._workers] == [True, True])
+    processes = [worker.process for worker in pool._workers]
+    assert isinstance(pool.submit("view", str(folder / "a.png"), PLAIN).result(WAIT), View)
+    assert [worker.process for worker in pool._workers] == processes
+    pool.close()
+    assert all(process.poll() is not None for process in processes)
+
+
 def test_workers_end_with_their_parent_also_in_the_middle_of_a_task(tmp_path, traps):
     folder = save(tmp_path / "in", a=photo(1), hang=photo(2))
     code = f"""
