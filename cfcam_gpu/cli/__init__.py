@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cfcam_gpu.cli.interrupt import end_at_once
+from cfcam_gpu.cli.interrupt import end_at_once, leave_interrupted
 
 __all__ = ["main"]
 
@@ -14,5 +14,8 @@ def main() -> None:
         from cfcam_gpu.cli.app import app
 
         app.main(prog_name="cfcam")
+    except SystemExit as ending:
+        leave_interrupted(ending.code)
+        raise
     finally:
         end_at_once()  # so does the end of the process

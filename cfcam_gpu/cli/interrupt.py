@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from contextlib import suppress
 from types import FrameType
 
-INTERRUPTED = 128 + signal.SIGINT
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 
 def _exit(_number: int, _frame: FrameType | None) -> None:
@@ -29,3 +31,15 @@ def raise_again() -> None:
     """
     if signal.getsignal(signal.SIGINT) is _exit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def leave_interrupted(status: object) -> None:
+    """Ends the process at once if this is the exit status of one that a signal ended.
+
+    All that the command opened is closed by then. Python would first take PyTorch apart, for a second or more.
+    """
+    if status in (INTERRUPTED, TERMINATED):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(int(str(status)))
