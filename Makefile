@@ -7,7 +7,7 @@ OUT ?= cfcam-demo
 EVALUATION ?= cfcam-evaluation
 SEED ?= 1
 
-.PHONY: demo evaluate test quick fuzz lint format install bench kills survey gpu-check clean help
+.PHONY: demo evaluate evaluate-photos test quick fuzz lint format install bench kills survey gpu-check clean help
 
 help:
 	@echo "make demo     explain real photos, write $(OUT)/contact_sheet.png"
@@ -15,6 +15,7 @@ help:
 	@echo "make quick    the tests that matter for most changes, in parallel, in a minute and a half"
 	@echo "make fuzz     damaged images, shards, manifests and data sets for ten minutes; SEED=N for others"
 	@echo "make evaluate methods compared on real photos, into bench/results/evaluation.json and $(EVALUATION)"
+	@echo "make evaluate-photos COCO=DIR PHOTOS=DIR  methods compared on real scenes, into bench/results/scenes.json"
 	@echo "make bench    every benchmark of speed, most of an hour, into bench/results/"
 	@echo "make survey   which layer is chosen of some 450 models, half an hour, into bench/results/models.json"
 	@echo "make kills    a run killed 100 times, what is lost of it into bench/results/kills.json"
@@ -28,6 +29,10 @@ demo: .venv/.demo
 
 evaluate: .venv/.evaluate
 	$(BIN)/python -m bench.evaluation --out $(EVALUATION)
+
+# Photos and masks are not part of the package: python -m bench.scenes --help says where they are.
+evaluate-photos: .venv/.evaluate
+	$(BIN)/python -m bench.scenes --coco "$(COCO)" --photos "$(PHOTOS)" --out $(EVALUATION)/scenes
 
 test: .venv/.dev lint
 	$(BIN)/python -m pytest

@@ -35,51 +35,14 @@ PREPARED = {
 }
 MODELS = {"torchvision:resnet50@none": "ResNet-50", "efficientnet-lite0": "EfficientNet-Lite0"}
 
-#: Part of the evaluation -> columns of its table: name -> heading.
-COLUMNS = {
-    "composites": {
-        "pointing": "pointing ↑",
-        "energy_inside": "energy inside ↑",
-        "iou_25": "IoU 25 ↑",
-        "iou_50": "IoU 50 ↑",
-        "similarity_second": "second class ↓",
-        "similarity_least": "least class ↓",
-        "input_noise_ssim": "input noise ↑",
-    },
-    "photos": {
-        "average_drop": "average drop ↓",
-        "increase": "increase ↑",
-        "deletion_black_auc": "deletion ↓",
-        "insertion_blur_auc": "insertion ↑",
-        "road_combined": "ROAD ↑",
-        "energy_inside": "energy inside ↑",
-        "iou_25": "IoU 25 ↑",
-        "iou_50": "IoU 50 ↑",
-        "randomisation_ssim": "randomised ↓",
-    },
-    "earlier": {
-        "pointing": "pointing ↑",
-        "energy_inside": "energy inside ↑",
-        "iou_25": "IoU 25 ↑",
-        "similarity_least": "least class ↓",
-        "gradient_noise_ssim": "gradient noise ↑",
-    },
-}
-MARKS = {"better": " ▲", "worse": " ▼", "differs": "", None: ""}
-
 
 def tables(results: dict[str, Any]) -> dict[str, str]:
     """Name -> Markdown of every table."""
-    texts = {
+    return {
         "throughput": _throughput(results["throughput"]["batches"]),
         "dataset": _dataset(results["dataset"]["rates"]),
         "discrimination": _discrimination(results["discrimination"]["presets"]),
         "survey": survey(results["models"]["models"]),
-    }
-    parts = results["evaluation"]["parts"]
-    return texts | {
-        name: _evaluation(parts[name]["found"], columns, speed=name == "composites")
-        for name, columns in COLUMNS.items()
     }
 
 
@@ -150,32 +113,8 @@ def _discrimination(presets: dict[str, Any]) -> str:
     return table([f"EfficientNet-Lite0, {about['photos']} real photos", *shown.values()], rows)
 
 
-def _evaluation(summary: dict[str, Any], columns: dict[str, str], *, speed: bool = True) -> str:
-    rows = [
-        [f"`{method}`", *(_cell(summary, method, column) for column in columns)]
-        + ([_speed(summary, method)] if speed else [])
-        for method in summary["methods"]
-    ]
-    return table(["method", *columns.values(), *(["images/s"] if speed else [])], rows)
-
-
-def _cell(summary: dict[str, Any], method: str, column: str) -> str:
-    """Mean and mark; followed by the number of images if other methods have more."""
-    entry = summary["methods"][method].get(column, {})
-    if entry.get("mean") is None:
-        return "–"
-    verdict = summary["paired"].get(method, {}).get(column, {}).get("verdict")
-    most = max(other.get(column, {}).get("n", 0) for other in summary["methods"].values())
-    few = "" if entry["n"] == most else f" ({entry['n']})"
-    return f"{entry['mean']:.2f}{few}{MARKS[verdict]}"
-
-
-def _speed(summary: dict[str, Any], method: str) -> str:
-    return f"{summary['cost'][method]:.0f}"
-
-
 def read_results(
-    names: Sequence[str] = ("throughput", "dataset", "discrimination", "evaluation", "models"),
+    names: Sequence[str] = ("throughput", "dataset", "discrimination", "models"),
 ) -> dict[str, Any]:
     """The committed results by name."""
     return {name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in names}

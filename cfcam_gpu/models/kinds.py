@@ -22,6 +22,8 @@ class Kind:
 #: What stands before the first colon of a specification -> its kind.
 KINDS = {
     "efficientnet-lite0": Kind("efficientnet-lite0", "packaged"),
+    "efficientnet-lite1": Kind("efficientnet-lite1", "packaged"),
+    "efficientnet-lite2": Kind("efficientnet-lite2", "packaged"),
     "torchvision": Kind("torchvision:NAME[@WEIGHTS]", "torchvision"),
     "timm": Kind("timm:NAME", "timm"),
     "hf": Kind("hf:NAME_OR_FOLDER", "huggingface"),

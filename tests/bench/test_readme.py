@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001 (the dash of tables)
 """The README's tables are those of the committed results."""
 
 from __future__ import annotations
@@ -9,20 +8,6 @@ from bench import pages, readme
 def test_the_tables_are_those_of_the_results():
     page = readme.PAGE.read_text(encoding="utf-8")
     assert pages.rewritten(page, readme.tables(readme.read_results())) == page
-
-
-def test_a_missing_figure_is_a_dash_and_a_verdict_a_mark():
-    summary = {
-        "methods": {
-            "gradcam": {"pointing": {"mean": 0.5, "n": 9}},
-            "cfcam": {"pointing": {"mean": None}},
-            "x": {"pointing": {"mean": 0.754, "n": 7}},
-        },
-        "paired": {"x": {"pointing": {"verdict": "better"}}},
-        "cost": {"gradcam": 40.2, "cfcam": 38.0, "x": 1.4},
-    }
-    lines = readme._evaluation(summary, {"pointing": "pointing ↑"}).splitlines()
-    assert lines[2:] == ["| `gradcam` | 0.50 | 40 |", "| `cfcam` | – | 38 |", "| `x` | 0.75 (7) ▲ | 1 |"]
 
 
 def test_what_the_survey_found_is_said_in_a_sentence():
