@@ -65,11 +65,11 @@ def test_no_folder_is_an_error(lite0):
 
 def test_a_difference_is_taken_by_photo():
     """Ten answers of one photo are one observation: a difference in it alone proves nothing."""
-    base = np.zeros(20)
-    one_photo = scenes.compared(np.r_[np.ones(10), np.zeros(10)], base, ["a"] * 10 + list("bcdefghijk"))
+    base = [0.0] * 20
+    one_photo = scenes.compared([1.0] * 10 + [0.0] * 10, base, ["a"] * 10 + list("bcdefghijk"))
     assert one_photo["difference"] == pytest.approx(0.5)
     assert one_photo["p"] > 0.3
-    everywhere = scenes.compared(np.ones(20), base, [str(i) for i in range(20)])
+    everywhere = scenes.compared([1.0] * 20, base, [str(i) for i in range(20)])
     assert (everywhere["low"], everywhere["high"]) == (1.0, 1.0)
     assert everywhere["p"] < 0.001
 
