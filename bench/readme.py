@@ -36,12 +36,26 @@ PREPARED = {
 MODELS = {"torchvision:resnet50@none": "ResNet-50", "efficientnet-lite0": "EfficientNet-Lite0"}
 
 
+#: Column of `scenes` -> heading; and methods of the table -> heading.
+SCENE_COLUMNS = {
+    "pointing": "pointing ↑",
+    "energy_inside": "energy inside ↑",
+    "iou_25": "IoU 25 ↑",
+    "average_precision": "average precision ↑",
+    "average_drop": "average drop ↓",
+}
+SCENE_METHODS = (
+    "gradcam", "cfcam", "cfcam-fine", "layercam", "cfcam-sharp", "gradcam, three sizes", "cfcam-sharp, three sizes",
+)  # fmt: skip
+
+
 def tables(results: dict[str, Any]) -> dict[str, str]:
     """Name -> Markdown of every table."""
     return {
         "throughput": _throughput(results["throughput"]["batches"]),
         "dataset": _dataset(results["dataset"]["rates"]),
         "discrimination": _discrimination(results["discrimination"]["presets"]),
+        "scenes": _scenes(results["scenes"]["models"]),
         "survey": survey(results["models"]["models"]),
     }
 
@@ -113,8 +127,31 @@ def _discrimination(presets: dict[str, Any]) -> str:
     return table([f"EfficientNet-Lite0, {about['photos']} real photos", *shown.values()], rows)
 
 
+def _scenes(models: dict[str, Any]) -> str:
+    """Means of all models in turn, bold where Holm's p of the difference from Grad-CAM is below 0.05."""
+    known = [label for label in SCENE_METHODS if all(label in one["methods"] for one in models.values())]
+    rows = [
+        [
+            label,
+            *(_means([one["methods"][label][column] for one in models.values()]) for column in SCENE_COLUMNS),
+        ]
+        for label in known
+    ]
+    heads = " / ".join(spec.removeprefix("efficientnet-").capitalize() for spec in models)
+    return table([heads, *SCENE_COLUMNS.values()], rows)
+
+
+def _means(figures: Sequence[dict[str, float]]) -> str:
+    return " / ".join(map(_mean, figures))
+
+
+def _mean(figure: dict[str, float]) -> str:
+    text = f"{figure['mean']:.2f}"
+    return f"**{text}**" if figure.get("p_holm", 1) < 0.05 else text
+
+
 def read_results(
-    names: Sequence[str] = ("throughput", "dataset", "discrimination", "models"),
+    names: Sequence[str] = ("throughput", "dataset", "discrimination", "models", "scenes"),
 ) -> dict[str, Any]:
     """The committed results by name."""
     return {name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in names}

@@ -247,7 +247,7 @@ def test_the_progress_bar_is_for_terminals_and_never_on_stdout(monkeypatch):
         (["--batch-size", "0"], USAGE, "batch size must be at least 1, got 0"),
         (["--overlays", "gif"], USAGE, "unknown overlays 'gif'; choose one of: none, png, jpeg, webp"),
         (["--weights", "none.pth"], FAILED, "the weights none.pth do not exist"),
-        (["--model", "resnet"], FAILED, "unknown model 'resnet'; expected efficientnet-lite0, torchvision:"),
+        (["--model", "resnet"], FAILED, "unknown model 'resnet'; expected efficientnet-lite0, efficientnet-lite1, "),
         (["--model", "py:tinynet:build"], FAILED, "py:tinynet:build: tinynet has no 'build'"),
         (["--target", "bumblebee"], FAILED, "no class is called 'bumblebee'; similar: bumble bee (1)"),
         (["--target", "3"], FAILED, "a class index of py:tinynet:make must be from 0 to 2, got 3"),

@@ -15,7 +15,8 @@ from cfcam_gpu.models import load_model
 from tests.helpers.load_models import RESNET, cache_download, problem
 
 _FORMS = (
-    "expected efficientnet-lite0, torchvision:NAME[@WEIGHTS], timm:NAME, hf:NAME_OR_FOLDER "
+    "expected efficientnet-lite0, efficientnet-lite1, efficientnet-lite2, torchvision:NAME[@WEIGHTS], timm:NAME, "
+    "hf:NAME_OR_FOLDER "
     "or py:package.module:factory"
 )
 _RESNETS = "torchvision:resnet50, torchvision:resnet152 or torchvision:resnet101"
