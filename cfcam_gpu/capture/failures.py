@@ -128,4 +128,10 @@ def gradient_failure(error: RuntimeError) -> CaptureError | None:
             "backward pass; turn checkpointing off, as with model.set_grad_checkpointing(False) or "
             "model.gradient_checkpointing_disable(), or choose a layer outside"
         )
+    if "modified by an inplace operation" in text:
+        return CaptureError(
+            "behind the layer the model changes a tensor in place (+=, relu_, inplace=True) whose values the backward "
+            "pass needs; make that operation return a new tensor, choose a layer behind it, or a method without "
+            "gradients, such as eigencam or scorecam"
+        )
     return None

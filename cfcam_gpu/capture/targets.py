@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cfcam_gpu._utils.device import copied_to
+from cfcam_gpu._utils.messages import first_line
 from cfcam_gpu.capture.scoring import describe
 from cfcam_gpu.capture.selectors import Above, TopK
 from cfcam_gpu.errors import TargetError
@@ -230,16 +231,24 @@ def scores_by(functions: Sequence[Sequence[ScoreFunction]], logits: Tensor) -> T
     """(B,K) scores by K functions of each image's logits.
 
     Raises:
-        TargetError: a function that does not return one number.
+        TargetError: a function that fails, or does not return one number.
 
     Example:
         >>> scores_by([[torch.Tensor.max, torch.Tensor.min]], torch.tensor([[0.5, 2.0]]))
         tensor([[2.0000, 0.5000]])
     """
-    scores = [
-        _one_number(one(row)) for of_image, row in zip(functions, logits, strict=True) for one in of_image
-    ]
+    scores = [_score(one, row) for of_image, row in zip(functions, logits, strict=True) for one in of_image]
     return torch.stack(scores).view(len(functions), -1)
+
+
+def _score(function: ScoreFunction, logits: Tensor) -> Tensor:
+    try:
+        return _one_number(function(logits))
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise TargetError(
+            f"a target function failed on {describe(logits)}, what the model puts out for one image: "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
 def _one_number(score: Any) -> Tensor:

@@ -167,10 +167,15 @@ def matching_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> di
     if _COUNTER not in own:
         state = {name: value for name, value in state.items() if name != _COUNTER}
     needed = {name for name in own if not name.endswith("num_batches_tracked")}
-    if needed <= state.keys():
-        return dict(state)
     candidates = {beginning: _without(state, beginning) for beginning in _beginnings(state, own)}
     complete = [beginning for beginning, names in candidates.items() if needed <= names.keys()]
+    if needed <= state.keys():
+        if complete:
+            _log.warning(
+                "beside the model, the weights hold it once more under %s; left out, --weights-key %s takes it",
+                complete[0], complete[0][:-1],
+            )  # fmt: skip
+        return {name: value for name, value in state.items() if not name.startswith(tuple(complete))}
     if len(complete) > 1:
         raise ModelError(
             f"they hold this model more than once, under {' and '.join(complete)}; pass "

@@ -144,6 +144,31 @@ def test_an_error_inside_the_model_is_one_sentence(error: Exception, layer: str 
     assert raised.value.__cause__ is error
 
 
+class InPlace(nn.Module):
+    """Changes what a sigmoid put out, which its backward pass needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = torch.sigmoid(self.conv(images))
+        maps *= 2
+        return torch.as_tensor(self.fc(maps.mean((2, 3))))
+
+
+@pytest.mark.parametrize("method", ["gradcam", "smoothgradcam++"])
+def test_a_later_change_in_place_that_ends_the_backward_pass_is_named(method: str) -> None:
+    model, images = InPlace(), torch.rand(2, 3, 8, 8)
+    with pytest.raises(
+        CaptureError, match=r"behind the layer the model changes a tensor in place .* eigencam"
+    ):
+        CFCAM(model, "conv", method=method)(images)
+    for advised in ("eigencam", "scorecam"):
+        assert CFCAM(model, "conv", method=advised)(images).problems == [None, None]
+
+
 def test_what_a_check_raises_is_no_failure_of_the_model() -> None:
     calls = 0
 

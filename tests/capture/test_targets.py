@@ -146,3 +146,12 @@ def test_both_classes_of_two_are_no_one_hot_rows(images):
 def test_wrong_selectors_are_errors(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_a_target_function_that_fails_is_named(net, images):
+    message = (
+        r"a target function failed on a float32 tensor of shape \(\d+,\), what the model puts out for one image: "
+        r"IndexError: index 99 is out of bounds"
+    )
+    with pytest.raises(TargetError, match=message):
+        CFCAM(net, "relu", method="gradcam")(images, lambda logits: logits[99])

@@ -102,6 +102,17 @@ def test_what_was_taken_is_kept_with_the_model(tmp_path: Path) -> None:
     assert (loaded.weights, loaded.weights_key) == (f"{tmp_path / 'w.pth'} (model/state_dict)", None)
 
 
+def test_a_copy_of_the_model_under_a_beginning_beside_it_is_left_out(
+    head_of: Callable[..., float], caplog: pytest.LogCaptureFixture
+) -> None:
+    content = {"state_dict": {**_under("ema.", _marked(2)), **_marked(1)}}
+    assert head_of(content) == 1
+    assert caplog.messages == [
+        "beside the model, the weights hold it once more under ema.; left out, --weights-key ema takes it"
+    ]
+    assert head_of(content, weights_key="ema") == 2
+
+
 def test_two_models_in_one_state_dict(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     state = {**_under("student.", _marked(1)), **_under("teacher.", _marked(2))}
