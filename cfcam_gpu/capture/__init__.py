@@ -290,6 +290,11 @@ class _Cut:
                 f"target layer {self.layer.label!r} ran {self.calls} times in the forward pass, so there is no run "
                 f"{self.wanted} of it, counted from 1; choose another call"
             )
+        if self.leaf is None and self.layer.then:
+            raise CaptureError(
+                f"target layer {self.layer.label!r}: the model does not call {self.layer.then} on the output of "
+                f"{self.layer.name!r}; leave :{self.layer.then} out, or choose another layer, `cfcam layers` lists them"
+            )
         if self.leaf is None:
             raise CaptureError(
                 f"target layer {self.layer.label!r} did not run in the forward pass; "

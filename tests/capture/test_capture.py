@@ -108,6 +108,11 @@ class Merging(Net):
 
 CAPTURE_ERRORS = {
     "not run": (Net, "unused", r"'unused' did not run in the forward pass; choose a layer that takes part"),
+    "no function": (
+        Net,
+        "relu:gelu",
+        r"'relu:gelu': the model does not call gelu on the output of 'relu'; leave",
+    ),
     "off the path": (OffPath, "unused", r"does not depend on layer 'unused' \(no gradient reaches it\)"),
     "detached": (Detached, "relu", r"does not depend on layer 'relu'"),
     "not a map": (
