@@ -231,12 +231,17 @@ def scores_by(functions: Sequence[Sequence[ScoreFunction]], logits: Tensor) -> T
     """(B,K) scores by K functions of each image's logits.
 
     Raises:
-        TargetError: a function that fails, or does not return one number.
+        TargetError: a function that fails or does not return one number, or an output without a row for each image.
 
     Example:
         >>> scores_by([[torch.Tensor.max, torch.Tensor.min]], torch.tensor([[0.5, 2.0]]))
         tensor([[2.0000, 0.5000]])
     """
+    if logits.ndim == 0 or len(logits) != len(functions):
+        raise TargetError(
+            f"target functions need a row of the output for each of {len(functions)} images, the model gave "
+            f"{describe(logits)}; have it keep the batch axis, or pass classes"
+        )
     scores = [_score(one, row) for of_image, row in zip(functions, logits, strict=True) for one in of_image]
     return torch.stack(scores).view(len(functions), -1)
 

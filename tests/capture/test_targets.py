@@ -155,3 +155,15 @@ def test_a_target_function_that_fails_is_named(net, images):
     )
     with pytest.raises(TargetError, match=message):
         CFCAM(net, "relu", method="gradcam")(images, lambda logits: logits[99])
+
+
+def test_functions_of_an_output_without_a_row_for_each_image(net, images):
+    def first(logits: torch.Tensor) -> torch.Tensor:
+        return logits[0]
+
+    for change, shape in ((torch.sum, r"\(\)"), (lambda logits: logits[:2], r"\(2, \d+\)")):
+        handle = net.register_forward_hook(lambda _net, _args, out, change=change: change(out))
+        message = rf"a row of the output for each of {len(images)} images, the model gave .* of shape {shape}"
+        with pytest.raises(TargetError, match=message):
+            CFCAM(net, "relu", method="gradcam")(images, first)
+        handle.remove()
