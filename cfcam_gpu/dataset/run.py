@@ -11,11 +11,13 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import pyarrow as pa
 
 from cfcam_gpu._utils.messages import plural
 from cfcam_gpu.dataset.execution.local import Model, local_part_explainer
@@ -31,7 +33,7 @@ from cfcam_gpu.dataset.store.journal import Journals, run_token
 from cfcam_gpu.dataset.store.locks import claim, setup_lock
 from cfcam_gpu.dataset.store.plan import Plan
 from cfcam_gpu.dataset.store.resume import open_plan
-from cfcam_gpu.dataset.store.schema import Row
+from cfcam_gpu.dataset.store.schema import Row, has_several_targets
 from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import InputError, TooManyErrors
 
@@ -68,7 +70,7 @@ class RunSummary:
 
 
 def explain_dataset(
-    inputs: Sequence[str] | Sequence[Sample],
+    inputs: Sequence[str] | Collection[Sample],
     out: str | Path,
     model: Model = "efficientnet-lite0",
     options: RunOptions | None = None,
@@ -84,7 +86,8 @@ def explain_dataset(
     the images and write the overlays.
 
     Args:
-        inputs: files, folders, glob patterns, manifests or tar shards; or samples.
+        inputs: files, folders, glob patterns, manifests or tar shards; or samples. An object with a length that makes
+            its samples whenever it is iterated is never held in memory as a whole.
         out: folder of the results; made if it does not exist.
         model: a specification (see `cfcam_gpu.models`), the result of `load_model`, or a function that
             returns one. A distributed run takes a specification or an importable function.
@@ -141,16 +144,18 @@ def _part_explainer(
 
 
 def samples_of(
-    inputs: Sequence[str] | Sequence[Sample], out: Path, path_column: str | None = None
-) -> list[Sample]:
-    """The samples of a run's inputs, in a new list; nothing below `out` is an input.
+    inputs: Sequence[str] | Collection[Sample], out: Path, path_column: str | None = None
+) -> Collection[Sample]:
+    """The samples of a run's inputs; nothing below `out` is an input.
 
     Args:
-        inputs: a single path counts as a list of one.
+        inputs: a single path counts as a list of one; see `explain_dataset`.
 
     Raises:
         InputError: an input does not exist, holds no images, or is no path.
     """
+    if _is_source(inputs):
+        return cast(Collection[Sample], inputs)
     items: list[object] = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
     samples = [item for item in items if isinstance(item, Sample)]
     others = [item for item in items if not isinstance(item, (Sample, str, os.PathLike))]
@@ -166,9 +171,16 @@ def samples_of(
     return samples or find_samples([str(item) for item in items], exclude=out, path_column=path_column)
 
 
+def _is_source(inputs: object) -> bool:
+    """Whether samples are made as they are asked for, so that they need not be in memory."""
+    if isinstance(inputs, (str, os.PathLike, list, tuple)) or not isinstance(inputs, Collection):
+        return False
+    return isinstance(next(iter(inputs), None), Sample)
+
+
 def carry_out(
     store: Store,
-    samples: list[Sample],
+    samples: Collection[Sample],
     part_explainer: PartExplainer,
     run_content: dict[str, Any],
     options: RunOptions,
@@ -177,7 +189,7 @@ def carry_out(
     """Claims the output folder, stores the plan or resumes the stored one, and explains this process's parts.
 
     Args:
-        samples: is emptied, since a million samples take memory and the plan on disk has them.
+        samples: a list is emptied, since a million samples take memory and the plan on disk has them.
         run_content: the content of run.json.
 
     Raises:
@@ -189,7 +201,8 @@ def carry_out(
             claimed = claim(stack, store.locks_folder, options.rank, options.world_size)
             store.clear_leftovers(claimed.rank, claimed.world_size)
             plan = open_plan(store, claimed, samples, options, run_content, observer)
-            samples.clear()
+            if isinstance(samples, list):
+                samples.clear()
         return _Run(store, plan, part_explainer, options, observer).explain_parts()
 
 
@@ -209,6 +222,8 @@ class _Run:
     def __post_init__(self) -> None:
         self.parts = list(range(self.options.rank, self.plan.parts, self.options.world_size))
         self.total = sum(map(self.plan.count, self.parts))
+        several = has_several_targets(self.store.read_run() or {})
+        self.one_line_each = self.store.has_line_per_sample and not several
         self.journals = Journals(self.store, self.part_explainer.map_shape, run_token(self.store))
         self.allowed_errors = self.options.allowed_errors(self.total)
 
@@ -259,12 +274,32 @@ class _Run:
         to_redo: set[int] = set()
         for part in finished:
             self._check()
+            if self.one_line_each:
+                lines = self.store.read_part(part, ["status", "blank"])
+                if self._count_lines(lines):
+                    to_redo.add(part)
+                continue
             rows = self.store.read_rows(part, ["status", "blank"])
             staying = [row for row in rows if self._stays(row)]
             if len(staying) < len(rows):
                 to_redo.add(part)
             self._count_before(staying)
         return to_redo
+
+    def _count_lines(self, lines: pa.Table) -> bool:
+        """Counts the lines that stay, of a part with one for each sample; whether failed ones are to be redone."""
+        import pyarrow.compute as pc
+
+        good = pc.equal(lines["status"], "ok")
+        ok = pc.sum(good).as_py() or 0
+        blank = pc.sum(pc.and_(good, pc.fill_null(lines["blank"], fill_value=False))).as_py() or 0
+        failed = len(lines) - ok
+        redone = failed if self.options.retry_failed else 0
+        self.tally.ok += ok
+        self.tally.blank += blank
+        self.tally.skipped += failed - redone
+        self.before += len(lines) - redone
+        return redone > 0
 
     def _pending_part(self, part: int, ahead: dict[int, Row] | None, *, redo: bool) -> PendingPart:
         stored = dict(enumerate(self.store.read_rows(part))) if redo else {}

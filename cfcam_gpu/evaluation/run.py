@@ -105,7 +105,7 @@ def evaluate(
     """
     options = replace(options or EvaluationOptions(), **settings)
     observer, device = observer or Observer(), resolve_device(options.device)
-    samples = _masked_samples(samples_of(inputs, Path(out), options.path_column), options)
+    samples = _masked_samples(list(samples_of(inputs, Path(out), options.path_column)), options)
     metrics = options.metrics_to_measure(masked=any(sample.mask for sample in samples))
     store = EvaluationStore(Path(out), columns_of(metrics))
     make = partial(

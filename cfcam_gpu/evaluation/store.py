@@ -87,6 +87,7 @@ class EvaluationStore(Store):
     """
 
     uses_masks = True
+    has_line_per_sample = False
     other_kind = OtherKind("run.json", "a run of cfcam explain")
 
     def __init__(self, out: Path, columns: Sequence[Column]) -> None:

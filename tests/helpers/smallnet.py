@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def save(folder: Path, **files: Image.Image | bytes) -> Path:
     return folder
 
 
-def run(inputs: str | Path | Sequence[Any], out: Path, **settings: Any) -> RunSummary:
+def run(inputs: str | Path | Collection[Any], out: Path, **settings: Any) -> RunSummary:
     """A run of the small network without worker processes, unless the settings say otherwise."""
     given = [str(inputs)] if isinstance(inputs, (str, Path)) else inputs
     settings = {"workers": 0, "device": "cpu", "layer": "conv:relu", **settings}

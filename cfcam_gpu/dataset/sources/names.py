@@ -115,9 +115,9 @@ def unique_names(stems: Sequence[str], fulls: Sequence[str]) -> list[str]:
         >>> unique_names(["cat", "cat", "dog", "Dog"], ["cat.png", "cat.jpg", "dog", "Dog"])
         ['cat.png', 'cat.jpg', 'dog', 'Dog-2']
     """
-    stem_counts, full_counts = Counter(map(_key, stems)), Counter(map(_key, fulls))
+    stem_counts, full_counts = Counter(map(name_key, stems)), Counter(map(name_key, fulls))
     return _numbered([
-        full if stem_counts[_key(stem)] > 1 and full_counts[_key(full)] == 1 else stem
+        full if stem_counts[name_key(stem)] > 1 and full_counts[name_key(full)] == 1 else stem
         for stem, full in zip(stems, fulls, strict=True)
     ])  # fmt: skip
 
@@ -126,19 +126,19 @@ def _numbered(wanted: list[str]) -> list[str]:
     """Different names: of equal ones the first stays as it is, the others end with "-2", "-3", …"""
     names: list[str] = []
     # No sample gets a numbered name that another sample has without a number.
-    reserved, taken = set(map(_key, wanted)), set[str]()
+    reserved, taken = set(map(name_key, wanted)), set[str]()
     last_number: Counter[str] = Counter()
     for name in wanted:
-        key, unique = _key(name), name
-        while _key(unique) in taken or (unique != name and _key(unique) in reserved):
+        key, unique = name_key(name), name
+        while name_key(unique) in taken or (unique != name and name_key(unique) in reserved):
             last_number[key] += 1
             unique = f"{name}-{last_number[key] + 1}"
-        taken.add(_key(unique))
+        taken.add(name_key(unique))
         names.append(unique)
     return names
 
 
-def _key(name: str) -> str:
+def name_key(name: str) -> str:
     """Equal for names that a file system that ignores case or composes accents takes for the same file."""
     if name.isascii():
         return name.lower()

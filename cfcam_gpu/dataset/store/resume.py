@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from cfcam_gpu.dataset.execution.observer import Observer, counted
 from cfcam_gpu.dataset.execution.parts import overlay_name
 from cfcam_gpu.dataset.options import RunOptions
-from cfcam_gpu.dataset.sources.names import unique_names
+from cfcam_gpu.dataset.sources.names import name_key, unique_names
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.fingerprint import differences, with_later_fields
 from cfcam_gpu.dataset.store.locks import Claim
@@ -23,13 +27,16 @@ from cfcam_gpu.images.encode import IMAGE_FORMATS
 #: A run of more samples than this puts its pictures into one folder for each part.
 _MOST_IN_ONE_FOLDER = 10_000
 
+#: Samples that are compared with the plan at a time.
+_AT_ONCE = 16_384
+
 _REMEDY = "choose another output folder, or --overwrite to begin anew"
 
 
 def open_plan(
     store: Store,
     claim: Claim,
-    samples: list[Sample],
+    samples: Collection[Sample],
     options: RunOptions,
     about: dict[str, Any],
     observer: Observer,
@@ -40,6 +47,7 @@ def open_plan(
 
     Args:
         claim: this process's claim on the folder.
+        samples: may be iterated several times; is never held in memory as a whole.
         about: the content of run.json (see `fingerprint.about`).
         observer: told how many samples are new or missing.
 
@@ -89,41 +97,106 @@ def _check_same_settings(
         raise StoreError(f"{store.out} holds another run: {'; '.join(differ)}; {_REMEDY}")
 
 
-def _new_samples(store: Store, plan: Plan, samples: list[Sample], observer: Observer) -> list[Sample]:
+def _new_samples(store: Store, plan: Plan, samples: Collection[Sample], observer: Observer) -> list[Sample]:
     """The samples that the plan lacks, with names that no sample of the plan has."""
-    planned = {row["sample_id"]: row["uri"] for row in plan.columns("sample_id", "uri")}
-    if store.uses_masks:
-        _check_same_masks(store, plan, samples)
-    new = [sample for sample in samples if sample.sample_id not in planned]
-    for sample in samples:
-        uri = planned.get(sample.sample_id, sample.uri)
-        if uri != sample.uri:
-            raise StoreError(
-                f"{store.out} holds a run in which sample {sample.sample_id!r} is {uri}, "
-                f"now it is {sample.uri}; {_REMEDY}"
-            )
-    missing = len(planned) - (len(samples) - len(new))
+    places = ("uri", "mask") if store.uses_masks else ("uri",)
+    if _are_planned_in_order(plan, samples, ("sample_id", *places)):
+        return []
+    planned = _Planned(plan, places)
+    new: list[Sample] = []
+    rest = iter(samples)
+    while piece := list(islice(rest, _AT_ONCE)):
+        positions = planned.positions(piece)
+        new += [piece[i] for i in np.flatnonzero(positions < 0)]
+        for i in np.flatnonzero((positions >= 0) & ~planned.are_in_place(piece, positions))[:1]:
+            _refuse_other_place(store, plan, piece[i], int(positions[i]))
+    missing = len(plan) - (len(samples) - len(new))
     if missing > 0:
         observer.note(counted(missing, "planned sample", " no longer among the inputs; the run keeps it"))
     return _renamed(plan, new) if new else []
 
 
-def _check_same_masks(store: Store, plan: Plan, samples: list[Sample]) -> None:
-    planned = {row["sample_id"]: row.get("mask") for row in plan.columns("sample_id", "mask")}
-    for sample in samples:
-        mask = planned.get(sample.sample_id, sample.mask)
-        if mask != sample.mask:
-            raise StoreError(
-                f"{store.out} holds a run in which the mask of sample {sample.sample_id!r} is {mask}, "
-                f"now it is {sample.mask}; {_REMEDY}"
-            )
+def _are_planned_in_order(plan: Plan, samples: Collection[Sample], fields: Sequence[str]) -> bool:
+    """Whether the samples are the plan's, in its order, as they are where nothing was added or removed."""
+    if len(samples) != len(plan):
+        return False
+    rest = iter(samples)
+    for piece in plan.pieces(*fields):
+        listed = list(islice(rest, len(piece["sample_id"])))
+        for name in fields:
+            if [getattr(sample, name) for sample in listed] != piece[name]:
+                return False
+    return True
+
+
+class _Planned:
+    """Where samples are in the plan, by 64-bit hashes of their ids: 20 bytes for each.
+
+    Two ids with one hash (a chance of 1 in 300,000 among ten million) are in different places, so that a new sample
+    which is taken for another one is refused, not left out.
+
+    Args:
+        places: the fields that say where a sample's files are.
+    """
+
+    def __init__(self, plan: Plan, places: Sequence[str]) -> None:
+        self.places = places
+        ids = np.empty(len(plan), np.int64)
+        self.files: npt.NDArray[np.int32] = np.empty(len(plan), np.int32)
+        start = 0
+        for piece in plan.pieces("sample_id", *places):
+            span = slice(start, start := start + len(piece["sample_id"]))
+            ids[span] = [hash(sample_id) for sample_id in piece["sample_id"]]
+            files = zip(*(piece[name] for name in places), strict=True)
+            self.files[span] = [_short_hash(values) for values in files]
+        order = np.argsort(ids)
+        self.ids = ids[order]
+        self.order = order.astype(np.uint32) if len(plan) < 2**32 else order
+
+    def positions(self, samples: Sequence[Sample]) -> npt.NDArray[np.int64]:
+        """Position of each sample in the plan; -1 if it is not there."""
+        if not len(self.ids):
+            return np.full(len(samples), -1)
+        ids = np.array([hash(sample.sample_id) for sample in samples], np.int64)
+        places = np.searchsorted(self.ids, ids).clip(max=len(self.ids) - 1)
+        return np.where(self.ids[places] == ids, self.order[places].astype(np.int64), -1)
+
+    def are_in_place(
+        self, samples: Sequence[Sample], positions: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.bool_]:
+        """Whether each sample's files are where the plan has those at its position."""
+        files = [_short_hash(tuple(getattr(sample, name) for name in self.places)) for sample in samples]
+        same: npt.NDArray[np.bool_] = self.files[positions] == np.array(files, np.int32)
+        return same
+
+
+def _short_hash(values: tuple[str | None, ...]) -> int:
+    """A 32-bit hash."""
+    return (hash(values) & 0xFFFFFFFF) - 0x80000000
+
+
+def _refuse_other_place(store: Store, plan: Plan, sample: Sample, position: int) -> None:
+    planned = next(islice(plan.columns("sample_id", "uri"), position, None))
+    if planned["uri"] != sample.uri:
+        which, before, now = f"sample {planned['sample_id']!r}", planned["uri"], sample.uri
+    else:
+        mask = next(islice(plan.columns("mask"), position, None))["mask"]
+        which, before, now = f"the mask of sample {sample.sample_id!r}", mask, str(sample.mask)
+    raise StoreError(f"{store.out} holds a run in which {which} is {before}, now it is {now}; {_REMEDY}")
 
 
 def _renamed(plan: Plan, new: list[Sample]) -> list[Sample]:
     """The samples, each with a name of its own beside those of the plan, also where case is ignored."""
-    wanted = [row["name"] for row in plan.columns("name")] + [sample.name for sample in new]
-    names = unique_names(wanted, wanted)[len(plan) :]
+    stems = {_stem(sample.name) for sample in new}
+    near = [name for piece in plan.pieces("name") for name in piece["name"] if _stem(name) in stems]
+    wanted = near + [sample.name for sample in new]
+    names = unique_names(wanted, wanted)[len(near) :]
     return [replace(sample, name=name) for sample, name in zip(new, names, strict=True)]
+
+
+def _stem(name: str) -> str:
+    """Equal for all names that clash with a name, and for those it gets then."""
+    return re.sub(r"(-\d+)+$", "", name_key(name))
 
 
 def _stored_pictures(store: Store) -> Iterator[str]:

@@ -17,7 +17,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +62,7 @@ class Store:
 
     Class attributes:
         uses_masks: whether the rows depend on the masks of the samples.
+        has_line_per_sample: whether a sample has one stored line, unless several of its classes are explained.
         other_kind: the kind of run that must not share the folder.
 
     Attributes:
@@ -83,6 +84,7 @@ class Store:
     """
 
     uses_masks = False
+    has_line_per_sample = True
     other_kind = OtherKind("evaluation.json", "an evaluation, whose page is report.html")
 
     def __init__(self, out: Path) -> None:
@@ -171,7 +173,7 @@ class Store:
         """
         return Plan(self.plan_file)
 
-    def write_plan(self, samples: Sequence[Sample], part_size: int) -> Plan:
+    def write_plan(self, samples: Collection[Sample], part_size: int) -> Plan:
         """Stores a new plan of the samples.
 
         Raises:

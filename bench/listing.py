@@ -1,0 +1,186 @@
+"""What do the plan and the resumption of ten million samples cost in time and memory? No file exists.
+
+    python -m bench.listing [--samples 10000000]
+
+The samples are made as they are asked for (see `explain_dataset`), with ids, paths and names of 20 to 45 characters.
+All parts but the last are finished: links to one part, whose rows count and are not compared. `listing` only makes the
+samples. `plan` stores them. `resume` is what the same call does before its first image: it compares all samples with
+the plan and counts the rows of all finished parts; `compare` is the first of these alone. `shuffled` compares samples
+in another order of which one is new. Memory is the growth of the process's peak over what it had with the packages
+imported; every step has a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.common import print_table, save
+from bench.store import MAP_SHAPE, make_rows
+from cfcam_gpu.dataset.execution.observer import Observer, Tally
+from cfcam_gpu.dataset.execution.parts import FinishedParts
+from cfcam_gpu.dataset.options import RunOptions
+from cfcam_gpu.dataset.run import carry_out
+from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.store.resume import _new_samples
+from cfcam_gpu.dataset.store.store import Store
+
+PART_SIZE = 1024
+RUN = {
+    "fingerprint": {"method": "gradcam"},
+    "shard_size": PART_SIZE,
+    "grid": list(MAP_SHAPE),
+    "size": [224, 224],
+}
+
+
+class Generated(Collection[Sample]):
+    """Samples like the files of ImageNet, made as they are asked for.
+
+    Args:
+        step: the order: every `step`-th sample, then those between them.
+    """
+
+    def __init__(self, count: int, step: int = 1) -> None:
+        self.count, self.step = count, step
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __contains__(self, sample: object) -> bool:
+        return any(sample == one for one in self)
+
+    def __iter__(self) -> Iterator[Sample]:
+        for first in range(self.step):
+            for i in range(first, self.count, self.step):
+                name = f"n{i // 1300:08}/n{i // 1300:08}_{i}"
+                yield Sample(f"{name}.JPEG", f"/data/imagenet/train/{name}.JPEG", name=name)
+
+
+class Ended(Exception):
+    """Ends a run before its first image."""
+
+
+class Nothing:
+    """Stands for a model: it is asked for nothing but the shape of its maps."""
+
+    map_shape = MAP_SHAPE
+    layer = engine = device = "none"
+
+    def explain(self, *_: Any) -> FinishedParts:
+        raise Ended
+
+
+class Begun(Observer):
+    def begin(self, total: int, done: Tally) -> None:
+        assert total - done.ok <= PART_SIZE
+        raise Ended
+
+
+def listing(_out: Path, count: int) -> None:
+    for _ in Generated(count):
+        pass
+
+
+def plan(out: Path, count: int) -> None:
+    store = Store(out)
+    store.make_folder()
+    written = store.write_plan(Generated(count), PART_SIZE)
+    store.write_run({**RUN, "overlay_folders": True})
+    store.write_part(0, make_rows(PART_SIZE), MAP_SHAPE)
+    for part in range(1, written.parts - 1):
+        os.link(store.part_file(0), store.part_file(part))
+
+
+def compare(out: Path, count: int) -> None:
+    store = Store(out)
+    assert _new_samples(store, store.read_plan(), Generated(count), Observer()) == []
+
+
+def shuffled(out: Path, count: int) -> None:
+    store = Store(out)
+    assert len(_new_samples(store, store.read_plan(), Generated(count + 1, 7), Observer())) == 1
+
+
+def resume(out: Path, count: int) -> None:
+    try:
+        carry_out(Store(out), Generated(count), Nothing(), RUN, RunOptions(overlays="none"), Begun())
+    except Ended:
+        return
+    raise AssertionError("the run did not begin")
+
+
+STEPS: dict[str, Callable[[Path, int], None]] = {
+    "listing": listing, "plan": plan, "compare": compare, "resume": resume, "shuffled": shuffled,
+}  # fmt: skip
+
+
+def step(name: str, out: Path, count: int) -> dict[str, float]:
+    """Seconds and megabytes of a step in this process."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start, cpu = time.perf_counter(), time.process_time()
+    STEPS[name](out, count)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu, 1),
+        "samples_per_second": round(count / seconds),
+        "samples_per_cpu_second": round(count / cpu),
+        "memory_mb": round((peak - before) / 1024, 1),
+        "process_peak_mb": round(peak / 1024, 1),
+    }
+
+
+def measure(count: int, steps: Iterable[str]) -> dict[str, dict[str, float]]:
+    """Every step, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        results = {}
+        for name in steps:
+            command = (
+                sys.executable,
+                "-m",
+                "bench.listing",
+                "--samples",
+                str(count),
+                "--step",
+                name,
+                "--out",
+                folder,
+            )
+            results[name] = json.loads(
+                subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            )
+        return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--samples", type=int, default=10_000_000)
+    parser.add_argument("--steps", default=",".join(STEPS), help="the first of those that need it is plan")
+    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.step:
+        print(json.dumps(step(options.step, options.out, options.samples)))
+        return
+    results = measure(options.samples, options.steps.split(","))
+    print_table(
+        f"{options.samples:,} samples",
+        ["step", *next(iter(results.values()))],
+        [[name, *values.values()] for name, values in results.items()],
+    )
+    save("listing", {"samples": options.samples, "part_size": PART_SIZE, "steps": results})
+
+
+if __name__ == "__main__":
+    main()

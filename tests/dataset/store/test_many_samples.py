@@ -1,0 +1,107 @@
+"""Plans of many samples: made and compared without holding the samples in memory, with the answers of small ones."""
+
+from __future__ import annotations
+
+import random
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.listing import Generated
+from cfcam_gpu.dataset import open_results
+from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.store.resume import _new_samples
+from cfcam_gpu.dataset.store.store import Store
+from cfcam_gpu.errors import StoreError
+from tests.helpers.smallnet import Recorder, photo, run, save
+
+COUNT = 40_000
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store(tmp_path_factory.mktemp("many"))
+    store.write_plan(Generated(COUNT), 1024)
+    return store
+
+
+def new_samples(store: Store, samples: list[Sample] | Generated) -> tuple[list[Sample], list[str]]:
+    """The samples that are new, and the notes."""
+    recorder = Recorder()
+    return _new_samples(store, store.read_plan(), samples, recorder), recorder.notes
+
+
+def changed(change: Callable[[list[Sample]], object]) -> list[Sample]:
+    samples = list(Generated(COUNT))
+    change(samples)
+    return samples
+
+
+def test_the_samples_of_the_plan_are_not_new_in_any_order(store):
+    assert new_samples(store, Generated(COUNT)) == ([], [])
+    assert new_samples(store, Generated(COUNT, 7)) == ([], [])
+    assert new_samples(store, changed(random.Random(0).shuffle)) == ([], [])
+
+
+def test_new_and_missing_samples_are_found(store):
+    extra = [Sample("x.png", "/x.png", name="x"), Sample("y.png", "/y.png", name="n00000000/N00000000_5")]
+    samples = changed(lambda samples: samples.__setitem__(slice(100, 105), extra))
+    new, notes = new_samples(store, samples)
+    assert [(sample.sample_id, sample.name) for sample in new] == [
+        ("x.png", "x"),
+        ("y.png", "n00000000/N00000000_5-2"),
+    ]
+    assert notes == ["5 planned samples are no longer among the inputs; the run keeps it"]
+
+
+@pytest.mark.parametrize("position", [0, COUNT // 2, COUNT - 1])
+def test_a_sample_in_another_place_is_named(store, position):
+    moved = replace(list(Generated(COUNT))[position], uri="/elsewhere")
+    samples = changed(lambda samples: samples.__setitem__(position, moved))
+    with pytest.raises(StoreError, match=rf"sample '{moved.sample_id}' is /data/.*, now it is /elsewhere"):
+        new_samples(store, samples)
+
+
+def test_memory_does_not_grow_with_the_samples(tmp_path):
+    def peak(count: int, step: int) -> int:
+        store = Store(tmp_path / f"{count}")
+        store.make_folder()
+        tracemalloc.start()
+        store.write_plan(Generated(count), 1024)
+        new_samples(store, Generated(count, step))
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    assert peak(160_000, 1) <= 1.1 * peak(40_000, 1)
+    assert peak(160_000, 7) - peak(40_000, 7) <= 40 * 120_000  # hashes; 1.25 kB with the samples
+
+
+class Pictures:
+    """A source of samples that makes them as they are asked for, and counts how often."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder, self.count, self.made = folder, count, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __contains__(self, sample: object) -> bool:
+        return sample in list(self)
+
+    def __iter__(self) -> Iterator[Sample]:
+        for i in range(self.count):
+            self.made += 1
+            yield Sample(f"s{i}", str(self.folder / "a.png"), name=f"s{i}")
+
+
+def test_a_run_takes_samples_from_a_source_and_resumes(tmp_path):
+    folder, out = save(tmp_path / "in", a=photo(1)), tmp_path / "out"
+    source = Pictures(folder, 5)
+    assert run(source, out, part_size=2).now == 5
+    summary = run(Pictures(folder, 7), out)
+    assert (summary.before, summary.now) == (5, 2)
+    assert [row["sample_id"] for row in open_results(out).rows()] == [f"s{i}" for i in range(7)]
