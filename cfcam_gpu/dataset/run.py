@@ -27,7 +27,6 @@ from cfcam_gpu.dataset.execution.ray_driver import ray_part_explainer
 from cfcam_gpu.dataset.execution.worker import OverlayStyle
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.sources.find import find_samples
-from cfcam_gpu.dataset.sources.names import leads_out
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.journal import Journals, run_token
 from cfcam_gpu.dataset.store.locks import claim, setup_lock
@@ -162,12 +161,6 @@ def samples_of(
     if others or (samples and len(samples) < len(items)):
         kinds = ", ".join(sorted({type(item).__name__ for item in others or items}))
         raise InputError(f"inputs must be paths, or samples and nothing else, got {kinds}")
-    for sample in samples:
-        if leads_out(sample.name):
-            raise InputError(
-                f"the name of sample {sample.sample_id!r} must be a relative path below the output folder, got "
-                f"{sample.name!r}"
-            )
     return samples or find_samples([str(item) for item in items], exclude=out, path_column=path_column)
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from cfcam_gpu._utils.messages import unknown
 from cfcam_gpu._utils.optional import require
+from cfcam_gpu.dataset.sources.names import leads_out
 from cfcam_gpu.dataset.store.plan import Plan
 from cfcam_gpu.dataset.store.schema import (
     COLUMNS,
@@ -179,11 +180,20 @@ class Results:
         """Every row with a name from which names of files are made: a path without extension.
 
         It is the name of the sample, with the class where several classes of a sample are explained.
+
+        Raises:
+            StoreError: a name leads out of the folder that it is appended to.
         """
         plan, several = self.plan, self.has_several_targets
         for part in self.parts:
             rows = table_to_rows(self.store.read_part(part))
             names = {sample.sample_id: sample.name for sample in plan.samples(part)}
+            for sample_id, name in names.items():
+                if leads_out(name):
+                    raise StoreError(
+                        f"the plan {plan.path} is damaged: the name {name!r} of sample {sample_id!r} leads out of the "
+                        "output folder; --overwrite starts the run anew"
+                    )
             for row in rows:
                 yield target_name(names[row["sample_id"]], row["target"] if several else None), row
 
