@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -22,11 +24,11 @@ def features(shape: tuple[int, int, int], batch: int = 3, targets: int = 2) -> t
 
 
 def split_of(
-    device: str, activations: Tensor, gradients: Tensor, percentile: float | None = 75, **arguments: object
+    device: str, activations: Tensor, gradients: Tensor, percentile: float | None = 75, **arguments: Any
 ) -> channels.Split:
     found = channels.statistics(activations.to(device), gradients.to(device))
     most = most_clustered(activations.shape[1], percentile)
-    return channels.split(found, percentile, EPS_SLACK, most, _CODES, **arguments)  # type: ignore[arg-type]
+    return channels.split(found, percentile, EPS_SLACK, most, _CODES, **arguments)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
