@@ -99,7 +99,7 @@ def test_an_interrupted_run_goes_on_and_failed_samples_are_redone(folder, tmp_pa
         run(folder, out, part_size=2, batch_size=1, top_k=2, observer=Recorder(after=3))
     recorder = Recorder()
     summary = run(folder, out, part_size=2, batch_size=1, top_k=2, observer=recorder)
-    assert (summary.before, summary.now, summary.total) == (2, 3, 5)
+    assert (summary.before, summary.now, summary.total) == (3, 2, 5)
     assert summary.tally == Tally(4, 1, summary.tally.blank)
     photo(5).save(folder / "broken.png")
     photo(5).save(folder / "c.png")
