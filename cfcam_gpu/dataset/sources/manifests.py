@@ -173,6 +173,8 @@ def _spelling(folder: Path, text: str) -> str:
     spellings = [text, text.strip()]
     spellings += [spelling.replace("\\", "/") for spelling in spellings]
     spellings += [unicodedata.normalize(form, spelling) for form in ("NFC", "NFD") for spelling in spellings]
+    # A backslash at the beginning makes no path of this file system's root.
+    spellings = [s for s in spellings if os.path.isabs(s) <= os.path.isabs(text.strip())]
     return next((s for s in spellings if os.path.lexists(os.path.join(folder, s))), text)
 
 

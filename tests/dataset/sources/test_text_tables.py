@@ -218,3 +218,11 @@ def test_inputs_that_are_no_paths(tmp_path: Path, inputs: list[object]) -> None:
 def test_a_single_path_is_not_taken_letter_by_letter(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^input '/no/such/folder' does not exist"):
         explain_dataset("/no/such/folder", tmp_path / "out", device="cpu")
+
+
+@pytest.mark.parametrize("cell", ["\\", "\\etc", " \\"])
+def test_a_backslash_at_the_beginning_is_not_the_root(tmp_path: Path, cell: str) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text(f'path,sample_id\n"{cell}",a\n')
+    (sample,) = find_samples([str(path)])
+    assert Path(sample.uri).is_relative_to(tmp_path)
