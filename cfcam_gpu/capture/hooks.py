@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -63,28 +62,18 @@ def add_hook(hooks: Any, hook: Callable[..., Any], undo: Undo) -> None:
     hooks[handle.id] = of_this_thread
 
 
-@contextlib.contextmanager
-def replaced_outputs(layer: TargetLayer, replace: Callable[[Any], Any]) -> Iterator[None]:
-    """Within it, `replace(output)` takes the place of every output of the layer, or of the first of a tuple.
+def replace_outputs(layer: TargetLayer, replace: Callable[[Any], Any], undo: Undo) -> None:
+    """Put `replace(output)` in place of every output of the layer, or of the first of a tuple, until `undo` runs.
 
     Example:
         >>> import torch
         >>> from cfcam_gpu.capture import find_layer
-        >>> model = torch.nn.Sequential(torch.nn.Identity())
-        >>> with replaced_outputs(find_layer(model, "0"), lambda output: output + 1):
-        ...     model(torch.zeros(2))
+        >>> model, undo = torch.nn.Sequential(torch.nn.Identity()), Undo()
+        >>> replace_outputs(find_layer(model, "0"), lambda output: output + 1, undo)
+        >>> model(torch.zeros(2))
         tensor([1., 1.])
+        >>> undo.run()
     """
-    undo = Undo()
-    try:
-        replace_outputs(layer, replace, undo)
-        yield
-    finally:
-        undo.run()
-
-
-def replace_outputs(layer: TargetLayer, replace: Callable[[Any], Any], undo: Undo) -> None:
-    """As `replaced_outputs`, until `undo` runs."""
     if layer.then is None:
 
         def replaced(_module: object, _arguments: object, output: Any) -> Any:

@@ -141,30 +141,20 @@ def _lock(model: nn.Module) -> Any:
     return _LOCKS.get(model) or _LOCKS.setdefault(model, threading.RLock())
 
 
-@contextlib.contextmanager
-def checked(model: nn.Module, device: torch.device, check: Check) -> Iterator[None]:
-    """Calls `check`, and within it once more before each module of the model runs on the CPU.
+def check_between(model: nn.Module, device: torch.device, check: Check, undo: Undo) -> None:
+    """Call `check` now and, until `undo` runs, before each module of the model that runs on the CPU.
 
     There a pass of a large model takes seconds, and whoever ends it should not wait for its end.
 
     Example:
-        >>> calls = []
+        >>> calls, undo = [], Undo()
         >>> model = nn.Sequential(nn.ReLU(), nn.ReLU())
-        >>> with checked(model, torch.device("cpu"), lambda: calls.append(1)):
-        ...     _ = model(torch.zeros(1))
+        >>> check_between(model, torch.device("cpu"), lambda: calls.append(1), undo)
+        >>> _ = model(torch.zeros(1))
+        >>> undo.run()
         >>> len(calls)
         4
     """
-    undo = Undo()
-    try:
-        check_between(model, device, check, undo)
-        yield
-    finally:
-        undo.run()
-
-
-def check_between(model: nn.Module, device: torch.device, check: Check, undo: Undo) -> None:
-    """As `checked`, until `undo` runs."""
     check()
     if check is not never_ends and device.type == "cpu":
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from cfcam_gpu import CFCAM, CaptureError
-from cfcam_gpu.capture.model_state import checked, unwrapped
+from cfcam_gpu._utils.undo import Undo
+from cfcam_gpu.capture.model_state import check_between, unwrapped
 from tests.helpers.capture_net import Net
 
 
@@ -80,14 +81,16 @@ def test_a_model_made_under_inference_mode_is_an_error(images):
 
 def test_the_check_comes_before_the_pass_and_on_the_cpu_before_each_module(net, images):
     calls: list[int] = []
-    with checked(net, images.device, lambda: calls.append(1)):
-        assert len(calls) == 1
-        net(images)
+    undo = Undo()
+    check_between(net, images.device, lambda: calls.append(1), undo)
+    assert len(calls) == 1
+    net(images)
+    undo.run()
     # The model itself, two convolutions, two norms, the ReLU twice and the linear layer.
     assert len(calls) == 1 + 8
     net(images)
-    with checked(net, torch.device("cuda"), lambda: calls.append(1)):
-        net(images)
+    check_between(net, torch.device("cuda"), lambda: calls.append(1), undo)
+    net(images)
     assert len(calls) == 1 + 8 + 1
     assert not any(module._forward_pre_hooks for module in net.modules())
 
