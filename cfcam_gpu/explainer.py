@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cfcam_gpu._utils.checks import Check, never_ends
-from cfcam_gpu._utils.device import on_device
+from cfcam_gpu._utils.device import device_of, on_device
 from cfcam_gpu._utils.precision import leave_inference_mode
 from cfcam_gpu._utils.undo import Undo
 from cfcam_gpu.activations import check_on_invalid, explained
@@ -159,7 +159,7 @@ class CFCAM:
         self._compiled: CompiledModel | None = None
         if compile or backend is not None:
             self._compiled = CompiledModel(backend, explicit=compile)
-        self.method.engine(engine, _device_of(self.model))
+        self.method.engine(engine, device_of(self.model))
 
     def _find(self, layer: Layer | None) -> TargetLayer | None:
         if layer is None:
@@ -190,7 +190,7 @@ class CFCAM:
     @property
     def engine_name(self) -> str:
         """The engine that runs on the model's device."""
-        return self.method.engine(self.engine, _device_of(self.model))
+        return self.method.engine(self.engine, device_of(self.model))
 
     def __call__(
         self,
@@ -486,7 +486,7 @@ class CFCAM:
                 f"{describe(images)}; normalise them as the model expects, and give a single image "
                 "a batch axis: image[None]"
             )
-        device = _device_of(self.model)
+        device = device_of(self.model)
         if images.device != device:
             raise CaptureError(
                 f"images are on {images.device}, the model on {device}; call images.to({str(device)!r})"
@@ -522,7 +522,3 @@ def _layers(layer: Layer | Sequence[Layer] | None) -> list[Any]:
 def _check_call(call: int | str) -> None:
     if call != "all" and (not isinstance(call, int) or isinstance(call, bool)):
         raise ConfigError(f"call must be 'all' or the number of a run, -1 for the last, got {call!r}")
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))

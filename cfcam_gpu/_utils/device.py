@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cfcam_gpu._utils.messages import first_line
 from cfcam_gpu._utils.nvidia import why_unusable
@@ -73,6 +73,16 @@ def _note_unusable_gpu() -> None:
     reason = why_unusable()
     if reason is not None:
         log.warning("running on the CPU: %s", reason)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's parameters; the CPU for a model without any.
+
+    Example:
+        >>> device_of(nn.Linear(3, 2))
+        device(type='cpu')
+    """
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def on_device(device: torch.device) -> AbstractContextManager[None]:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from cfcam_gpu._utils.device import device_of
 from cfcam_gpu.explainer import CFCAM
 
 
@@ -38,7 +39,7 @@ def explain(
     """
     for name in ("xai_lib", "xai_lib_kwargs", "gc_layer", "normalise", "abs", "device"):
         options.pop(name, None)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     cam = CFCAM(model, target_layer, method=method, **{"on_invalid": "flag", **options})
     images = torch.as_tensor(np.asarray(inputs), dtype=torch.float32).to(device)
     result = cam(images, targets=[int(target) for target in np.asarray(targets).reshape(-1)])

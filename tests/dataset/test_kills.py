@@ -24,25 +24,11 @@ import pytest
 from cfcam_gpu.dataset.store.journal import WRITE_EVERY, Journals, run_token
 from cfcam_gpu.dataset.store.store import Store
 from tests.helpers.launcher import Ended, Launcher, Process, is_alive, wait_until
-from tests.helpers.smallnet import photo
+from tests.helpers.smallnet import SLOW_FACTORY, photo, save
 
 KILLS = int(os.environ.get("CFCAM_KILLS", "15"))
 COUNT, BATCH, BAD = 120, 4, {7, 31, 90}
 
-#: A batch takes a fifth of a second at least.
-FACTORY = """
-import time
-import torch
-from torch import nn
-
-def make():
-    torch.manual_seed(5)
-    net = nn.Sequential(
-        nn.Conv2d(3, 24, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 3)
-    )
-    net.register_forward_pre_hook(lambda *_: time.sleep(0.2))
-    return net
-"""
 EXPLAIN = (
     "explain", "in", "--model", "py:slownet:make", "--size", "32", "--device", "cpu", "--engine", "torch",
     "--batch-size", str(BATCH), "--workers", "1", "--max-errors", "100",
@@ -53,14 +39,8 @@ EXPLAIN = (
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a slow model and `in/`: small pictures that are one part, some of which cannot be decoded."""
     folder = tmp_path_factory.mktemp("kills")
-    (folder / "slownet.py").write_text(FACTORY)
-    (folder / "in").mkdir()
-    for i in range(COUNT):
-        path = folder / f"in/{i:03}.png"
-        if i in BAD:
-            path.write_bytes(b"")
-        else:
-            photo(i).save(path)
+    (folder / "slownet.py").write_text(SLOW_FACTORY)
+    save(folder / "in", **{f"{i:03}": b"" if i in BAD else photo(i) for i in range(COUNT)})
     return folder
 
 

@@ -19,7 +19,7 @@ import pytest
 from cfcam_gpu.dataset import open_results
 from cfcam_gpu.dataset.store.store import Store
 from tests.helpers.launcher import Launcher, Process, is_alive, wait_until
-from tests.helpers.smallnet import photo
+from tests.helpers.smallnet import photo, save
 
 FACTORY = """
 import torch
@@ -42,13 +42,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model and `in/`: 60 small pictures, two of which cannot be decoded."""
     folder = tmp_path_factory.mktemp("survival")
     (folder / "tinynet.py").write_text(FACTORY)
-    (folder / "in").mkdir()
-    for i in range(COUNT):
-        path = folder / f"in/{i:03}.png"
-        if i in BAD:
-            path.write_bytes(b"")
-        else:
-            photo(i).save(path)
+    save(folder / "in", **{f"{i:03}": b"" if i in BAD else photo(i) for i in range(COUNT)})
     return folder
 
 

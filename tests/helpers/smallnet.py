@@ -21,6 +21,21 @@ from cfcam_gpu.models import LoadedModel
 #: A picture of this colour makes the network put out NaN.
 POISON = (255, 0, 255)
 
+#: A module for `py:slownet:make`, of which a pass takes a fifth of a second at least.
+SLOW_FACTORY = """
+import time
+import torch
+from torch import nn
+
+def make():
+    torch.manual_seed(5)
+    net = nn.Sequential(
+        nn.Conv2d(3, 24, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 3)
+    )
+    net.register_forward_pre_hook(lambda *_: time.sleep(0.2))
+    return net
+"""
+
 PLAIN = Preprocess((32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 

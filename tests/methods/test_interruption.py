@@ -13,7 +13,7 @@ from cfcam_gpu.dataset import open_results
 from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.methods import METHODS
 from tests.helpers.launcher import Launcher, is_alive, wait_until
-from tests.helpers.smallnet import photo
+from tests.helpers.smallnet import photo, save
 
 #: Two layers, the second with 64 channels. Once a part is stored, a pass takes 0.05 s for each of its images,
 #: and adds the time of its start to a file beside the output folder.
@@ -56,9 +56,7 @@ PROMPT, LOAD = 2.0, 3.0
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("interruption")
     (folder / "slownet.py").write_text(MODEL)
-    (folder / "in").mkdir()
-    for i in range(3 * BATCH):
-        photo(i).save(folder / f"in/{i:02}.png")
+    save(folder / "in", **{f"{i:02}": photo(i) for i in range(3 * BATCH)})
     return folder
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from cfcam_gpu._utils.device import device_of
 from cfcam_gpu.compat.pytorch_grad_cam.contributions import CONTRIBUTIONS, first_component
 from cfcam_gpu.compat.pytorch_grad_cam.utils.image import scale_cam_image
 from cfcam_gpu.errors import ConfigError
@@ -103,8 +104,7 @@ class BaseCAM:
         eigen_smooth: bool = False,
     ) -> Maps:
         """As a call without augmentation."""
-        device = next((p.device for p in self.model.parameters()), input_tensor.device)
-        images = input_tensor.to(device)
+        images = input_tensor.to(device_of(self.model))
         size = (images.shape[3], images.shape[2])
         layers = []
         for explainer in self._explainers:

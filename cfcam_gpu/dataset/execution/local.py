@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cfcam_gpu._utils.checks import Check
-from cfcam_gpu._utils.device import model_errors, on_device, resolve_device
+from cfcam_gpu._utils.device import device_of, model_errors, on_device, resolve_device
 from cfcam_gpu.capture.selectors import Above, TopK
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer, RunTarget
 from cfcam_gpu.dataset.execution.gpu_decoder import GpuDecoder, check_decoder
@@ -143,7 +143,7 @@ def opened_explainer(
     loaded = load_model(model) if isinstance(model, str) else model() if callable(model) else model
     target = run_target(loaded, options)
     weights = weights_hash(loaded.model)
-    home = next((parameter.device for parameter in loaded.model.parameters()), torch.device("cpu"))
+    home = device_of(loaded.model)
     try:
         with on_device(device):
             ready = replace(loaded, model=_prepared(loaded, options, home, device))

@@ -33,7 +33,7 @@ from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import BackendError, ConfigError, MissingPackageError, ModelError, TooManyErrors
 from cfcam_gpu.models import LoadedModel
 from tests.helpers.launcher import Ended, Launcher, is_alive, wait_until
-from tests.helpers.smallnet import POISON, Recorder, make_loaded, photo, rows, run, save
+from tests.helpers.smallnet import POISON, SLOW_FACTORY, Recorder, make_loaded, photo, rows, run, save
 
 COUNT = 40
 SETTINGS = {"part_size": 4, "batch_size": 3, "workers": 1, "max_errors": 5, "engine": "torch"}
@@ -224,23 +224,9 @@ def test_what_an_actor_cannot_load_is_told_in_one_line(folder, tmp_path):
         on_ray(folder, tmp_path / "out", actors=3)
 
 
-FACTORY = """
-import time, torch
-from torch import nn
-
-def make():
-    torch.manual_seed(5)
-    net = nn.Sequential(
-        nn.Conv2d(3, 24, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 3)
-    )
-    net.register_forward_pre_hook(lambda *_: time.sleep(0.2))
-    return net
-"""
-
-
 def interrupted(folder: Path, work: Path, number: signal.Signals) -> tuple[Ended, list[int]]:
     """How the command with one slow actor ended after a signal, and the processes it had started."""
-    (work / "slownet.py").write_text(FACTORY)
+    (work / "slownet.py").write_text(SLOW_FACTORY)
     launcher, out = Launcher(work), work / "out"
     model = ("--model", "py:slownet:make", "--size", "32", "--engine", "torch", "--max-errors", "5")
     command = ("explain", str(folder), *model, "--out", "out", "--part-size", "4", "--workers", "1")
