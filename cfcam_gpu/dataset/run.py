@@ -9,7 +9,6 @@ A run that is ended at any point keeps its finished parts, and of the others the
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
@@ -300,7 +299,7 @@ class _Run:
         return PendingPart(part, self.plan.samples(part), kept)
 
     def _explain(self, parts: Iterator[PendingPart]) -> None:
-        temporary = self.store.temporary_folder(self.options.rank)
+        temporary = self.store.make_temporary_folder(self.options.rank)
         rows_of_parts = self.part_explainer.explain(
             parts, self._overlay_files(temporary), self.journals, self._count_row, self._check
         )
@@ -309,7 +308,7 @@ class _Run:
                 for part, rows in rows_of_parts:
                     self._store_part(part, rows)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            self.store.remove_temporary_folder(self.options.rank)
 
     def _overlay_files(self, temporary: Path) -> OverlayFiles | None:
         if self.options.overlays == "none":

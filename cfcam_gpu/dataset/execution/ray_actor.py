@@ -86,6 +86,7 @@ class ExplainerActor:
             raise StoreError(_missing_folder("output folder", str(journals.store.out)))
         if overlays is not None:
             overlays = replace(overlays, temporary=overlays.temporary / self.name)
+            overlays.temporary.mkdir(exist_ok=True)
         pipeline = make_pipeline(self.explainer, self.pool, self.options, overlays, never_ends)
         rest = part.with_rows(journals.rows(part.number, part.samples))
         ((_, rows),) = pipeline([rest], _ignore, journals)

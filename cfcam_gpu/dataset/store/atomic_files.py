@@ -21,7 +21,8 @@ def atomic_file(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]
 
     Args:
         path: its final name; missing folders above it are made.
-        temporary: its name until then, on the same file system; None: a hidden file beside `path`.
+        temporary: its name until then, in a folder of the same file system, which is not made here: a run that
+            ends removes it while processes still write. None: a hidden file beside `path`.
 
     Raises:
         OSError: it cannot be written. Nothing is left behind.
@@ -38,7 +39,6 @@ def atomic_file(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary or path.parent / f".cfcam-{os.getpid()}.part"
-    temporary.parent.mkdir(parents=True, exist_ok=True)
     try:
         with temporary.open("wb") as file:
             yield file

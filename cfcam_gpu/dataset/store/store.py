@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,10 +121,32 @@ class Store:
         """Folder of the files that the process of a rank is writing."""
         return self.hidden_folder / f"temporary-{rank}"
 
+    def make_temporary_folder(self, rank: int) -> Path:
+        """Makes the `temporary_folder` of a rank where it is missing.
+
+        Raises:
+            StoreError: it cannot be made.
+        """
+        folder = self.temporary_folder(rank)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self.unwritable(folder, error) from error
+        return folder
+
+    def remove_temporary_folder(self, rank: int) -> None:
+        """Removes the `temporary_folder` of a rank, renamed first: whoever still writes adds no file to it."""
+        folder = self.temporary_folder(rank)
+        removed = folder.with_name(f"{folder.name}.removed")
+        shutil.rmtree(removed, ignore_errors=True)
+        with suppress(OSError):
+            folder.rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)
+
     def clear_leftovers(self, rank: int, world_size: int) -> None:
         """Removes unfinished files that a crash left: those of `rank`, and of ranks that no process has now."""
         for folder in self.hidden_folder.glob("temporary-*"):
-            number = folder.name.partition("-")[2]
+            number = folder.name.partition("-")[2].removesuffix(".removed")
             if number.isdecimal() and (int(number) == rank or int(number) >= world_size):
                 shutil.rmtree(folder, ignore_errors=True)
         for file in self.out.glob(".cfcam-*.part"):  # of run.json and the plan, written under the setup lock
@@ -218,7 +241,7 @@ class Store:
         content = io.BytesIO()
         pq.write_table(self.rows_to_table(list(rows), map_shape), content, compression="zstd")
         path = self.part_file(part)
-        self._write(path, content.getvalue(), self.temporary_folder(rank) / path.name)
+        self._write(path, content.getvalue(), self.make_temporary_folder(rank) / path.name)
 
     def rows_to_table(self, rows: Sequence[Row], map_shape: tuple[int, int]) -> pa.Table:
         """The stored lines of the rows of samples; `map_shape`: (h, w) of the maps."""

@@ -81,6 +81,7 @@ def test_an_overlay_is_written_whole_or_told(make, tmp_path, workers):
     pool = make(workers) if workers else InlinePool()
     style = OverlayStyle("png", "jet", 0.3)
     (out / "taken.png").mkdir(parents=True)
+    (tmp_path / "temporary").mkdir()
 
     def write(name: str) -> Any:
         place = (out, name, tmp_path / "temporary", style)

@@ -11,7 +11,7 @@ import pytest
 
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store import atomic_files as files
-from cfcam_gpu.dataset.store.atomic_files import write_atomically
+from cfcam_gpu.dataset.store.atomic_files import atomic_file, write_atomically
 from cfcam_gpu.dataset.store.schema import arrow_schema
 from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import InputError, StoreError
@@ -73,6 +73,23 @@ def test_the_leftovers_of_a_crash_are_removed_but_not_those_of_another_rank(stor
     left = sorted(path.name for path in store.hidden_folder.glob("temporary-*"))
     assert left == ["temporary-0", "temporary-2"]
     assert [path.name for path in store.out.iterdir() if path.is_file()] == ["mine.txt"]
+
+
+def test_who_still_writes_after_a_run_ended_does_not_make_its_folder_again(store):
+    temporary = store.make_temporary_folder(0)
+    (temporary / "half.part").write_bytes(b"half")
+
+    def write_late() -> None:
+        with atomic_file(store.out / "late.png", temporary / "late.part") as file:
+            store.remove_temporary_folder(0)
+            file.write(b"late")
+
+    with pytest.raises(FileNotFoundError):
+        write_late()
+    with pytest.raises(FileNotFoundError):
+        write_atomically(store.out / "later.png", b"later", temporary / "later.part")
+    assert not list(store.out.glob("late*"))
+    assert not list(store.hidden_folder.glob("temporary-*"))
 
 
 def test_a_wipe_removes_what_belongs_to_the_run_and_nothing_else(store):
