@@ -80,7 +80,10 @@ def explained(features: Features, method: Method) -> Explanation:
         if method.is_whole and engine.explains:
             captured = isinstance(features, CapturedFeatures)
             out_of_range = features.out_of_range if isinstance(features, CapturedFeatures) else None
-            return engine.explain(a, g, features.size, features.config, out_of_range, zero_gradient=captured)
+            result = engine.explain(
+                a, g, features.size, features.config, out_of_range, zero_gradient=captured
+            )
+            return result
         problems = _problems(features, method)
         bad = [
             problems[p]
@@ -102,7 +105,8 @@ def explained(features: Features, method: Method) -> Explanation:
             status=status_of(problems),
             engine=features.engine,
         )
-        return without_invalid(result)
+        result = without_invalid(result)
+        return result
     finally:
         undo.run()
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu._utils.device import device_of, on_device
 from cfcam_gpu._utils.precision import leave_inference_mode
-from cfcam_gpu._utils.undo import Undo
+from cfcam_gpu._utils.undo import Undo, end_contexts
 from cfcam_gpu.activations import check_on_invalid, explained
 from cfcam_gpu.capture import (
     TargetLayer,
@@ -30,6 +30,7 @@ from cfcam_gpu.capture import (
 )
 from cfcam_gpu.capture.compiled import CompiledModel, backend_of
 from cfcam_gpu.capture.failures import check_model
+from cfcam_gpu.capture.hooks import keep_modes
 from cfcam_gpu.capture.inputs import FurtherInputs, split_inputs
 from cfcam_gpu.capture.layouts import check_layout
 from cfcam_gpu.capture.model_runner import ModelRunner
@@ -223,11 +224,19 @@ class CFCAM:
             InvalidImagesError: images that cannot be explained (NaN, zero gradient), by index.
         """
         images, further = split_inputs(images, forward_args, forward_kwargs, inputs)
-        results = [
-            result
-            for one in (self, *self._others)
-            for result in one._explanations(images, targets, further, check)
-        ]
+        undo = Undo()
+        try:
+            keep_modes(undo)
+            results = [
+                result
+                for one in (self, *self._others)
+                for result in one._explanations(images, targets, further, check)
+            ]
+        except BaseException as error:
+            end_contexts(error)
+            raise
+        finally:
+            undo.run()
         return results[0] if len(results) == 1 else averaged(results)
 
     def _explanations(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cfcam_gpu._utils.switches import SharedSwitch
-from cfcam_gpu._utils.undo import Undo
+from cfcam_gpu._utils.undo import Undo, one_step
 
 #: Kinds of devices without float64.
 NO_FLOAT64 = {"mps"}
@@ -76,8 +76,23 @@ def use_gradients(undo: Undo, *, enabled: bool) -> None:
         False
         >>> undo.run()
     """
-    undo.add(torch._C._set_grad_enabled, torch.is_grad_enabled())
+    undo.add(without_modes(partial(torch._C._set_grad_enabled, torch.is_grad_enabled())))
     torch._C._set_grad_enabled(enabled)
+
+
+def without_modes(step: Callable[[], Any]) -> Callable[[], Any]:
+    """The step of an `Undo` without the caller's function modes, which take calls of PyTorch and are Python code.
+
+    Example:
+        >>> undo, weight = Undo(), torch.zeros(1)
+        >>> undo.add(without_modes(weight.requires_grad_))
+        >>> with torch.device("cpu"):  # a mode
+        ...     undo.run()
+        >>> weight.requires_grad
+        True
+    """
+    plain: Any = torch._C.DisableTorchFunction()
+    return one_step(plain.__enter__, step, partial(plain.__exit__, None, None, None))
 
 
 def leave_inference_mode(undo: Undo) -> None:

@@ -6,16 +6,21 @@ not divided. So the steps are calls into C, and so is the one call that takes al
 
     undo = Undo()
     try:
-        undo.add(setattr, model, "training", model.training)
+        undo.add(vars(model).update, {"training": model.training})
         model.training = False
-        ...
+        result = ...
+        return result
     finally:
         undo.run()
+
+Between the last call of the `try` and the `finally` stands something else, here an assignment: so an
+interrupt after that call still belongs to the `try`, whatever a version of Python makes of it.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import repeat, starmap
@@ -25,6 +30,60 @@ from typing import Any
 _drain: Callable[[Iterable[Any]], None] = collections.deque[Any](maxlen=0).extend
 
 _call: Any = partial.__call__
+
+#: What runs between a context manager's generator and the block that it is for.
+_BETWEEN = tuple(
+    getattr(contextlib._GeneratorContextManager, name).__code__ for name in ("__enter__", "__exit__")
+)
+
+
+def end_contexts(error: BaseException) -> None:
+    """End the context managers that an interrupt cut off between their block and their own code.
+
+    Such a generator would end when its frame goes, and that is when the last reference to the error goes:
+    long after whoever handled the error has put things back. PyTorch's functions, under a function mode, take
+    the mode off and put it on again in that way.
+    """
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code in _BETWEEN:
+            trace.tb_frame.clear()
+        trace = trace.tb_next
+
+
+def each(function: Callable[..., Any], items: Iterable[Any], *args: Any) -> Callable[[], Any]:
+    """A step that calls `function(item, *args)` for every item; it can be taken once.
+
+    Example:
+        >>> modes = [{}, {}]
+        >>> each(dict.update, modes, {"training": True})()
+        >>> modes
+        [{'training': True}, {'training': True}]
+    """
+    return partial(_drain, map(function, items, *map(repeat, args)))
+
+
+def until(read: Callable[[], Any], value: Any, function: Callable[[], Any]) -> Callable[[], Any]:
+    """A step that calls `function` until `read` gives the value; it can be taken once.
+
+    Example:
+        >>> stack = [1, 2, 3]
+        >>> until(stack.__len__, 1, stack.pop)()
+        >>> stack
+        [1]
+    """
+    return partial(_drain, zip(iter(read, value), starmap(function, repeat(())), strict=False))
+
+
+def one_step(*steps: Callable[[], Any]) -> Callable[[], Any]:
+    """A step that takes several, the first one first; it can be taken once.
+
+    Example:
+        >>> one_step(partial(print, 1), partial(print, 2))()
+        1
+        2
+    """
+    return each(_call, [partial(step) for step in steps])
 
 
 class Undo:
@@ -69,34 +128,6 @@ class Undo:
             last
         """
         self._steps.insert(1, partial(function))
-
-    def add_each(self, function: Callable[..., Any], items: Iterable[Any], *args: Any) -> None:
-        """Note the step `function(item, *args)` of every item.
-
-        Example:
-            >>> modes = [{}, {}]
-            >>> undo = Undo()
-            >>> undo.add_each(dict.update, modes, {"training": True})
-            >>> undo.run()
-            >>> modes
-            [{'training': True}, {'training': True}]
-        """
-        self._steps.append(partial(_drain, map(function, items, *map(repeat, args))))
-
-    def add_until(self, read: Callable[[], Any], function: Callable[[], Any]) -> None:
-        """Note the step that calls `function` for as long as `read` does not give what it gives now.
-
-        Example:
-            >>> stack = [1]
-            >>> undo = Undo()
-            >>> undo.add_until(stack.__len__, stack.pop)
-            >>> stack += [2, 3]
-            >>> undo.run()
-            >>> stack
-            [1]
-        """
-        again = zip(iter(read, read()), starmap(function, repeat(())), strict=False)
-        self._steps.append(partial(_drain, again))
 
     def change(self, do: Callable[[], Any], back: Callable[[], Any]) -> None:
         """Call `do` and note the step `back`, so that the step is there only where the change was made.

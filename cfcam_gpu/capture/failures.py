@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from cfcam_gpu._utils.checks import Ended
 from cfcam_gpu._utils.device import out_of_memory
 from cfcam_gpu._utils.messages import first_line
+from cfcam_gpu._utils.undo import end_contexts
 from cfcam_gpu.errors import CaptureError, CFCAMError, ModelFailedError
 
 
@@ -94,7 +95,7 @@ def run_model(model: nn.Module, images: Tensor) -> Any:
         the model failed on images (1, 4): mat1 and mat2 shapes cannot be multiplied (1x4 and 3x2)
     """
     try:
-        return model(images)
+        return _run(model, images)
     except Ended as ended:
         raise ended.error from None
     except CFCAMError:
@@ -108,6 +109,14 @@ def run_model(model: nn.Module, images: Tensor) -> Any:
         raise ModelFailedError(
             f"the model failed on images {tuple(images.shape)}: {cause}", _advice(error, model)
         ) from error
+
+
+def _run(model: nn.Module, images: Tensor) -> Any:
+    try:
+        return model(images)
+    except BaseException as error:
+        end_contexts(error)
+        raise
 
 
 def _advice(error: Exception, model: nn.Module) -> str:

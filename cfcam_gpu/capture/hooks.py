@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from cfcam_gpu._utils.undo import Undo
+from cfcam_gpu._utils.undo import Undo, each, one_step, until
 from cfcam_gpu.capture.layers import NONLINEARITIES, TargetLayer
 
 
@@ -95,8 +95,32 @@ def enter_mode(mode: TorchFunctionMode, undo: Undo) -> None:
         >>> enter_mode(_AfterFunction("relu", torch.neg), undo)
         >>> undo.run()
     """
-    undo.add_until(torch._C._len_torch_function_stack, torch._C._pop_torch_function_stack)
+    keep_modes(undo)
     mode.__enter__()
+
+
+def keep_modes(undo: Undo) -> None:
+    """Put this thread's function modes back when `undo` runs: those that were entered and those that were lost.
+
+    An interrupt in PyTorch's own handling of a mode can lose it.
+
+    Example:
+        >>> undo = Undo()
+        >>> with torch.device("cpu"):  # a mode
+        ...     keep_modes(undo)
+        ...     lost = torch._C._pop_torch_function_stack()
+        ...     undo.run()
+        ...     torch._C._get_function_stack_at(0) is lost
+        True
+    """
+    count: Any = torch._C._len_torch_function_stack
+    modes = [torch._C._get_function_stack_at(place) for place in range(count())]
+    undo.add(
+        one_step(
+            until(count, 0, torch._C._pop_torch_function_stack),
+            each(torch._C._push_on_torch_function_stack, modes),
+        )
+    )
 
 
 class _AfterFunction(TorchFunctionMode):

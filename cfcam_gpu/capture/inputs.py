@@ -69,7 +69,8 @@ class FurtherInputs:
                 # Somebody may have replaced the model's own forward, so that must run.
                 undo.add(vars(model).update, {"training": model.training})
                 model.training = bound.training
-                return model.forward(*args, **kwargs)
+                output = model.forward(*args, **kwargs)
+                return output
             finally:
                 undo.run()
 

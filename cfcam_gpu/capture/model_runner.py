@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu._utils.device import out_of_memory
 from cfcam_gpu._utils.precision import use_autocast, use_gradients
-from cfcam_gpu._utils.undo import Undo
+from cfcam_gpu._utils.undo import Undo, until
 from cfcam_gpu.capture import Capture, capture
 from cfcam_gpu.capture.failures import run_model
 from cfcam_gpu.capture.hooks import replace_outputs
@@ -70,7 +70,8 @@ class ModelRunner:
         undo = Undo()
         try:
             self._make_ready(images.device, undo)
-            return _in_chunks(self._run, images, self.images_at_once(images[0]))
+            logits = _in_chunks(self._run, images, self.images_at_once(images[0]))
+            return logits
         finally:
             undo.run()
 
@@ -96,10 +97,10 @@ class ModelRunner:
         undo = Undo()
         try:
             self._make_ready(image.device, undo)
-            undo.add_until(
-                torch._C._functorch.maybe_current_level, torch._C._functorch._vmap_decrement_nesting
-            )
-            return _in_chunks(run, activations, self.at_once(activations[0]))
+            level: Any = torch._C._functorch.maybe_current_level
+            undo.add(until(level, level(), torch._C._functorch._vmap_decrement_nesting))
+            logits = _in_chunks(run, activations, self.at_once(activations[0]))
+            return logits
         finally:
             undo.run()
 
@@ -108,7 +109,7 @@ class ModelRunner:
         undo = Undo()
         try:
             self._use_autocast(images.device, undo)
-            return capture(
+            captured = capture(
                 self.model,
                 self.layer,
                 images,
@@ -117,6 +118,7 @@ class ModelRunner:
                 check=self.check,
                 **{"call": self.calls - 1, **more},
             )
+            return captured
         finally:
             undo.run()
 

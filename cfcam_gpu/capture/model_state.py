@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from cfcam_gpu._utils.checks import Check, Ended, never_ends
-from cfcam_gpu._utils.precision import leave_inference_mode, use_gradients
+from cfcam_gpu._utils.precision import leave_inference_mode, use_gradients, without_modes
 from cfcam_gpu._utils.switches import SharedSwitch
-from cfcam_gpu._utils.undo import Undo
+from cfcam_gpu._utils.undo import Undo, each
 from cfcam_gpu.capture.hooks import add_hook
 from cfcam_gpu.errors import CaptureError
 
@@ -116,8 +116,8 @@ def make_explainable(model: nn.Module, undo: Undo) -> None:
     use_gradients(undo, enabled=torch.is_grad_enabled())
     training = [module for module in modules if module.training]
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    undo.add_each(dict.update, [vars(module) for module in training], {"training": True})
-    undo.add_each(Tensor.requires_grad_, trainable)
+    undo.add(each(dict.update, [vars(module) for module in training], {"training": True}))
+    undo.add(without_modes(each(Tensor.requires_grad_, trainable)))
     for module in training:
         module.training = False
     for parameter in trainable:

@@ -14,8 +14,9 @@ images in compiled code, without the interpreter's lock. For one image of N chan
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from _thread import start_new_thread
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 from typing import Any
 
 import numba
@@ -47,12 +48,32 @@ def scan_compiled(features: Tensor, valid: Tensor, config: CFCAMConfig) -> tuple
             labels[part], n_clusters[part], eps[part],
         )  # fmt: skip
 
-    if threads == 1:
-        work(slices[0])
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, slices))
+    _in_threads(work, slices)
     return torch.from_numpy(labels), torch.from_numpy(n_clusters), torch.from_numpy(eps)
+
+
+def _in_threads(work: Callable[[slice], None], slices: Sequence[slice]) -> None:
+    """`work` of each slice, of the first one in this thread.
+
+    Starting and waiting are single calls into C: an interrupt between the locks that `threading` and
+    `concurrent.futures` keep in Python leaves threads behind that wait for ever.
+    """
+    ended: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def in_thread(part: slice) -> None:
+        error = None
+        try:
+            work(part)
+        except BaseException as caught:
+            error = caught
+        ended.put(error)
+
+    for part in slices[1:]:
+        start_new_thread(in_thread, (part,))
+    work(slices[0])
+    for error in [ended.get() for _ in slices[1:]]:
+        if error is not None:
+            raise error
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
