@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cfcam_gpu.capture.scoring import Scoring
+
 #: Most million parameters times the image's area over 224x224 that a model may have, to run in seconds.
 MOST_COST = 150.0
 
@@ -163,10 +165,25 @@ def build(name: str) -> Built:
         TooLarge: it costs more than `MOST_COST`.
     """
     library, _, model_name = name.partition(":")
-    built = {"torchvision": _torchvision, "timm": _timm, "transformers": _transformers}[library](model_name)
+    make = {"torchvision": _torchvision, "timm": _timm, "transformers": _transformers}[library]
+    built = make(model_name)
     model = lively(built.model)
     _calibrate(model, built.size)
+    if not _puts_out_numbers(model, built.size):
+        # Bilinear attention multiplies what has grown by itself.
+        model = lively(make(model_name).model)
     return Built(model, built.size)
+
+
+def images_of(size: tuple[int, int, int]) -> Tensor:
+    """(2,channels,H,W): the two images with which a model is examined."""
+    return torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
+
+
+def _puts_out_numbers(model: nn.Module, size: tuple[int, int, int]) -> bool:
+    with torch.no_grad():
+        logits = Scoring().logits(model(images_of(size)[:1]))
+    return bool(logits.isfinite().all())
 
 
 def _torchvision(name: str) -> Built:

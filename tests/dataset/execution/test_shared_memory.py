@@ -152,7 +152,8 @@ def test_no_kill_leaves_shared_memory_behind(tmp_path: Path, victim: str) -> Non
         assert main.stdin is not None
         assert main.stdout is not None
         workers = [int(pid) for pid in main.stdout.readline().split()]
-        assert all(maps_memory(pid) for pid in (main.pid, *workers))
+        # One worker may have done all the work while the other one was still being started.
+        wait_until(lambda: all(maps_memory(pid) for pid in (main.pid, *workers)), WAIT)
         assert not named_files((main.pid, *workers))
         if victim == "worker":
             os.kill(workers[0], signal.SIGKILL)
