@@ -18,6 +18,7 @@ from cfcam_gpu.cfcam import weighting
 from cfcam_gpu.cfcam.clustering import Clusters, most_clustered
 from cfcam_gpu.cfcam.maps import Maps, maps_of
 from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK, CFCAMConfig
+from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.explanation import Explanation, Problem
 
 if TYPE_CHECKING:
@@ -96,12 +97,17 @@ def _mapped(
 ) -> tuple[Tensor, Clusters, Tensor]:
     """The grid (B,K,h,w), the clusters, and the status (B,) of each image before its map is looked at."""
     from cfcam_gpu.kernels import channels
+    from cfcam_gpu.kernels.neighbours import MOST_CHANNELS
     from cfcam_gpu.kernels.weighted_sum import weighted_sum
 
+    most = most_clustered(activations.shape[1], config.dominant_percentile)
+    if most > MOST_CHANNELS:
+        raise ConfigError(
+            f"engine 'triton' clusters at most {MOST_CHANNELS:,} channels, got {most:,}; use engine 'torch'"
+        )
     activations, gradients = activations.contiguous(), gradients.contiguous()
     statistics = channels.statistics(activations, gradients)
     mark("finite values")
-    most = most_clustered(activations.shape[1], config.dominant_percentile)
     split = channels.split(
         statistics,
         config.dominant_percentile,

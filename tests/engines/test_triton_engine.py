@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cfcam_gpu import PRESETS, CFCAMConfig
 from cfcam_gpu.cfcam import filtering
 from cfcam_gpu.engines import triton_engine
+from cfcam_gpu.errors import ConfigError
 from tests.helpers.features import REFERENCE, Run, assert_equivalent, blobs, clusters_of, one_image
 
 
@@ -49,6 +50,14 @@ def test_the_engine_agrees_on_awkward_shapes_and_ties(run, shape, levels):
     gradients = torch.randn(shape, generator=generator)
     for preset in PRESETS:
         assert_equivalent(run, activations, gradients, CFCAMConfig.preset(preset), (9, 7))
+
+
+def test_more_channels_than_fit_are_refused(run):
+    activations = torch.ones(1, 65_600, 1, 1)
+    with pytest.raises(
+        ConfigError, match=r"^engine 'triton' clusters at most 65,535 channels, got 65,600; use"
+    ):
+        run.explain(activations, activations, (2, 2), CFCAMConfig(dominant_percentile=None))
 
 
 def test_two_runs_are_identical_and_images_do_not_depend_on_their_batch(run):
