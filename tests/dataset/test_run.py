@@ -14,7 +14,7 @@ from torch import nn
 from cfcam_gpu.dataset import open_results
 from cfcam_gpu.dataset.execution.observer import Tally
 from cfcam_gpu.dataset.sources.sample import Sample
-from cfcam_gpu.errors import InputError, ModelError, StoreError, TargetError, TooManyErrors
+from cfcam_gpu.errors import CFCAMError, InputError, ModelError, StoreError, TargetError, TooManyErrors
 from cfcam_gpu.explainer import CFCAM
 from cfcam_gpu.images.overlay import colorize, draw_overlay, fit_heatmap, upsample_grid
 from cfcam_gpu.models import LoadedModel
@@ -267,3 +267,26 @@ def test_workers_start_while_the_model_is_loaded_and_end_where_it_fails(tmp_path
         run(folder, tmp_path / "out", model=model, workers=2)
     assert len(started) == 2
     assert not any(map(is_alive, started))
+
+
+@pytest.mark.parametrize("kind", [KeyError, TypeError, ZeroDivisionError, RuntimeError])
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_model_that_raises_is_one_sentence_and_the_run_resumes(tmp_path, kind, at):
+    """At the first pass, which chooses the layer, and in a batch of the run."""
+    folder = save(tmp_path / "in", **{f"{i}": photo(i) for i in range(6)})
+    loaded = make_loaded()
+    shapes: list[tuple[int, ...]] = []
+
+    def fail(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        shapes.append(tuple(inputs[0].shape))
+        if len(shapes) >= at:
+            raise kind("backbone")
+
+    handle = loaded.model.register_forward_pre_hook(fail)
+    with pytest.raises(CFCAMError) as caught:
+        run(folder, tmp_path / "out", model=loaded, batch_size=2, part_size=2)
+    words = "backbone" if kind is RuntimeError else f"{kind.__name__}: {kind('backbone')}"
+    sentence = f"the model failed on images {shapes[-1]}: {words}; check that it accepts this --size"
+    assert str(caught.value) == sentence
+    handle.remove()
+    assert run(folder, tmp_path / "out", model=loaded, batch_size=2, part_size=2).tally.ok == 6

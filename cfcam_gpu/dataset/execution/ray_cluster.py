@@ -14,12 +14,25 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from cfcam_gpu._utils.messages import first_line
+from cfcam_gpu._utils.optional import require
 from cfcam_gpu._utils.signals import restored_handlers
 from cfcam_gpu.dataset.execution.observer import Interrupted
 from cfcam_gpu.errors import BackendError
 
 #: Seconds that a cluster has to accept a connection.
 _CONNECT_TIMEOUT = 5.0
+
+
+def import_ray() -> ModuleType:
+    """Ray. The services of a cluster that it starts on this machine ask for a token, also in versions that do not
+    by themselves.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    if "ray" not in sys.modules and not os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
+    return require("ray", "ray", "Ray")
 
 
 @contextmanager

@@ -19,12 +19,11 @@ from types import ModuleType
 from typing import Any
 
 from cfcam_gpu._utils.checks import Check
-from cfcam_gpu._utils.optional import require
 from cfcam_gpu.dataset.execution.local import Model
 from cfcam_gpu.dataset.execution.observer import Interrupted, Observer, watched_signals
 from cfcam_gpu.dataset.execution.parts import FinishedParts, OverlayFiles, PendingPart
 from cfcam_gpu.dataset.execution.ray_actor import PARTS_AT_ONCE, ActorSetup, ExplainerActor
-from cfcam_gpu.dataset.execution.ray_cluster import joined_cluster, placement
+from cfcam_gpu.dataset.execution.ray_cluster import import_ray, joined_cluster, placement
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.store.fingerprint import differences
 from cfcam_gpu.dataset.store.journal import Journals
@@ -73,7 +72,7 @@ def ray_part_explainer(
             "Ray assigns the GPUs of a distributed run: its device must be auto, cpu or cuda, got "
             f"{options.device!r}"
         )
-    return _ray_part_explainer(require("ray", "ray", "Ray"), model, options, observer)
+    return _ray_part_explainer(import_ray(), model, options, observer)
 
 
 @contextmanager
