@@ -8,15 +8,14 @@ from itertools import islice
 from typing import Any
 
 import click
-import pyarrow as pa
 
 from cfcam_gpu._utils.messages import printable
 from cfcam_gpu.cli.printing import print_table, shown_path
+from cfcam_gpu.dataset.accuracy import judge_results
 from cfcam_gpu.dataset.run import RunSummary
 from cfcam_gpu.dataset.store.results import Results
-from cfcam_gpu.dataset.store.schema import COLUMNS, ColumnName, Row, is_first_row
+from cfcam_gpu.dataset.store.schema import COLUMNS, ColumnName, Row
 from cfcam_gpu.methods import METHODS
-from cfcam_gpu.report.judging import Judge, Verdicts
 
 #: With more rows than this only the blank ones are listed.
 MOST_ROWS = 50
@@ -90,20 +89,17 @@ class RunOutcome:
             f"({summary.now / summary.seconds:.1f} images/s), {tally.blank} blank, {tally.skipped} skipped; "
             f"{'pictures' if pictures else 'results'} in {printable(summary.out)}"
         )
-        verdicts = self._verdicts()
+        verdicts = judge_results(self.results)
         if verdicts.unmatched:
             click.echo(
                 f"{verdicts.judged} of {verdicts.labelled} labels judged, {verdicts.correct} of these predicted "
                 "correctly; the other labels match no class of the model"
             )
-
-    def _verdicts(self) -> Verdicts:
-        verdicts, judge = Verdicts(), Judge(self.results.run.get("class_names"))
-        for table in self.results.tables(["sample_id", "label", "pred", "pred_name"]):
-            firsts = is_first_row(table["sample_id"].to_pylist())
-            # Filtering imports pyarrow.compute and pandas, which a run over one image does without.
-            verdicts.add(judge, table if firsts.all() else table.filter(pa.array(firsts)))
-        return verdicts
+        elif verdicts.judged:
+            click.echo(
+                f"{verdicts.correct} of {verdicts.judged} predictions agree with their label "
+                f"({verdicts.correct / verdicts.judged:.1%})"
+            )
 
     def _rows(self) -> Iterator[Row]:
         return self.results.rows([name for name in COLUMNS if name != "grid"])

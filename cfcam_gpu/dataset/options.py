@@ -32,6 +32,9 @@ OVERLAYS = ("none", "png", "jpeg", "webp")
 #: Formats that `export` writes.
 EXPORT_FORMATS = ("npz", "zarr", "fiftyone", "png")
 
+#: Where labels come from: `folders`, or what the inputs say (`given`); `auto` recognises folders named for classes.
+LABELS = ("auto", "folders", "given")
+
 #: Ways to spread a run over a cluster.
 DISTRIBUTED = ("ray",)
 
@@ -97,6 +100,10 @@ class RunOptions:
             `default_workers()`, or a thread of this process for up to `FEW_SAMPLES` samples.
         decode: how images are decoded for the model, a key of `cfcam_gpu.images.decoders.DECODERS`.
         path_column: the column of manifests with the paths of the images; None: `path` or `uri`.
+        labels: where the true classes come from. `folders`: of an image file without a label, the name of the folder
+            that holds it; `given`: only what manifests, shards and data sets say; `auto`: `folders` where no sample has
+            a label and every such folder is named for a class of the model, else `given`. A run that goes on
+            keeps its choice.
         value_range: which values of images of more than 8 bits per channel become black and white: "LOW,HIGH",
             "auto" or "percentile:P" (see `cfcam_gpu.images.read_options.ValueRange`); it takes the place of
             the window of a DICOM file. None: the range that the file declares or can store.
@@ -212,6 +219,7 @@ class RunOptions:
     path_column: str | None = field(
         default=None, metadata=option("Column of manifests with the paths; path or uri.", RUN, "NAME")
     )
+    labels: str = field(default="auto", metadata=option(f"True classes: {', '.join(LABELS)}.", RUN, "NAME"))
     value_range: str | None = field(
         default=None,
         metadata=option(f"Black and white of 16-bit images: {VALUE_RANGES}.", RUN, "RANGE"),
@@ -275,6 +283,7 @@ class RunOptions:
         _check_choice("engine", self.engine, ("auto", *ENGINES))
         _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("overlays", self.overlays, OVERLAYS)
+        _check_choice("source of labels", self.labels, LABELS)
         if self.overwrite and self.world_size > 1:
             raise ConfigError(
                 "processes that share a folder cannot each overwrite it; remove the folder yourself"

@@ -19,6 +19,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 from cfcam_gpu._utils.messages import plural
+from cfcam_gpu.dataset.accuracy import write_summary
 from cfcam_gpu.dataset.execution.local import Model, local_part_explainer
 from cfcam_gpu.dataset.execution.observer import Interrupted, Observer, Tally, watched_signals
 from cfcam_gpu.dataset.execution.parts import OverlayFiles, PartExplainer, PendingPart
@@ -26,6 +27,7 @@ from cfcam_gpu.dataset.execution.ray_driver import ray_part_explainer
 from cfcam_gpu.dataset.execution.worker import OverlayStyle
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.sources.find import find_samples
+from cfcam_gpu.dataset.sources.folder_labels import chosen_labels, with_folder_labels
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.journal import Journals, run_token
 from cfcam_gpu.dataset.store.locks import claim, setup_lock
@@ -33,7 +35,7 @@ from cfcam_gpu.dataset.store.plan import Plan
 from cfcam_gpu.dataset.store.resume import open_plan
 from cfcam_gpu.dataset.store.schema import Row, has_several_targets
 from cfcam_gpu.dataset.store.store import Store
-from cfcam_gpu.errors import InputError, TooManyErrors
+from cfcam_gpu.errors import InputError, StoreError, TooManyErrors
 
 
 @dataclass
@@ -125,7 +127,42 @@ def explain_dataset(
     opening = _part_explainer(model, options, observer)
     samples = samples_of(inputs, store.out, options.path_column)
     with opening(len(samples)) as (part_explainer, run_content):
-        return carry_out(store, samples, part_explainer, run_content, options, observer)
+        samples = _labelled(store, samples, run_content, options, observer)
+        summary = carry_out(store, samples, part_explainer, run_content, options, observer)
+        if not summary.others_left:
+            write_summary(store)
+        return summary
+
+
+def _labelled(
+    store: Store,
+    samples: Collection[Sample],
+    run_content: dict[str, Any],
+    options: RunOptions,
+    observer: Observer,
+) -> Collection[Sample]:
+    """The samples with their labels; writes into `run_content` where these come from.
+
+    A stored run keeps its choice. Raises StoreError for another one, InputError as `chosen_labels` and
+    `Store.make_folder`.
+    """
+    store.make_folder()
+    stored = None if options.overwrite else store.read_run()
+    labels, note = options.labels, None
+    if stored is None:
+        labels, note = chosen_labels(labels, samples, run_content.get("class_names"))
+    else:
+        before = stored.get("labels", "given")
+        if labels not in ("auto", before):
+            raise StoreError(
+                f"{store.out} holds another run: labels was {before!r}, now {labels!r}; choose another output "
+                "folder, or --overwrite to begin anew"
+            )
+        labels = before
+    if note is not None:
+        observer.note(note)
+    run_content["labels"] = labels
+    return with_folder_labels(samples) if labels == "folders" and isinstance(samples, list) else samples
 
 
 def _part_explainer(

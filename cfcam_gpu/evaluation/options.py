@@ -33,6 +33,7 @@ UNUSED = {
     "overlays": "it draws a grid of maps by itself",
     "cmap": "it draws a grid of maps by itself",
     "alpha": "it draws a grid of maps by itself",
+    "labels": "it does not compare predictions with labels",
     "distributed": "share it with rank and world_size",
     "actors": "share it with rank and world_size",
 }

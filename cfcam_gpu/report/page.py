@@ -8,9 +8,10 @@ from typing import Any
 from markupsafe import Markup
 
 from cfcam_gpu._utils.messages import plural
+from cfcam_gpu.dataset.accuracy import accuracy_summary
+from cfcam_gpu.dataset.judging import Verdicts
 from cfcam_gpu.html.render import SHARED, facts, model_and_layer, render_page, run_sections
 from cfcam_gpu.report.files import Files
-from cfcam_gpu.report.judging import Verdicts
 from cfcam_gpu.report.survey import BLANK, OK, Survey
 
 #: Joined in this order into the page's one script; the theme's is shared with other pages.
@@ -18,6 +19,9 @@ _SCRIPTS = ("data.js", "heatmap.js", "state.js", "cards.js", "detail.js", "theme
 
 #: The package of the page's own templates.
 _PACKAGE = "cfcam_gpu.report"
+
+#: Up to so many classes the confusions are a matrix; of more, a list of the most frequent ones.
+_MOST_IN_MATRIX, _MOST_CONFUSIONS = 20, 50
 
 
 def render(
@@ -51,6 +55,7 @@ def render(
         model=model_and_layer(run),
         stats=list(_stats(survey)),
         judged=survey.verdicts.judged > 0,
+        accuracy=_accuracy(survey.verdicts, run.get("class_names")),
         notes=notes,
         failures=[(*kind, count) for kind, count in survey.failures.most_common()],
         facts=list(facts(run_sections(run))),
@@ -70,6 +75,42 @@ def _stats(survey: Survey) -> Iterator[tuple[str, str]]:
     if errors:
         yield f"{errors:,}", _noun(errors, "error")
     yield from _judged(survey.verdicts)
+
+
+def _accuracy(verdicts: Verdicts, class_names: Sequence[str] | None) -> dict[str, Any] | None:
+    """What the tab of the accuracy shows: the classes, those with the lowest accuracy first, and the confusions."""
+    if not verdicts.confusion:
+        return None
+    summary = accuracy_summary(verdicts, class_names)
+    names = {entry["index"]: entry["name"] for entry in summary["classes"]}
+    wrong = [entry for entry in summary["confusion"] if entry["label"] != entry["predicted"]]
+    classes = sorted(
+        (entry for entry in summary["classes"] if entry["labelled"]),
+        key=lambda entry: (entry["accuracy"], -entry["labelled"]),
+    )
+    return summary | {
+        "classes": classes,
+        "matrix": _matrix(verdicts, names) if len(names) <= _MOST_IN_MATRIX else None,
+        "wrong": [
+            (names[entry["label"]], names[entry["predicted"]], entry["count"])
+            for entry in wrong[:_MOST_CONFUSIONS]
+        ],
+        "more_wrong": max(0, len(wrong) - _MOST_CONFUSIONS),
+    }
+
+
+def _matrix(verdicts: Verdicts, names: dict[int, str]) -> dict[str, Any]:
+    """The confusion matrix: for each class of a label its counts of predictions, with a shade from 0 to 10."""
+    rows = []
+    for label, name in names.items():
+        counts = [verdicts.confusion[label, pred] for pred in names]
+        total = max(sum(counts), 1)
+        cells = [
+            (count, round(10 * count / total), label == pred)
+            for pred, count in zip(names, counts, strict=True)
+        ]
+        rows.append((name, cells))
+    return {"names": list(names.values()), "rows": rows}
 
 
 def _noun(count: int, noun: str) -> str:

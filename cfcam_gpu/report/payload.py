@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cfcam_gpu.dataset.judging import Judge
 from cfcam_gpu.dataset.store.schema import COLUMNS, Row
 from cfcam_gpu.images.colormaps import COLORMAPS
 from cfcam_gpu.images.overlay import colorize
-from cfcam_gpu.report.judging import Judge
 from cfcam_gpu.report.pictures import Picture
 from cfcam_gpu.report.survey import Survey
 

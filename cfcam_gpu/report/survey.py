@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from cfcam_gpu.dataset.judging import Judge, Verdicts
 from cfcam_gpu.dataset.store.results import Results
 from cfcam_gpu.dataset.store.schema import ColumnName, is_first_row, table_maps
-from cfcam_gpu.report.judging import Judge, Verdicts
 
 #: Kinds of samples: explained, explained with a map that is zero everywhere, failed.
 OK, BLANK, ERROR = 0, 1, 2

@@ -399,7 +399,9 @@ def test_a_missing_folder_is_said(browser: Any, large_file: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 380)])
-@pytest.mark.parametrize("state", ["", "#view=set%200%2Fphoto-3-0.jpg", "#tab=classes", "#tab=run"])
+@pytest.mark.parametrize(
+    "state", ["", "#view=set%200%2Fphoto-3-0.jpg", "#tab=classes", "#tab=accuracy", "#tab=run"]
+)
 def test_axe_finds_no_violation(browser: Any, page_file: Path, scheme: str, width: int, state: str):
     viewport = {"width": width, "height": 900}
     reader = Reader(browser, page_file.as_uri() + state, color_scheme=scheme, viewport=viewport)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
+from cfcam_gpu.dataset.judging import Verdicts
 from cfcam_gpu.dataset.store.results import open_results
 from cfcam_gpu.report import write_report
-from cfcam_gpu.report.judging import Verdicts
 from cfcam_gpu.report.survey import BLANK, ERROR, OK, survey_run
 from tests.helpers.stored_run import (
     GRID,
@@ -26,7 +27,9 @@ def test_figures_count_the_whole_run(demo: Path):
     assert (survey.count(OK), survey.count(BLANK), survey.count(ERROR)) == (22, 1, 3)
     judged = [row for row in rows if row["status"] == "ok" and row["label"] not in (None, HOSTILE_LABEL)]
     correct = sum(row["label"] == row["pred_name"] for row in judged)
-    assert survey.verdicts == Verdicts(correct, len(judged) - correct, unmatched=3)
+    names = open_results(demo).run["class_names"]
+    pairs = Counter((names.index(row["label"]), int(row["pred"] or 0)) for row in judged)
+    assert survey.verdicts == Verdicts(correct, len(judged) - correct, unmatched=3, confusion=pairs)
     assert survey.failures == {
         ("decode", "SyntaxError"): 1,
         ("read", "FileNotFoundError"): 1,

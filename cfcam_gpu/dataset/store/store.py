@@ -2,6 +2,7 @@
 
 OUT/run.json                    fingerprint, shapes, and information for people
 OUT/plan.parquet                the samples in order (see `plan`)
+OUT/summary.json                accuracy of the predictions, where samples have labels (see `dataset.accuracy`)
 OUT/shards/part-NNNNN.parquet   one row for each sample of a part, also for failed ones, or for each of its
                                 explained classes (see `schema`)
 OUT/.cfcam/                     locks, rows written ahead of their part (see `journal`), and files that are being
@@ -68,7 +69,7 @@ class Store:
 
     Attributes:
         out: the folder.
-        run_file, plan_file: paths of run.json and of the plan.
+        run_file, plan_file, summary_file: paths of run.json, of the plan and of summary.json.
         parts_folder: folder of the parts.
         hidden_folder: folder of the locks, and of files that are being written.
         locks_folder: folder of the locks.
@@ -92,6 +93,7 @@ class Store:
         self.out = out
         self.run_file = out / "run.json"
         self.plan_file = out / "plan.parquet"
+        self.summary_file = out / "summary.json"
         self.parts_folder = out / "shards"
         self.hidden_folder = out / ".cfcam"
         self.locks_folder = self.hidden_folder / "locks"
@@ -317,6 +319,7 @@ class Store:
             for folder in (*sorted(overlays.glob("part-*")), overlays, self.parts_folder):
                 _remove_if_empty(folder)
             self._remove_report()
+            self.summary_file.unlink(missing_ok=True)
             self.plan_file.unlink(missing_ok=True)
             self.run_file.unlink(missing_ok=True)
         except OSError as error:

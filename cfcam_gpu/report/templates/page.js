@@ -57,7 +57,7 @@ function showControls() {
   });
   document.getElementById("filters").hidden = state.tab !== "samples";
   document.getElementById("blending").hidden = document.getElementById("scaling").hidden = state.tab === "classes";
-  document.getElementById("panel").hidden = state.tab === "run";
+  document.getElementById("panel").hidden = state.tab === "accuracy" || state.tab === "run";
 }
 
 function showStyle() {

@@ -16,7 +16,7 @@ const ROLES = {
   label: ["Labelled", (s) => s.label, (s) => s.label],
 };
 
-const TABS = ["samples", "classes", "run"];
+const TABS = ["samples", "classes", "accuracy", "run"].filter((tab) => document.getElementById(`tab-${tab}`));
 const FALLBACKS = {
   tab: "samples", q: "", by: "pred", class: "", status: "", check: "", sort: "order", desc: false, page: 1,
   alpha: 0.5, cmap: "inferno", scale: "image", max: null, view: "",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from torch.nn import Linear
 
+from cfcam_gpu.dataset.judging import Judge
 from cfcam_gpu.models import LoadedModel
-from cfcam_gpu.report.judging import Judge
 from tests.helpers.smallnet import PLAIN
 
 

@@ -1,0 +1,97 @@
+"""Labels from the folders that images lie in: `train/cat/x.jpg` is labelled "cat"."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from cfcam_gpu._utils.messages import listed
+from cfcam_gpu.dataset.judging import Judge
+from cfcam_gpu.dataset.sources.sample import Sample, clean_text, split_uri
+from cfcam_gpu.errors import InputError
+
+
+def folder_label(sample: Sample) -> str | None:
+    """The name of the folder that holds the sample's image file; None for other images.
+
+    Example:
+        >>> folder_label(Sample("x", "/data/train/cat/x.jpg")), folder_label(Sample("y", "tar:/a.tar#y.jpg"))
+        ('cat', None)
+    """
+    if sample.uri.startswith("tar:"):
+        return None
+    scheme, parts = split_uri(sample.uri)
+    name = posixpath.basename(posixpath.dirname(parts[0].replace("\\", "/"))) if scheme == "file" else ""
+    return clean_text(name) or None
+
+
+def chosen_labels(
+    wanted: str, samples: Collection[Sample], class_names: Sequence[str] | None
+) -> tuple[str, str | None]:
+    """`folders` or `given`, and a sentence for the user where folders are recognised, or nearly so.
+
+    Args:
+        wanted: one of `cfcam_gpu.dataset.options.LABELS`.
+        samples: samples that are made as they are asked for have the labels they come with.
+        class_names: of the model; None: not known.
+
+    Raises:
+        InputError: `folders` is wanted, and no folder is named for a class.
+
+    Example:
+        >>> samples = [Sample("x", "/train/cat/x.jpg"), Sample("y", "/train/dog/y.jpg")]
+        >>> chosen_labels("auto", samples, ["cat", "dog"])[0], chosen_labels("auto", samples, ["cat"])[0]
+        ('folders', 'given')
+    """
+    if not isinstance(samples, list):
+        if wanted == "folders":
+            raise InputError("labels from folders are for files; give the samples their labels")
+        return "given", None
+    if wanted == "given" or (wanted == "auto" and any(sample.label is not None for sample in samples)):
+        return "given", None
+    names = {name: None for sample in samples if (name := folder_label(sample)) is not None}
+    judge = Judge(class_names)
+    if wanted == "folders":
+        if not any(judge.class_of(name) is not None for name in names):
+            raise InputError(_no_class(list(names), class_names))
+        return "folders", None
+    # A folder "12" is more often a day than a class.
+    matches = [name for name in names if not name.isdigit() and judge.class_of(name) is not None]
+    if not matches or len(matches) < len(names):
+        return "given", _nearly(len(matches), len(names)) if len(matches) > 1 else None
+    return "folders", (
+        f"labels are the names of the folders ({listed(list(names))}), which are classes of the model; "
+        "--labels given leaves them out"
+    )
+
+
+def with_folder_labels(samples: list[Sample]) -> list[Sample]:
+    """The samples; each without a label gets the name of its file's folder.
+
+    Example:
+        >>> with_folder_labels([Sample("x", "/train/cat/x.jpg")])[0].label
+        'cat'
+    """
+    return [
+        sample if sample.label is not None else replace(sample, label=folder_label(sample))
+        for sample in samples
+    ]
+
+
+def _nearly(matches: int, folders: int) -> str:
+    return (
+        f"{matches} of {folders} folders are named for classes of the model; --labels folders takes the names "
+        "as labels"
+    )
+
+
+def _no_class(names: list[str], class_names: Sequence[str] | None) -> str:
+    if not names:
+        return "labels from folders need image files, and none of the inputs is one"
+    known = (
+        "the model's class names are not known; give --class-names FILE"
+        if class_names is None
+        else f"its classes are {listed(class_names)}"
+    )
+    return f"no folder is named for a class of the model: the folders are {listed(names)}, {known}"
