@@ -59,6 +59,8 @@ _READS = {
 LEFT_OUT = {
     "scorecam": "runs the model once for each channel that is not constant",
     "ablationcam": "runs the head once for each channel that is not zero",
+    "groupcam": "runs the model once for each group of channels whose map is not zero",
+    "reciprocam": "runs the layers behind the target layer once for each cell, for one image after the other",
     "smoothgradcam++": "runs the model on four noisy images; the seed of their noise is read from the image",
     "random": "the seed of the noise is read from the image",
 }

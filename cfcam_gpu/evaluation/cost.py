@@ -28,7 +28,7 @@ def images_per_second(
 
     The methods take turns, so that other work of the machine slows all of them equally, and the median of the
     turns counts. They must have run on such a batch before, since the first run is slower. Methods that run the model
-    once for each channel are measured on one image.
+    dozens of times for each image are measured on one.
 
     Args:
         cams: label of each method -> what explains images by it.
@@ -36,7 +36,7 @@ def images_per_second(
         targets: (B,) int64, the explained classes.
         check: called before every pass of the model; raises to end the measurement.
     """
-    counts = {label: 1 if cam.method.per_channel else len(images) for label, cam in cams.items()}
+    counts = {label: 1 if cam.method.many_passes else len(images) for label, cam in cams.items()}
     seconds: dict[str, list[float]] = {label: [] for label in cams}
     start = time.perf_counter()
     for turn in range(_MOST):

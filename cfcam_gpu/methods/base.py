@@ -35,7 +35,7 @@ class Method:
         needs_model: whether it needs the model, not just what was captured of it.
         needs_finer: whether it looks at an earlier layer as well.
         contrasts: whether it explains a class's score against all others, `CapturedFeatures.contrasted`.
-        per_channel: whether it runs the model, or its head, once per channel.
+        many_passes: whether it runs the model, or the layers behind the target layer, dozens of times for each image.
         is_cfcam: whether it clusters channels; only these have labels and presets.
         has_engines: whether `cfcam_gpu.engines.ENGINES` implement it; others run in PyTorch.
         is_whole: whether an engine that has `explain` computes all of it there.
@@ -43,8 +43,8 @@ class Method:
 
     Example:
         >>> from cfcam_gpu.methods import METHODS
-        >>> [name for name, method in METHODS.items() if method.per_channel]
-        ['scorecam', 'ablationcam']
+        >>> [name for name, method in METHODS.items() if method.many_passes]
+        ['scorecam', 'ablationcam', 'groupcam', 'reciprocam']
     """
 
     name: str
@@ -55,7 +55,7 @@ class Method:
     needs_model: bool = False
     needs_finer: bool = False
     contrasts: bool = False
-    per_channel: bool = False
+    many_passes: bool = False
     is_cfcam: bool = False
     has_engines: bool = False
     is_whole: bool = False

@@ -149,6 +149,11 @@ class CapturedFeatures(Features):
             return scores_by([self.functions[row] for row in rows.tolist()], logits)
         return logits.gather(1, self.targets[rows].clamp(0, logits.shape[1] - 1))
 
+    def confidences_of(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """As `scores_of`, the targets' probabilities; for targets that are functions, their values."""
+        found = logits if self.targets is None else probabilities(logits, self.activation)
+        return self.scores_of(found, rows)
+
     def gradients_of(self, images: Tensor) -> Tensor:
         """(B,K,C,h,w) float32 gradients of the same targets at other images (B,3,H,W)."""
         return self.runner.capture(images, self.asked).gradients

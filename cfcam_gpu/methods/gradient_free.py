@@ -27,12 +27,8 @@ def scorecam(features: CapturedFeatures) -> Tensor:
     black = features.scores_of(runner.logits(torch.zeros_like(images)), torch.arange(b, device=images.device))
     scores = black.repeat_interleave(c, dim=0)
     varied = (maps.amax((1, 2, 3)) > maps.amin((1, 2, 3))).nonzero().flatten()
-    for chunk in _chunks(varied, runner.images_at_once(images[0])):
-        masks = features.at_image_size(maps[chunk])
-        axes = tuple(range(1, masks.ndim))
-        low, high = masks.amin(axes, keepdim=True), masks.amax(axes, keepdim=True)
-        masks = (masks - low) / (high - low).clamp_min(torch.finfo(masks.dtype).tiny)
-        rows = chunk // c
+    for chunk in chunks(varied, runner.images_at_once(images[0])):
+        masks, rows = masks_of(features, maps[chunk]), chunk // c
         scores[chunk] = features.scores_of(runner.logits((images[rows] * masks).to(images.dtype)), rows)
     return activation_map(features.activations, scores.view(b, c, -1).transpose(1, 2).softmax(2))
 
@@ -49,7 +45,7 @@ def ablationcam(features: CapturedFeatures) -> Tensor:
     weights = features.activations.new_zeros(len(images), features.k, features.activations.shape[1])
     for index, activations in enumerate(features.activations):
         nonzero = (activations != 0).flatten(1).any(1).nonzero().flatten()
-        for chunk in _chunks(nonzero, runner.at_once(activations)):
+        for chunk in chunks(nonzero, runner.at_once(activations)):
             ablated = activations.repeat(len(chunk), 1, 1, 1)
             ablated[torch.arange(len(chunk), device=chunk.device), chunk] = 0
             logits = runner.logits_of_activations(images[index, None], ablated)
@@ -58,8 +54,21 @@ def ablationcam(features: CapturedFeatures) -> Tensor:
     return activation_map(features.activations, weights)
 
 
-def _chunks(indices: Tensor, size: int) -> tuple[Tensor, ...]:
-    """The indices (N,) in chunks of a size; no chunk for N = 0, where `Tensor.split` gives an empty one."""
+def masks_of(features: CapturedFeatures, maps: Tensor) -> Tensor:
+    """Maps (N,1,h,w) of the layer as masks of the image, (N,1,H,W) or (N,1,D,H,W), each scaled to [0,1]."""
+    masks = features.at_image_size(maps)
+    axes = tuple(range(1, masks.ndim))
+    low, high = masks.amin(axes, keepdim=True), masks.amax(axes, keepdim=True)
+    return (masks - low) / (high - low).clamp_min(torch.finfo(masks.dtype).tiny)
+
+
+def chunks(indices: Tensor, size: int) -> tuple[Tensor, ...]:
+    """The indices (N,) in chunks of a size; no chunk for N = 0, where `Tensor.split` gives an empty one.
+
+    Example:
+        >>> [chunk.tolist() for chunk in chunks(torch.arange(3), 2)], chunks(torch.arange(0), 2)
+        ([[0, 1], [2]], ())
+    """
     return indices.split(size) if len(indices) else ()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from cfcam_gpu.cfcam.maps import Maps, maps_of, over_maximum
 from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.methods.features import CapturedFeatures, Features
-from cfcam_gpu.methods.gradient import cfcam, gradcam, layercam
+from cfcam_gpu.methods.gradient import cfcam, gradcam, gradcam_plus_plus, layercam
 
 
 def cfcam_fine(features: CapturedFeatures) -> Maps:
@@ -33,6 +33,25 @@ def gradcam_fine(features: CapturedFeatures) -> Tensor:
     finer, bad = finite(features.at_finer_layer())
     fine = layercam(finer).masked_fill(bad, torch.nan)
     return _sharpened(gradcam(features), fine, features.config.fine_share)
+
+
+def refinecam(features: CapturedFeatures) -> Tensor:
+    """Domeniconi et al. 2026, arXiv 2605.14641: the product of several layers' Grad-CAM++ maps, each scaled to [0,1].
+
+    Here of two layers, the target layer and an earlier one with larger maps. Grid (B,K,h',w') at the resolution of the
+    earlier layer, in [0,1]; the authors' code in pytorch-grad-cam multiplies at the size of the image.
+    """
+    finer, bad = finite(features.at_finer_layer())
+    fine = gradcam_plus_plus(finer).masked_fill(bad, torch.nan)
+    coarse = F.interpolate(
+        gradcam_plus_plus(features), size=fine.shape[2:], mode="bilinear", align_corners=False
+    )
+    return _from_zero_to_one(coarse) * _from_zero_to_one(fine)
+
+
+def _from_zero_to_one(maps: Tensor) -> Tensor:
+    """Maps (B,K,h,w) less their minimum, divided by their maximum then; zeros where all cells are equal."""
+    return over_maximum(maps - maps.amin((2, 3), keepdim=True))
 
 
 def finite(features: Features) -> tuple[Features, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from kornia.filters import filter3d, get_gaussian_kernel3d
 from torch import Tensor, nn
 
 from cfcam_gpu import CFCAM, CaptureError, CFCAMConfig, ConfigError
@@ -109,6 +110,32 @@ def test_scorecam_by_hand(net: Net3d, volumes: Tensor) -> None:
     scores = torch.stack([net(volumes * masks[:, c : c + 1])[:, 1] for c in range(9)], 1).detach()
     grid = (scores.softmax(1)[:, :, None, None, None] * activations).sum(1).relu()
     torch.testing.assert_close(CFCAM(net, method="scorecam")(volumes, 1).grid, grid, atol=1e-5, rtol=1e-4)
+
+
+def test_reciprocam_by_hand(net: Net3d, volumes: Tensor) -> None:
+    activations, _ = by_hand(net, volumes, 0)
+    cells = torch.eye(60).view(60, 1, 3, 4, 5)
+    alone = [net.fc((one * cells).flatten(1)).softmax(1)[:, 1].view(3, 4, 5).detach() for one in activations]
+    grid = torch.stack([one - one.min() for one in alone])
+    torch.testing.assert_close(CFCAM(net, method="reciprocam")(volumes, 1).grid, grid, atol=1e-6, rtol=1e-3)
+
+
+def test_groupcam_by_hand(net: Net3d, volumes: Tensor) -> None:
+    """Nine channels are nine groups; the blur's window ends where the volume's sides allow no further reflection."""
+    activations, gradients = by_hand(net, volumes, 1)
+    maps = (gradients.mean((2, 3, 4), keepdim=True) * activations).relu()
+    masks = F.interpolate(maps, (6, 16, 20), mode="trilinear", align_corners=False)
+    low, high = masks.amin((2, 3, 4), keepdim=True), masks.amax((2, 3, 4), keepdim=True)
+    masks = (masks - low) / (high - low).clamp_min(1e-30)
+    window = get_gaussian_kernel3d((11, 31, 39), (50.0, 50.0, 50.0))
+    hidden = filter3d(volumes, window, border_type="reflect")
+    base = net(hidden).softmax(1)[:, 1]
+    gains = [
+        net(volumes * masks[:, c : c + 1] + hidden * (1 - masks[:, c : c + 1])).softmax(1)[:, 1] - base
+        for c in range(9)
+    ]
+    grid = (torch.stack(gains, 1).detach().relu()[:, :, None, None, None] * maps).sum(1)
+    torch.testing.assert_close(CFCAM(net, method="groupcam")(volumes, 1).grid, grid, atol=1e-6, rtol=1e-3)
 
 
 def test_cfcam_clusters_whole_volumes_and_filters_in_three_dimensions(net: Net3d, volumes: Tensor) -> None:

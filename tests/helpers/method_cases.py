@@ -19,6 +19,10 @@ CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 CLASSLESS = {"eigencam", "random"}
 GRADIENTS = {name for name, method in METHODS.items() if method.uses_gradients}
 CLUSTERS = {name for name, method in METHODS.items() if method.is_cfcam}
+#: Methods that ask for probabilities of classes, and for the values of functions.
+CONFIDENCE = {name for name, method in METHODS.items() if method.function.startswith("confidence:")}
+#: Methods whose map for a function is that for the class whose logit it returns.
+LOGITS = sorted(name for name, method in METHODS.items() if not method.contrasts and name not in CONFIDENCE)
 #: Methods that `explain_activations` runs.
 ALONE = {name for name, method in METHODS.items() if not method.needs_model}
 

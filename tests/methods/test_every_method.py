@@ -16,7 +16,7 @@ from cfcam_gpu.capture import model_runner
 from cfcam_gpu.dataset import open_results
 from cfcam_gpu.errors import StoreError
 from cfcam_gpu.methods import METHODS
-from tests.helpers.method_cases import ALONE, CLASSLESS, CLOSE, CLUSTERS, GRADIENTS, Deeper, explain
+from tests.helpers.method_cases import ALONE, CLASSLESS, CLOSE, CLUSTERS, GRADIENTS, LOGITS, Deeper, explain
 from tests.helpers.smallnet import photo, run, save
 
 
@@ -46,7 +46,7 @@ def test_several_targets_equal_one_after_the_other(net, images, method):
     assert same == (method in CLASSLESS)
 
 
-@pytest.mark.parametrize("method", sorted(name for name, method in METHODS.items() if not method.contrasts))
+@pytest.mark.parametrize("method", LOGITS)
 def test_functions_as_targets(net, images, method):
     functions = [lambda logits, k=k: logits[k] for k in (0, 2, 1, 0)]
     found = explain(net, method, images, functions)

@@ -29,6 +29,7 @@ from pytorch_grad_cam import (
     ScoreCAM,
     XGradCAM,
 )
+from pytorch_grad_cam.refine_cam import RefineCAM
 from pytorch_grad_cam.utils.image import scale_cam_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection_with_sign_correction
@@ -135,6 +136,31 @@ def test_ablationcam_equals_pytorch_grad_cam(lite0, photo_batch):
     images, targets = photo_batch[1:2], [967]
     expected = theirs(AblationCAM, lite0.model, FEW_CHANNELS, images, targets)
     assert_same(ours(lite0.model, FEW_CHANNELS, "ablationcam", images, targets), expected)
+
+
+class AtFinerSize(GradCAMPlusPlusWithoutEps):
+    """The authors' RefineCAM multiplies maps of the image's size; this makes them as large as the earlier layer's."""
+
+    def get_target_width_height(self, _images):
+        return 14, 14
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_refinecam_equals_that_of_its_authors(lite0, photo_batch, count):
+    images, targets = photo_batch[:count], [285, 504, 670][:count]
+    wrapped = OwnLast(lite0.model).eval()
+    peer = RefineCAM(
+        wrapped, [wrapped.last, wrapped.model.get_submodule("_blocks.10")], base_method=AtFinerSize
+    )
+    expected = torch.from_numpy(peer(images, [ClassifierOutputTarget(target) for target in targets]))
+    for cam in peer.base_cam_per_layer:
+        cam.activations_and_grads.release()
+    with CFCAM(lite0.model, "_swish", method="refinecam", finer_layer="_blocks.10") as cam:
+        grid = cam(images, targets).grid
+        several = cam(images, [[504, target] for target in targets]).grid
+    torch.testing.assert_close(several[:, 1], grid, rtol=0, atol=TOLERANCE)
+    assert grid.shape == (count, 14, 14)
+    assert_same(torch.from_numpy(scale_cam_image(grid.numpy())), expected)
 
 
 class _Replayed:
