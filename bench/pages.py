@@ -40,12 +40,20 @@ def rewritten(page: str, tables: Mapping[str, str]) -> str:
 
 
 def rewrite(path: Path, tables: Mapping[str, str], module: str, about: str | None) -> None:
-    """The command that rewrites the tables of a page; with `--check` it only says whether they are up to date."""
+    """As `rewrite_all`, for one page."""
+    rewrite_all({path: tables}, module, about)
+
+
+def rewrite_all(pages: Mapping[Path, Mapping[str, str]], module: str, about: str | None) -> None:
+    """The command that rewrites the tables of pages; with `--check` it only says whether they are up to date."""
     parser = argparse.ArgumentParser(description=about.splitlines()[0] if about else None)
-    parser.add_argument("--check", action="store_true", help="only say whether the page is up to date")
+    parser.add_argument("--check", action="store_true", help="only say whether the pages are up to date")
     options = parser.parse_args()
-    before = path.read_text(encoding="utf-8")
-    after = rewritten(before, tables)
+    before = {path: path.read_text(encoding="utf-8") for path in pages}
+    after = {path: rewritten(page, pages[path]) for path, page in before.items()}
+    stale = [path for path in pages if before[path] != after[path]]
     if options.check:
-        sys.exit(None if before == after else f"{path} is out of date; run: python -m {module}")
-    path.write_text(after, encoding="utf-8")
+        names = ", ".join(map(str, stale))
+        sys.exit(f"out of date: {names}; run: python -m {module}" if stale else None)
+    for path in stale:
+        path.write_text(after[path], encoding="utf-8")

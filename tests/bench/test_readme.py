@@ -1,13 +1,31 @@
-"""The README's tables are those of the committed results."""
+"""The figures of the README and of the pages in docs are those of the committed results."""
 
 from __future__ import annotations
+
+import pytest
 
 from bench import pages, readme
 
 
-def test_the_tables_are_those_of_the_results():
-    page = readme.PAGE.read_text(encoding="utf-8")
-    assert pages.rewritten(page, readme.tables(readme.read_results())) == page
+@pytest.mark.parametrize("path", readme.PAGES, ids=lambda path: path.name)
+def test_the_tables_are_those_of_the_results(path):
+    page = path.read_text(encoding="utf-8")
+    assert pages.rewritten(page, readme.pages(readme.read_results())[path]) == page
+
+
+def test_every_table_has_its_page():
+    placed = [name for names in readme.PAGES.values() for name in names]
+    assert sorted(placed) == sorted(readme.tables(readme.read_results()))
+
+
+def test_a_changed_result_changes_the_sentences():
+    results = readme.read_results()
+    before = readme.which(results)
+    results["discrimination"]["presets"]["upstream"]["correlation"] = 0.125
+    for model in results["scenes"]["models"].values():
+        model["methods"]["cfcam-sharp"]["average_drop"]["p_holm"] = 0.01
+    after = before.replace("correlation 1.00", "correlation 0.12").replace("within chance", "beyond chance")
+    assert readme.which(results) == after != before
 
 
 def test_what_the_survey_found_is_said_in_a_sentence():
