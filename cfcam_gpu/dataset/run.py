@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
+from torch import nn
 
 from cfcam_gpu._utils.messages import plural
 from cfcam_gpu.dataset.accuracy import write_summary
@@ -25,6 +26,7 @@ from cfcam_gpu.dataset.execution.observer import Interrupted, Observer, Tally, w
 from cfcam_gpu.dataset.execution.parts import OverlayFiles, PartExplainer, PendingPart
 from cfcam_gpu.dataset.execution.ray_driver import ray_part_explainer
 from cfcam_gpu.dataset.execution.worker import OverlayStyle
+from cfcam_gpu.dataset.given import as_given
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.sources.find import find_samples
 from cfcam_gpu.dataset.sources.folder_labels import chosen_labels, with_folder_labels
@@ -70,11 +72,13 @@ class RunSummary:
 
 
 def explain_dataset(
-    inputs: Sequence[str] | Collection[Sample],
+    inputs: Any,
     out: str | Path,
-    model: Model = "efficientnet-lite0",
+    model: Model | nn.Module = "efficientnet-lite0",
     options: RunOptions | None = None,
     *,
+    preprocess: Any = None,
+    class_names: Sequence[str] | None = None,
     observer: Observer | None = None,
     **settings: Any,
 ) -> RunSummary:
@@ -87,10 +91,15 @@ def explain_dataset(
 
     Args:
         inputs: files, folders, glob patterns, manifests or tar shards; or samples. An object with a length that makes
-            its samples whenever it is iterated is never held in memory as a whole.
+            its samples whenever it is iterated is never held in memory as a whole. Or a data set in memory: a list of
+            images, a torch `Dataset` or `DataLoader` of (image, label), a `datasets.Dataset` (see
+            `sources.object_kinds.object_samples`), which this process reads.
         out: folder of the results; made if it does not exist.
         model: a specification (see `cfcam_gpu.models`), the result of `load_model`, or a function that
-            returns one. A distributed run takes a specification or an importable function.
+            returns one; or a module. A distributed run takes a specification or an importable function.
+        preprocess: of a module: a `Preprocess`, or the evaluation transform of its training (see
+            `cfcam_gpu.models.given.as_preprocess`).
+        class_names: of a module: one for each output; None: those of the data set, if they are as many.
         options: how to explain and to run; settings: fields of `RunOptions` that replace those of `options`.
         observer: is told how the run goes.
 
@@ -124,8 +133,10 @@ def explain_dataset(
     """
     options = replace(options or RunOptions(), **settings)
     store, observer = Store(Path(out)), observer or Observer()
-    opening = _part_explainer(model, options, observer)
-    samples = samples_of(inputs, store.out, options.path_column)
+    given = as_given(inputs, model, options, preprocess, class_names)
+    options = given.options
+    opening = _part_explainer(given.model, options, observer)
+    samples = samples_of(given.inputs, store.out, options.path_column)
     with opening(len(samples)) as (part_explainer, run_content):
         samples = _labelled(store, samples, run_content, options, observer)
         summary = carry_out(store, samples, part_explainer, run_content, options, observer)

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from torch import nn
 
 from cfcam_gpu._utils.device import resolve_device
 from cfcam_gpu.dataset.execution.local import LocalPartExplainer, Model, opened_explainer
 from cfcam_gpu.dataset.execution.observer import Observer
 from cfcam_gpu.dataset.execution.pool import make_pool
+from cfcam_gpu.dataset.given import as_given
 from cfcam_gpu.dataset.run import RunSummary, carry_out, samples_of
 from cfcam_gpu.dataset.sources.masks import check_masks, with_masks
 from cfcam_gpu.dataset.sources.open_image import open_image
@@ -58,11 +60,13 @@ class EvaluationResult:
 
 
 def evaluate(
-    inputs: Sequence[str] | Sequence[Sample],
+    inputs: Any,
     out: str | Path,
-    model: Model = "efficientnet-lite0",
+    model: Model | nn.Module = "efficientnet-lite0",
     options: EvaluationOptions | None = None,
     *,
+    preprocess: Any = None,
+    class_names: Sequence[str] | None = None,
     observer: Observer | None = None,
     **settings: Any,
 ) -> EvaluationResult:
@@ -74,7 +78,7 @@ def evaluate(
     and writes the summary, the plots and the page.
 
     Args:
-        inputs, out, model, observer: as for `explain_dataset`.
+        inputs, out, model, preprocess, class_names, observer: as for `explain_dataset`.
         options: what to compare and how to run.
         settings: fields of `EvaluationOptions` that replace those of `options`.
 
@@ -105,7 +109,9 @@ def evaluate(
     """
     options = replace(options or EvaluationOptions(), **settings)
     observer, device = observer or Observer(), resolve_device(options.device)
-    samples = _masked_samples(list(samples_of(inputs, Path(out), options.path_column)), options)
+    given = as_given(inputs, model, options, preprocess, class_names)
+    options = given.options
+    samples = _masked_samples(list(samples_of(given.inputs, Path(out), options.path_column)), options)
     metrics = options.metrics_to_measure(masked=any(sample.mask for sample in samples))
     store = EvaluationStore(Path(out), columns_of(metrics))
     make = partial(
@@ -114,7 +120,7 @@ def evaluate(
     with ExitStack() as stack:
         pool = stack.enter_context(closing(make_pool(options.workers, options.sample_timeout)))
         pool.start(len(samples))  # while the model is loaded
-        evaluator, weights = stack.enter_context(opened_explainer(model, options, device, make))
+        evaluator, weights = stack.enter_context(opened_explainer(given.model, options, device, make))
         content = about(evaluator, weights, options)
         content["fingerprint"] = _fingerprint(content["fingerprint"], options, metrics)
         run = carry_out(

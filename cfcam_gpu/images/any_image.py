@@ -55,7 +55,7 @@ def rgb_pixels(image: Any) -> Pixels:
     """
     if hasattr(image, "convert"):
         return np.asarray(image.convert("RGB"), np.uint8)
-    pixels = _uint8(_channels_last(as_array(image)))
+    pixels = uint8_pixels(channels_last(as_array(image)))
     if pixels.shape[2] == 3:
         return pixels
     return np.ascontiguousarray(
@@ -77,7 +77,13 @@ def as_array(values: Any) -> npt.NDArray[Any]:
     return np.asarray(values)
 
 
-def _channels_last(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def channels_last(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An image (H,W), (H,W,C) or (C,H,W) as (H,W,C). Raises ConfigError as `overlay`.
+
+    Example:
+        >>> channels_last(np.zeros((3, 5, 7))).shape
+        (5, 7, 3)
+    """
     if pixels.ndim == 2:
         return pixels[..., None]
     if pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4):
@@ -90,7 +96,13 @@ def _channels_last(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     )
 
 
-def _uint8(pixels: npt.NDArray[Any]) -> Pixels:
+def uint8_pixels(pixels: npt.NDArray[Any]) -> Pixels:
+    """Pixels of uint8, or of floating-point values in [0, 1], as uint8. Raises ConfigError as `overlay`.
+
+    Example:
+        >>> uint8_pixels(np.array([0.0, 0.5, 1.0])).tolist()
+        [0, 128, 255]
+    """
     if pixels.dtype == np.uint8:
         return pixels
     if not np.issubdtype(pixels.dtype, np.floating):

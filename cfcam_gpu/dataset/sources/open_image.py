@@ -12,6 +12,7 @@ from PIL import Image
 
 from cfcam_gpu.dataset.sources.hub_parquet import read_parquet_cell
 from cfcam_gpu.dataset.sources.huggingface import read_cell
+from cfcam_gpu.dataset.sources.objects import open_item
 from cfcam_gpu.dataset.sources.sample import split_uri
 from cfcam_gpu.dataset.sources.webdataset import read_member
 from cfcam_gpu.errors import ImageError
@@ -21,7 +22,8 @@ from cfcam_gpu.images.decode import MAX_PIXELS, decode, open_file, read_options
 def open_image(uri: str, max_pixels: int = MAX_PIXELS, value_range: str | None = None) -> Image.Image:
     """The image that a URI names: RGB, 8 bits a channel, upright; its `info` is that of `load_image`.
 
-    It needs nothing but the URI and no PyTorch, so any process can do it.
+    It needs nothing but the URI and no PyTorch, so any process can do it; of an `object:` URI only
+    the one that was given the object.
 
     Args:
         uri: as in `Sample.uri`.
@@ -90,6 +92,11 @@ def _open_parquet_cell(parts: list[str]) -> Iterator[tuple[BinaryIO, str]]:
     yield _as_stream(read_parquet_cell(*parts)), ""
 
 
+@contextmanager
+def _open_item(parts: list[str]) -> Iterator[tuple[BinaryIO, str]]:
+    yield open_item(*parts), ""
+
+
 def _as_stream(content: bytes) -> BinaryIO:
     if not content:
         raise ImageError("empty file")
@@ -102,4 +109,5 @@ _OPENERS: dict[str, Callable[[list[str]], AbstractContextManager[tuple[BinaryIO,
     "tar": _open_member,
     "hf": _open_cell,
     "parquet": _open_parquet_cell,
+    "object": _open_item,
 }

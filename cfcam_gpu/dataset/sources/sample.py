@@ -6,6 +6,7 @@ A URI is the plain path of a file, or a scheme with parts that are divided by "#
     hf:FOLDER#FILE#COLUMN#ROW       a cell of an Arrow file in the folder of a Hugging Face data set
     parquet:FILE#COLUMN#GROUP#ROW   a cell of a Parquet file: a row of a row group
     file:PATH                       a path that cannot be written as plain text
+    object:TOKEN#INDEX              an item of a data set that this process was given as a Python object
     broken:WHERE#REASON             a sample that could not be read when the samples were listed
 
 In a part, "%", "#", control characters and bytes that are not UTF-8 are percent-encoded. So every URI
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 #: Scheme -> number of its parts.
-_SCHEMES = {"tar": 2, "hf": 4, "parquet": 4, "file": 1, "broken": 2}
+_SCHEMES = {"tar": 2, "hf": 4, "parquet": 4, "file": 1, "object": 2, "broken": 2}
 
 _SPECIAL = re.compile(r"[%#\x00-\x1f\x7f\udc80-\udcff]+")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -31,8 +32,9 @@ class Sample:
 
     Attributes:
         sample_id: an id that is stable and unique in a run: a path, the key of a tar file, an id from the
-            manifest or data set; never a row number.
-        uri: where the image is stored, for `open_image`; valid in every process, whatever its working folder.
+            manifest or data set; the number of an item only where a Python object holds nothing better.
+        uri: where the image is stored, for `open_image`; valid in every process, whatever its working folder, but
+            for `object:` URIs.
         label: the true class as it was given, an index or a name; None: unknown.
         target: the class to explain, an index or a name; None: the run's.
         name: from which the names of output files are made: a relative path with forward slashes and
