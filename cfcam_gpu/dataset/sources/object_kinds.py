@@ -247,6 +247,10 @@ def _image(item: Any) -> Any:
         raise InputError(
             "the item names a file; give the paths alone, or samples (cfcam_gpu.dataset.Sample) with their labels"
         )
+    if not hasattr(image, "convert") and not hasattr(image, "ndim"):
+        raise InputError(
+            f"expected a path, a sample or an image (PIL, array or tensor), got {type(image).__name__}"
+        )
     return image
 
 

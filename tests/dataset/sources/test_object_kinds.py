@@ -28,7 +28,7 @@ from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.errors import ImageError, InputError
 from tests.helpers.smallnet import photo
 
-datasets = pytest.importorskip("datasets")
+datasets = pytest.importorskip("datasets", reason="Hugging Face's library is not installed")
 
 PHOTOS = [photo(seed) for seed in range(5)]
 FLOAT = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
@@ -207,7 +207,7 @@ REFUSED = {
     "pixel_values": ([{"pixel_values": torch.zeros(3, 4, 4)}], "pixel_values are normalised already"),
     "mixed": ([Path("a.png"), PHOTOS[0]], "item 0 of the list: the item names a file"),
     "number": (7, "inputs must be paths, samples, or a data set"),
-    "no image": ([object()], "item 0 of the list: expected an image, got object|must be"),
+    "no image": ([object()], "item 0 of the list: expected a path, a sample or an image .*, got object"),
 }
 
 
