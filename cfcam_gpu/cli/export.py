@@ -18,6 +18,7 @@ EXAMPLES = """
  Examples:
    cfcam export maps --to npz maps.npz --size 56
    cfcam export maps --to png heatmaps --cmap jet
+   cfcam export maps --to csv maps.csv
 """
 
 

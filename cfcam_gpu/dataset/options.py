@@ -30,7 +30,7 @@ FEW_SAMPLES = 8
 OVERLAYS = ("none", "png", "jpeg", "webp")
 
 #: Formats that `export` writes.
-EXPORT_FORMATS = ("npz", "zarr", "fiftyone", "png")
+EXPORT_FORMATS = ("npz", "zarr", "fiftyone", "png", "csv", "jsonl", "parquet", "coco")
 
 #: Where labels come from: `folders`, or what the inputs say (`given`); `auto` recognises folders named for classes.
 LABELS = ("auto", "folders", "given")

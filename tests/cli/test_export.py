@@ -22,7 +22,10 @@ def test_the_command_exports_and_says_how_much(tmp_path: Path):
         f"error: {maps} exists; name a file or folder that does not\n",
     )
     for arguments, message in (
-        (("--to", "hdf5"), "unknown format 'hdf5'; choose one of: npz, zarr, fiftyone, png"),
+        (
+            ("--to", "hdf5"),
+            "unknown format 'hdf5'; choose one of: npz, zarr, fiftyone, png, csv, jsonl, parquet, coco",
+        ),
         (("--to", "npz", "--size", "big"), "--size must be like 224 or 224x320 (height x width), got 'big'"),
     ):
         wrong = cfcam("export", str(out), str(new), *arguments)

@@ -217,7 +217,9 @@ def test_an_export_never_touches_what_is_there(results, tmp_path, to):
 
 
 def test_mistakes_of_an_export_are_said(results, tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match="unknown format 'hdf5'; choose one of: npz, zarr, fiftyone, png"):
+    with pytest.raises(
+        ConfigError, match="unknown format 'hdf5'; choose one of: npz, zarr, fiftyone, png, csv"
+    ):
         export(results, "hdf5", tmp_path / "new")
     with pytest.raises(ConfigError, match="unknown colour map 'rainbow'"):
         export(results, "png", tmp_path / "new", cmap="rainbow")

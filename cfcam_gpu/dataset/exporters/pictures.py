@@ -1,0 +1,60 @@
+"""A picture for each map: coloured PNG, and gray ones with a file that FiftyOne's users read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cfcam_gpu.dataset.exporters.settings import ExportSettings
+from cfcam_gpu.dataset.sources.sample import split_uri
+from cfcam_gpu.dataset.store.atomic_files import atomic_file, write_atomically
+from cfcam_gpu.dataset.store.results import Results
+from cfcam_gpu.dataset.store.schema import Row
+from cfcam_gpu.images.encode import encode_image
+from cfcam_gpu.images.overlay import colorize
+
+
+def write_png(results: Results, destination: Path, settings: ExportSettings) -> int:
+    """Writes coloured heatmaps into a folder; returns their number."""
+    written = 0
+    for name, row in _explained(results):
+        pixels = colorize(results.heatmap(row, "original"), settings.cmap)
+        write_atomically(destination / f"{name}_heatmap.png", encode_image(pixels, "png"))
+        written += 1
+    return written
+
+
+def write_fiftyone(results: Results, destination: Path, _settings: ExportSettings) -> int:
+    """Writes gray heatmaps and samples.json into a folder; returns the number of maps."""
+    written = 0
+    with atomic_file(destination / "samples.json") as file:
+        file.write(b'{"samples": [')
+        for name, row in _explained(results):
+            map_path = f"heatmaps/{name}.png"
+            gray = np.rint(results.heatmap(row, "original") * 255).astype(np.uint8)
+            write_atomically(destination / map_path, encode_image(gray, "png"))
+            entry = json.dumps(_entry(row, map_path), allow_nan=False)
+            file.write((",\n" if written else "\n").encode() + entry.encode())
+            written += 1
+        file.write(b"\n]}\n")
+    return written
+
+
+def _entry(row: Row, map_path: str) -> dict[str, Any]:
+    scheme, parts = split_uri(row["uri"])
+    return {
+        "filepath": parts[0] if scheme == "file" else row["uri"],
+        "sample_id": row["sample_id"],
+        "ground_truth": None if row["label"] is None else {"label": row["label"]},
+        "prediction": {"label": row["pred_name"], "confidence": row["prob"]},
+        "heatmap": {"map_path": map_path, "range": [0, 255], "target": row["target_name"]},
+    }
+
+
+def _explained(results: Results) -> Iterator[tuple[str, Row]]:
+    """Names and rows of the samples that have a map."""
+    return ((name, row) for name, row in results.named_rows() if row["grid"] is not None)
