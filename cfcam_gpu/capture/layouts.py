@@ -9,6 +9,7 @@ output of some shape can be read, given the size of the image and the map sizes 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -42,7 +43,7 @@ class Geometry:
     prefix: int | None = None
 
 
-class Layout:
+class Layout(ABC):
     """How an output holds its map: `maps` reads it, `put_back` writes it.
 
     Both keep the batch axis and are differentiable.
@@ -58,14 +59,15 @@ class Layout:
     axes: ClassVar[int | None] = None
     image: MapShape | None = None
 
+    @abstractmethod
     def maps(self, output: Tensor) -> Tensor:
         """(B,C,h,w) of a layer's output, or of its gradient."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sizes(self, shape: Sequence[int]) -> tuple[int, int, int]:
         """(C,h,w) of the map in an output of this shape."""
-        raise NotImplementedError
 
+    @abstractmethod
     def put_back(self, maps: Tensor, output: Tensor) -> Tensor:
         """The layer's output with other maps (B,C,h,w).
 
@@ -73,16 +75,15 @@ class Layout:
             output: what the layer put out for the same images, or for one image; what is no map in it,
                 such as a class token, stays.
         """
-        raise NotImplementedError
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether an output of this shape can be read."""
         return self.axes in (None, len(shape))
 
     @classmethod
-    def readings(cls, shape: Sequence[int], geometry: Geometry) -> Iterator[Layout]:
-        """The ways to read an output of this shape that suit the image, the likeliest first."""
-        raise NotImplementedError
+    def readings(cls, shape: Sequence[int], geometry: Geometry) -> Iterator[Layout]:  # noqa: ARG003
+        """The ways to read an output of this shape that suit the image, the likeliest first; of the table's layouts."""
+        return iter(())
 
     @property
     def about(self) -> str:

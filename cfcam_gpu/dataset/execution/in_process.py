@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from concurrent.futures import Future, InvalidStateError
 from queue import Empty, SimpleQueue
@@ -17,11 +18,12 @@ from cfcam_gpu.dataset.execution.worker import Failure, perform
 _CLOSE_LIMIT = 0.2
 
 
-class _PoolOfThisProcess:
-    """What the pools without worker processes have in common."""
+class _PoolOfThisProcess(ABC):
+    """What the pools without worker processes have in common: they lend no memory."""
 
+    @abstractmethod
     def submit(self, task: str, *arguments: Any) -> Future[Any]:
-        raise NotImplementedError
+        """The future of one task."""
 
     def start(self, _tasks: int) -> None:
         return None
@@ -33,7 +35,7 @@ class _PoolOfThisProcess:
         return None
 
     def release(self, block: Block) -> None:
-        raise NotImplementedError
+        raise AssertionError(f"no block was lent, and {block} came back")
 
 
 class InlinePool(_PoolOfThisProcess):
