@@ -7,10 +7,11 @@ OUT ?= cfcam-demo
 EVALUATION ?= cfcam-evaluation
 SEED ?= 1
 
-.PHONY: demo evaluate evaluate-photos test quick fuzz lint format install bench kills survey gpu-check clean help
+.PHONY: demo docs evaluate evaluate-photos test quick fuzz lint format install bench kills survey gpu-check clean help
 
 help:
 	@echo "make demo     explain real photos, write $(OUT)/contact_sheet.png"
+	@echo "make docs     the pages of docs as a site, into build/site"
 	@echo "make test     ruff, mypy and pytest"
 	@echo "make quick    the tests that matter for most changes, in parallel, in a minute and a half"
 	@echo "make fuzz     damaged images, shards, manifests and data sets for ten minutes; SEED=N for others"
@@ -33,6 +34,10 @@ evaluate: .venv/.evaluate
 # Photos and masks are not part of the package: python -m bench.scenes --help says where they are.
 evaluate-photos: .venv/.evaluate
 	$(BIN)/python -m bench.scenes --coco "$(COCO)" --photos "$(PHOTOS)" --out $(EVALUATION)/scenes
+
+# Strictly: a link without a file or a page that is in no menu is an error.
+docs: .venv/.dev
+	$(BIN)/mkdocs build --strict
 
 test: .venv/.dev lint
 	$(BIN)/python -m pytest

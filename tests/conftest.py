@@ -56,6 +56,7 @@ SLOW = (
     "test_documents.py",
     "test_extras.py",
     "test_readme.py",
+    "test_site.py",
 )
 
 
