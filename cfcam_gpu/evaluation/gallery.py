@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -77,13 +77,43 @@ def choose_images(table: pa.Table, methods: Sequence[str], count: int) -> pa.Tab
         >>> choose_images(table, ["cfcam"], 3)["sample_id"].to_pylist()
         ['a', 'c', 'e']
     """
-    good = pc.and_(pc.equal(table["status"], "ok"), pc.is_in(table["method"], pa.array(methods, pa.string())))
-    row_counts = Counter(table["sample_id"].filter(good).to_pylist())
-    most = max(row_counts.values(), default=0)
-    ids = [sample_id for sample_id, rows in row_counts.items() if rows == most]
-    positions = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)
-    chosen = pa.array([ids[position] for position in positions], pa.string())
-    return table.filter(pc.and_(good, pc.is_in(table["sample_id"], chosen)))
+    chosen = pa.array(choose_ids(lambda: [table], methods, count), pa.string())
+    return table.filter(pc.and_(_explained(table, methods), pc.is_in(table["sample_id"], chosen)))
+
+
+def choose_ids(read: Callable[[], Iterable[pa.Table]], methods: Sequence[str], count: int) -> list[str]:
+    """The ids of the images that `choose_images` chooses, of tables that are never in memory together.
+
+    Args:
+        read: called twice; tables with the columns `sample_id`, `status` and `method`, each with all rows of its
+            images.
+
+    Example:
+        >>> table = pa.table({"sample_id": ["a", "b", "b"], "status": ["ok"] * 3, "method": ["x", "x", "y"]})
+        >>> choose_ids(lambda: [table], ["x", "y"], 3)
+        ['b']
+    """
+    images = Counter[int]()  # by the number of methods that explained them
+    for table in read():
+        images.update(_methods_of_images(table, methods).values())
+    most = max(images, default=0)
+    positions = np.linspace(0, images[most] - 1, min(count, images[most])).round()
+    ids = (
+        sample_id
+        for table in read()
+        for sample_id, number in _methods_of_images(table, methods).items()
+        if number == most
+    )
+    return [sample_id for position, sample_id in enumerate(ids) if position in positions]
+
+
+def _methods_of_images(table: pa.Table, methods: Sequence[str]) -> Counter[str]:
+    """How many of the methods explained each image."""
+    return Counter(table["sample_id"].filter(_explained(table, methods)).to_pylist())
+
+
+def _explained(table: pa.Table, methods: Sequence[str]) -> pa.ChunkedArray:
+    return pc.and_(pc.equal(table["status"], "ok"), pc.is_in(table["method"], pa.array(methods, pa.string())))
 
 
 def _pictures(

@@ -29,7 +29,7 @@ from cfcam_gpu.dataset.store.locks import setup_lock
 from cfcam_gpu.errors import InputError, MissingPackageError
 from cfcam_gpu.evaluation.drawing import drawn_methods
 from cfcam_gpu.evaluation.evaluator import Evaluator
-from cfcam_gpu.evaluation.gallery import choose_images
+from cfcam_gpu.evaluation.gallery import choose_ids
 from cfcam_gpu.evaluation.options import EvaluationOptions, columns_of
 from cfcam_gpu.evaluation.page import write_page
 from cfcam_gpu.evaluation.plots import IMAGES, check_plots, write_plots
@@ -168,7 +168,7 @@ def _finish(
             return EvaluationResult(run)
         store.merge_parts(plan, map_shape)
         summary = summarise(
-            store.read_table(),
+            store.read_tables(),
             store.columns,
             options.baseline,
             options.measuring.seed,
@@ -192,9 +192,8 @@ def _finish(
 
 def _gallery_rows(store: EvaluationStore, summary: Summary) -> pa.Table:
     """The rows, with their maps, of the images in the gallery; the maps of all images might not fit in memory."""
-    rows = store.read_table(("sample_id", "status", "method"))
-    chosen = choose_images(rows, drawn_methods(summary), IMAGES)
-    return store.read_table(_GALLERY, chosen["sample_id"].unique().to_pylist())
+    read = partial(store.read_tables, ("sample_id", "status", "method"))
+    return store.read_table(_GALLERY, choose_ids(read, drawn_methods(summary), IMAGES))
 
 
 def _can_draw(observer: Observer) -> bool:

@@ -141,7 +141,7 @@ class EvaluationStore(Store):
         return None
 
     def merge_parts(self, plan: Plan, map_shape: tuple[int, int]) -> None:
-        """Writes metrics.parquet from all parts, one after the other.
+        """Writes metrics.parquet from all parts, one after the other: each is a row group.
 
         Raises:
             StoreError: a part cannot be read, or the file cannot be written.
@@ -152,7 +152,8 @@ class EvaluationStore(Store):
                 pq.ParquetWriter(file, _schema(self.columns, map_shape), compression="zstd") as writer,
             ):
                 for part in range(plan.parts):
-                    writer.write_table(self.read_part(part))
+                    table = self.read_part(part)
+                    writer.write_table(table, row_group_size=max(1, len(table)))
         except OSError as error:
             raise self.unwritable(self.metrics_file, error) from error
         self.sync_folder(self.out)
@@ -177,9 +178,27 @@ class EvaluationStore(Store):
             names = [name for name in stored if name != "grid"] if columns is None else list(columns)
             return pq.read_table(self.metrics_file, columns=names, filters=filters, partitioning=None)
         except (OSError, pa.ArrowException) as error:
-            raise StoreError(
-                f"{self.metrics_file} cannot be read ({first_line(error)}); remove it and run again"
-            ) from error
+            raise self._unreadable(error) from error
+
+    def read_tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The rows of metrics.parquet, one part after the other; `columns` as for `read_table`.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        try:
+            with pq.ParquetFile(self.metrics_file) as file:
+                stored = file.schema_arrow.names
+                names = [name for name in stored if name != "grid"] if columns is None else list(columns)
+                for group in range(file.num_row_groups):
+                    yield file.read_row_group(group, columns=names)
+        except (OSError, pa.ArrowException) as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> StoreError:
+        return StoreError(
+            f"{self.metrics_file} cannot be read ({first_line(error)}); remove it and run again"
+        )
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Stores summary.json.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cfcam_gpu.errors import ConfigError, StoreError
-from cfcam_gpu.evaluation.bootstrap import Floats, Intervals, bootstrap
+from cfcam_gpu.errors import ConfigError
+from cfcam_gpu.evaluation.bootstrap import Bootstrap, Intervals
+from cfcam_gpu.evaluation.sums import Sums
 
 if TYPE_CHECKING:
     from cfcam_gpu.metrics.base import Column
@@ -34,12 +34,9 @@ _BLANK = {
 #: have the same sign on every image.
 _ROUNDING = 1e-5
 
-#: Number of failed samples listed for each kind of failure.
-_EXAMPLES = 3
-
 
 def summarise(
-    table: pa.Table,
+    tables: pa.Table | Iterable[pa.Table],
     columns: Sequence[Column],
     baseline: str = "gradcam",
     seed: int = 0,
@@ -57,13 +54,18 @@ def summarise(
     the interval of the difference excludes 0, the difference is larger than float32 rounding, and there are enough
     images for the sign test (6 at a level of 95 %).
 
+    Tables are read one after the other and nothing is kept of them but sums, whose memory does not depend on the number
+    of images. The figures do not depend on the order of the rows, nor on the tables they come in.
+
     Args:
-        table: one row for each image and method (`sample_id`, `status`, `method`, `blank` and the
-            metrics' columns), and one row without a method for each image that failed.
+        tables: a table, or tables each with all rows of its images: one row for each image and method (`sample_id`,
+            `status`, `method`, `blank` and the metrics' columns), and one row without a method for each image that
+            failed.
         columns: columns of the metrics to summarise. A column that the table lacks has no values.
         baseline: the method that the others are compared with; without rows of it there is no comparison.
-        seed, resamples, level: of the bootstrap over images (see `bootstrap`).
-        methods: the methods to list, in order, also where they failed on all images; None: those of the table.
+        seed, resamples, level: of the bootstrap over images (see `evaluation.bootstrap`).
+        methods: the methods to list, in order, also where they failed on all images. None: those of a single table;
+            needed for several.
         cost: images per second of each method; copied into the summary.
         options: options of the metrics, such as the levels of the curves; copied into the summary.
 
@@ -79,7 +81,7 @@ def summarise(
         - `baseline` (None without rows of it), `level`, `resamples`, `seed`, `cost`, `options`: the arguments.
 
     Raises:
-        ConfigError: a level or a number of resamples out of range.
+        ConfigError: a level or a number of resamples out of range; several tables without `methods`.
         StoreError: two rows of the same image and method, or curves of different lengths.
 
     Example:
@@ -98,91 +100,42 @@ def summarise(
         raise ConfigError(f"the level of the intervals must lie between 0 and 1, got {level!r}")
     if resamples < 1:
         raise ConfigError(f"the bootstrap needs at least 1 resample, got {resamples!r}")
-    explained = table.filter(pc.and_(pc.equal(table["status"], "ok"), pc.is_valid(table["method"])))
-    names = list(dict.fromkeys(explained["method"].to_pylist() if methods is None else methods))
-    values = _Values(explained, names)
+    if isinstance(tables, pa.Table):
+        methods, tables = _methods_of(tables) if methods is None else methods, [tables]
+    if methods is None:
+        raise ConfigError("several tables are summarised one after the other; name their methods")
+    names = list(methods)
     listed = [_BLANK, *({key: getattr(column, key) for key in _BLANK} for column in columns)]
     scalars = [column for column in listed if not column["curve"]]
-
-    def intervals(x: Floats) -> Intervals:
-        return bootstrap(x, seed, resamples, level)
-
-    figures = values.of_all([column["name"] for column in scalars])
-    paired = {}
-    if baseline in names:
-        with np.errstate(invalid="ignore"):  # infinity less infinity is NaN, which is left out
-            differences = figures - figures[:, [names.index(baseline)]]
-        paired = _differences(intervals(differences), names, scalars, baseline, level)
-    curves: Summary = {name: {} for name in names}
-    for column in listed:
-        if column["curve"]:
-            result = intervals(values.of(column["name"]))
-            for position, name in enumerate(names):
-                curves[name][column["name"]] = _curve(result, position)
+    curves = [column["name"] for column in listed if column["curve"]]
+    compared = baseline if baseline in names else None
+    sums = Sums(
+        names, [column["name"] for column in scalars], curves, compared, seed=seed, resamples=resamples
+    )
+    for table in tables:
+        sums.add(table)
+    differences = None if sums.differences is None else sums.differences.intervals(level)
     return {
-        "images": values.images,
-        "failed": len(_failed(table)["sample_id"].unique()),
-        "baseline": baseline if baseline in names else None,
+        "images": sums.images,
+        "failed": sums.failed,
+        "baseline": compared,
         "level": level,
         "resamples": resamples,
         "seed": seed,
         "columns": listed,
-        "methods": _means(intervals(figures), names, scalars),
-        "paired": paired,
-        "curves": curves,
-        "failures": _failures(table),
+        "methods": _means(sums.figures.intervals(level), names, scalars),
+        "paired": {} if differences is None else _differences(differences, names, scalars, baseline, level),
+        "curves": _curves(sums, level),
+        "failures": sums.failures(),
         "cost": {name: _json_number(speed) for name, speed in (cost or {}).items()},
         "options": asdict(options) if options else {},
     }
 
 
-class _Values:
-    """The rows' values by image and method; images in the order of their ids."""
-
-    def __init__(self, table: pa.Table, methods: Sequence[str]) -> None:
-        self._table = table.filter(pc.is_in(table["method"], pa.array(methods, pa.string())))
-        self._methods = len(methods)
-        ids = np.array(self._table["sample_id"].to_pylist(), dtype=object)
-        images, self._image = np.unique(ids, return_inverse=True)
-        self.images = len(images)
-        position = {name: i for i, name in enumerate(methods)}
-        self._method = np.array([position[name] for name in self._table["method"].to_pylist()], dtype=np.intp)
-        pairs = Counter(zip(self._image.tolist(), self._method.tolist(), strict=True))
-        for (image, method), count in pairs.most_common(1):
-            if count > 1:
-                raise StoreError(
-                    f"the table has {count} rows of {images[image]!r} by {methods[method]}, expected one; "
-                    "evaluate again with --overwrite"
-                )
-
-    def of(self, name: str) -> Floats:
-        """(images, methods, S) of a column, NaN where there is no value; S is 1 unless it is a curve."""
-        rows = _numbers(self._table[name], name) if name in self._table.column_names else np.empty((0, 1))
-        values = np.full((self.images, self._methods, rows.shape[1]), np.nan)
-        if len(rows):
-            values[self._image, self._method] = rows
-        return values
-
-    def of_all(self, names: Sequence[str]) -> Floats:
-        """(images, methods, columns) of columns that are not curves."""
-        return np.concatenate([self.of(name)[:, :, :1] for name in names], axis=2)
-
-
-def _numbers(column: pa.ChunkedArray, name: str) -> Floats:
-    """(rows, S) float64, null as NaN."""
-    if not pa.types.is_nested(column.type):
-        numbers = column.cast(pa.uint8()) if pa.types.is_boolean(column.type) else column
-        return np.asarray(numbers.cast(pa.float64()).to_numpy(), np.float64)[:, None]
-    lengths = pc.list_value_length(column).drop_null().unique().to_pylist()
-    if len(lengths) > 1:
-        raise StoreError(
-            f"the curves {name!r} have {min(lengths)} to {max(lengths)} values, expected one length"
-        )
-    values = np.full((len(column), lengths[0] if lengths else 0), np.nan)
-    valid = column.is_valid().to_numpy()
-    flat = pc.list_flatten(column).cast(pa.float64()).to_numpy()
-    values[valid] = flat.reshape(valid.sum(), values.shape[1])
-    return values
+def _methods_of(table: pa.Table) -> list[str]:
+    explained = table.filter(pc.and_(pc.equal(table["status"], "ok"), pc.is_valid(table["method"])))
+    names: list[str] = explained["method"].unique().to_pylist()
+    return names
 
 
 def _means(result: Intervals, names: Sequence[str], columns: Sequence[Summary]) -> Summary:
@@ -219,11 +172,16 @@ def _verdict(better: str, entry: Summary, level: float) -> str | None:
     return "better" if (low > 0) == (better == "higher") else "worse"
 
 
-def _curve(result: Intervals, position: int) -> Summary:
-    return {
-        key: [_json_number(value) for value in getattr(result, key)[position]]
-        for key in ("mean", "low", "high", "n")
-    }
+def _curves(sums: Sums, level: float) -> Summary:
+    curves: Summary = {method: {} for method in sums.methods}
+    for name, bootstrap in sums.curves.items():
+        intervals = (bootstrap or Bootstrap((len(sums.methods), 0), sums.resamples)).intervals(level)
+        for position, method in enumerate(sums.methods):
+            curves[method][name] = {
+                key: [_json_number(value) for value in getattr(intervals, key)[position]]
+                for key in ("mean", "low", "high", "n")
+            }
+    return curves
 
 
 def _entry(result: Intervals, at: tuple[int, int], mean: str) -> Summary:
@@ -236,24 +194,3 @@ def _json_number(value: Any) -> float | int | None:
     if isinstance(value, np.integer):
         return int(value)
     return float(f"{value:.7g}") if math.isfinite(value) else None
-
-
-def _failed(table: pa.Table) -> pa.Table:
-    return table.filter(pc.invert(pc.equal(table["status"], "ok")))
-
-
-def _failures(table: pa.Table) -> list[Summary]:
-    """Kinds of failure with their number and some examples, the most frequent first."""
-    of_kind, of_example = ("stage", "error_type", "method"), ("sample_id", "message")
-    names = [name for name in (*of_kind, *of_example) if name in table.column_names]
-    kinds: dict[tuple[Any, ...], list[Summary]] = defaultdict(list)
-    for row in _failed(table).select(names).to_pylist():
-        kinds[tuple(row.get(name) for name in of_kind)].append(row)
-    return [
-        {
-            **dict(zip(of_kind, kind, strict=True)),
-            "count": len(rows),
-            "examples": [{name: row.get(name) for name in of_example} for row in rows[:_EXAMPLES]],
-        }
-        for kind, rows in sorted(kinds.items(), key=lambda item: -len(item[1]))
-    ]
