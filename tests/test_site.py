@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-pytest.importorskip("mkdocs", reason="needs mkdocs: pip install -e '.[docs]'")
+for package in ("mkdocs", "latex2mathml"):
+    pytest.importorskip(package, reason="needs the extra docs: pip install -e '.[docs]'")
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,16 @@ def test_the_reference_has_the_docstrings(site):
     assert "Hooks exist only during a call" in reference
     assert "reshape_transform" in reference
     assert "Every sample gets one row" in reference
+
+
+def test_formulas_are_mathml_and_code_is_left(site, hooks):
+    method = (site / "method" / "index.html").read_text(encoding="utf-8")
+    assert method.count("<math") >= 20
+    assert "$" not in re.sub(r"<script.*?</script>", "", method, flags=re.DOTALL)
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="a.md"))
+    text = hooks.on_page_markdown("$x$ and `$HOME $PATH`\n\n```sh\necho $A $B\n```\n", page)
+    assert text.startswith("<math")
+    assert text.endswith("</math> and `$HOME $PATH`\n\n```sh\necho $A $B\n```\n")
 
 
 def test_files_outside_docs_are_named_and_must_exist(hooks):
