@@ -34,8 +34,6 @@ UNUSED = {
     "cmap": "it draws a grid of maps by itself",
     "alpha": "it draws a grid of maps by itself",
     "labels": "it does not compare predictions with labels",
-    "distributed": "share it with rank and world_size",
-    "actors": "share it with rank and world_size",
 }
 
 

@@ -5,20 +5,24 @@ samples -> plan -> parts (capture once, a map by each method, all metrics) -> al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
 from torch import nn
 
 from cfcam_gpu._utils.device import resolve_device
+from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.execution.local import LocalPartExplainer, Model, opened_explainer
 from cfcam_gpu.dataset.execution.observer import Observer
+from cfcam_gpu.dataset.execution.parts import PartExplainer
 from cfcam_gpu.dataset.execution.pool import make_pool
+from cfcam_gpu.dataset.execution.ray_driver import ray_part_explainer
 from cfcam_gpu.dataset.given import as_given
 from cfcam_gpu.dataset.run import RunSummary, carry_out, samples_of
 from cfcam_gpu.dataset.sources.masks import check_masks, with_masks
@@ -117,17 +121,31 @@ def evaluate(
     make = partial(
         Evaluator, options=options, metrics=metrics, on_cost=partial(store.write_cost, options.rank)
     )
-    with ExitStack() as stack:
-        pool = stack.enter_context(closing(make_pool(options.workers, options.sample_timeout)))
-        pool.start(len(samples))  # while the model is loaded
-        evaluator, weights = stack.enter_context(opened_explainer(given.model, options, device, make))
-        content = about(evaluator, weights, options)
+    opened: AbstractContextManager[tuple[PartExplainer, dict[str, Any]]]
+    if options.distributed:
+        opened = ray_part_explainer(given.model, options, observer, make)
+    else:
+        opened = _part_explainer(given.model, options, device, make, len(samples))
+    with opened as (part_explainer, content):
+        preprocess, map_shape = Preprocess(**content["preprocess"]), part_explainer.map_shape
         content["fingerprint"] = _fingerprint(content["fingerprint"], options, metrics)
-        run = carry_out(
-            store, samples, LocalPartExplainer(evaluator, options, pool), content, options, observer
-        )
-        preprocess, map_shape = evaluator.loaded.preprocess, evaluator.map_shape
+        run = carry_out(store, samples, part_explainer, content, options, observer)
     return _finish(store, run, options, observer, preprocess, map_shape)
+
+
+@contextmanager
+def _part_explainer(
+    model: Model,
+    options: EvaluationOptions,
+    device: torch.device,
+    make: Callable[..., BatchExplainer],
+    samples: int,
+) -> Iterator[tuple[PartExplainer, dict[str, Any]]]:
+    """What measures the parts in this process, and the content of evaluation.json."""
+    with closing(make_pool(options.workers, options.sample_timeout)) as pool:
+        pool.start(samples)  # while the model is loaded
+        with opened_explainer(model, options, device, make) as (evaluator, weights):
+            yield LocalPartExplainer(evaluator, options, pool), about(evaluator, weights, options)
 
 
 def _masked_samples(samples: list[Sample], options: EvaluationOptions) -> list[Sample]:

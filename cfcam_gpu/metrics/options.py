@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cfcam_gpu._utils.option import METHOD, option
+from cfcam_gpu._utils.option import METHOD, numbers, option
 from cfcam_gpu.errors import ConfigError
 
 
@@ -38,9 +38,27 @@ class MetricOptions:
     """
 
     steps: int = field(default=101, metadata=option("Points of deletion and insertion curves.", METHOD, "N"))
-    noise_levels: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
-    input_noise_levels: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
-    noise_draws: int = 3
+    noise_levels: tuple[float, ...] = field(
+        default=(1.0, 2.0, 4.0, 8.0, 16.0),
+        metadata=option(
+            "Noise on the gradients, in units of their spread.",
+            METHOD,
+            "X,X",
+            text="1,2,4,8,16",
+            parse=numbers,
+        ),
+    )
+    input_noise_levels: tuple[float, ...] = field(
+        default=(0.02, 0.05, 0.1, 0.2),
+        metadata=option(
+            "Noise on the image, in units of its range.",
+            METHOD,
+            "X,X",
+            text="0.02,0.05,0.1,0.2",
+            parse=numbers,
+        ),
+    )
+    noise_draws: int = field(default=3, metadata=option("Maps averaged at each level of noise.", METHOD, "N"))
     road_percentiles: tuple[float, ...] = (20.0, 40.0, 60.0, 80.0)
     iou_thresholds: tuple[float, ...] = (0.15, 0.25, 0.5)
     stages: int = 5

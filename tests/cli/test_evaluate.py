@@ -106,6 +106,13 @@ def test_json_is_one_object_and_a_bad_image_a_status_of_its_own(work):
         ),
         (("--masks", "nowhere"), FAILED, "error: the folder of masks 'nowhere' does not exist"),
         (("--steps", "1"), USAGE, "error: steps must be an integer of at least 2, got 1"),
+        (
+            ("--noise-levels", "2,1"),
+            USAGE,
+            "error: noise_levels must be a tuple of increasing numbers above 0",
+        ),
+        (("--noise-levels", "much"), USAGE, "error: --noise-levels must be numbers separated by commas"),
+        (("--noise-draws", "0"), USAGE, "error: noise_draws must be an integer of at least 1, got 0"),
         (("--layer", "9"), FAILED, "error: "),
     ],
 )

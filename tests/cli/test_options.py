@@ -45,6 +45,13 @@ def test_without_options_the_dataclasses_have_their_own_defaults():
     assert build(EvaluationOptions, values_of(evaluate)) == EvaluationOptions(methods=["cfcam", "gradcam"])
 
 
+def test_levels_and_draws_of_noise_are_options():
+    given = ("--noise-levels", "0.5,3", "--input-noise-levels", "0.1", "--noise-draws", "1")
+    measuring = build(EvaluationOptions, values_of(evaluate, *given)).measuring
+    expected = MetricOptions(noise_levels=(0.5, 3.0), input_noise_levels=(0.1,), noise_draws=1)
+    assert measuring == expected
+
+
 def test_every_field_of_the_options_that_is_one_is_an_option_of_its_command():
     own = {"inputs", "out", "as_json"}
     of_both = option_names(ModelOptions) | own
@@ -55,7 +62,8 @@ def test_every_field_of_the_options_that_is_one_is_an_option_of_its_command():
     assert names_of(evaluate) == of_both | option_names(
         EvaluationOptions, without=tuple(UNUSED)
     ) | option_names(MetricOptions)
-    assert option_names(MetricOptions) == {"steps", "seed"}
+    noise = {"noise_levels", "input_noise_levels", "noise_draws"}
+    assert option_names(MetricOptions) == {"steps", "seed"} | noise
 
 
 def test_given_options_become_fields():

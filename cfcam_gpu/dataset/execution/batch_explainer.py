@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -67,6 +68,7 @@ class BatchExplainer:
         self.map_shape = (0, 0)
         self.class_count = 0
         self.activation = "softmax"
+        self._lock = threading.Lock()
 
     def warm_up(self) -> None:
         """Explains one image of noise, so that a model or layer that does not work is reported at once.
@@ -118,6 +120,8 @@ class BatchExplainer:
     ) -> list[Row]:
         """For each image the columns that explain it (see `schema.SampleRow`), or those of an error row.
 
+        One call at a time: an actor's threads wait for each other.
+
         Args:
             samples: of the views; `Sample.target` names the class to explain, where it is set.
             check: called before every pass of the model; what it raises ends the run.
@@ -135,7 +139,8 @@ class BatchExplainer:
         others = [i for i, target in enumerate(targets) if target is None]
         named = {i: target for i, target in enumerate(targets) if isinstance(target, int)}
         for positions, indices in ((others, None), (list(named), list(named.values()))):
-            explained = self._in_batches([items[i] for i in positions], indices, check)
+            with self._lock:
+                explained = self._in_batches([items[i] for i in positions], indices, check)
             for position, row in zip(positions, explained, strict=True):
                 rows[position] = row
         return rows

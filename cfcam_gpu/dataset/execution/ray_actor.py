@@ -6,28 +6,25 @@ import logging
 import os
 import socket
 import sys
-import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from cfcam_gpu._utils.checks import Check, never_ends
+from cfcam_gpu._utils.checks import never_ends
 from cfcam_gpu._utils.device import resolve_device
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.execution.local import make_pipeline, opened_explainer
 from cfcam_gpu.dataset.execution.parts import OverlayFiles, PendingPart
 from cfcam_gpu.dataset.execution.pool import Pool, make_pool
 from cfcam_gpu.dataset.options import RunOptions
-from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.fingerprint import about
 from cfcam_gpu.dataset.store.journal import Journals
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.errors import StoreError
-from cfcam_gpu.images.views import View
 from cfcam_gpu.models import LoadedModel
 
 #: Parts that an actor has at a time: while the model finishes one, the images of the next one are decoded.
@@ -44,12 +41,14 @@ class ActorSetup:
     Attributes:
         working_folder: relative paths are below this folder.
         threads: PyTorch's threads; None: its default.
+        make: makes the explainer, from the arguments of `BatchExplainer`.
     """
 
     model: str | Callable[[], LoadedModel]
     options: RunOptions
     working_folder: str
     threads: int | None
+    make: Callable[..., BatchExplainer] = BatchExplainer
 
 
 class ExplainerActor:
@@ -74,7 +73,7 @@ class ExplainerActor:
         if setup.threads:
             torch.set_num_threads(setup.threads)
         device = resolve_device(options.device)
-        opening = opened_explainer(setup.model, options, device, _LockedExplainer)
+        opening = opened_explainer(setup.model, options, device, setup.make)
         self.explainer, weights = self.stack.enter_context(opening)
         self.pool = make_pool(options.workers, options.sample_timeout)
         return about(self.explainer, weights, options)
@@ -96,18 +95,6 @@ class ExplainerActor:
         """Ends the worker processes; calls of `explain` that still run never return."""
         if self.pool is not None:
             self.pool.close()
-
-
-class _LockedExplainer(BatchExplainer):
-    """Explains one batch at a time, also when several threads ask."""
-
-    lock = threading.Lock()
-
-    def explain(
-        self, views: Sequence[View], samples: Sequence[Sample], check: Check = never_ends
-    ) -> list[Row]:
-        with self.lock:
-            return super().explain(views, samples, check)
 
 
 class _Warnings(logging.Handler):

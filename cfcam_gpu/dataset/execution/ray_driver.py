@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from cfcam_gpu._utils.checks import Check
+from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.execution.local import Model
 from cfcam_gpu.dataset.execution.observer import Interrupted, Observer, watched_signals
 from cfcam_gpu.dataset.execution.parts import FinishedParts, OverlayFiles, PendingPart
@@ -48,12 +49,18 @@ _CHECK_INTERVAL = 0.2
 
 
 def ray_part_explainer(
-    model: Model, options: RunOptions, observer: Observer
+    model: Model,
+    options: RunOptions,
+    observer: Observer,
+    make: Callable[..., BatchExplainer] = BatchExplainer,
 ) -> AbstractContextManager[tuple[RayPartExplainer, dict[str, Any]]]:
     """An explainer of parts on a Ray cluster, and the content of run.json, once a first actor is ready.
 
     Joins the cluster that this process has joined already, or the one at RAY_ADDRESS; else starts Ray on this
     machine.
+
+    Args:
+        make: makes an actor's explainer, from the arguments of `BatchExplainer`; it is pickled.
 
     Raises:
         ConfigError: at once, for a model or device that cannot be given to other processes.
@@ -72,17 +79,21 @@ def ray_part_explainer(
             "Ray assigns the GPUs of a distributed run: its device must be auto, cpu or cuda, got "
             f"{options.device!r}"
         )
-    return _ray_part_explainer(import_ray(), model, options, observer)
+    return _ray_part_explainer(import_ray(), model, options, observer, make)
 
 
 @contextmanager
 def _ray_part_explainer(
-    ray: ModuleType, model: str | Callable[[], LoadedModel], options: RunOptions, observer: Observer
+    ray: ModuleType,
+    model: str | Callable[[], LoadedModel],
+    options: RunOptions,
+    observer: Observer,
+    make: Callable[..., BatchExplainer],
 ) -> Iterator[tuple[RayPartExplainer, dict[str, Any]]]:
     with joined_cluster(ray):
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         count, cpus, gpus = placement(nodes, options.device, options.actors)
-        setup = ActorSetup(model, options, os.getcwd(), None if gpus else cpus)
+        setup = ActorSetup(model, options, os.getcwd(), None if gpus else cpus, make)
         # One more thread than parts, so that `close` is answered while parts are being explained.
         actor_class = ray.remote(num_cpus=cpus, num_gpus=gpus, max_concurrency=PARTS_AT_ONCE + 1)(
             ExplainerActor
