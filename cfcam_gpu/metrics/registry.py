@@ -13,6 +13,8 @@ METRICS: dict[str, Metric] = {
         Metric("deletion"),
         Metric("insertion"),
         Metric("road"),
+        Metric("adcc"),
+        Metric("arcc"),
         Metric("gradient_noise"),
         Metric("input_noise"),
         Metric("class_sensitivity"),

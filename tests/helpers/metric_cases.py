@@ -80,6 +80,22 @@ class TinyMaps:
         return grad_cam(*_features(model, self.images, self.targets), self.images)
 
 
+class BrightnessMaps:
+    """Of a method that marks the brightness of an image in [0,1], whatever the class and the model."""
+
+    def of_images(self, images: Tensor, _targets: Tensor) -> Tensor:
+        return images.mean(1)
+
+
+def brightness_case(n: int, size: int) -> tuple[Case, RegionNet]:
+    """A `region_case` whose maps are the pictures' brightness, no two values of one equal; and its model."""
+    case = region_case(lambda region: region, n, size)
+    assert case.masks is not None
+    heatmaps = case.images.mean(1) * (1 - 1e-3 * random_map(case.heatmaps))
+    maps: Any = BrightnessMaps()
+    return replace(case, heatmaps=heatmaps, maps=maps), RegionNet(case.masks[0]).eval()
+
+
 def grad_cam(activations: Tensor, gradients: Tensor, images: Tensor) -> Tensor:
     """Heatmaps (B,H,W) in [0,1], zeros where there is no positive evidence."""
     grid = (gradients.mean((2, 3), keepdim=True) * activations).sum(1, keepdim=True).relu()

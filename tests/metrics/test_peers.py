@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from cfcam_gpu.metrics import MetricOptions, road
+from cfcam_gpu.metrics.adcc import adcc
+from cfcam_gpu.metrics.arcc import arcc
 from cfcam_gpu.metrics.deletion import deletion
 from cfcam_gpu.metrics.drop import drop
 from cfcam_gpu.metrics.insertion import insertion
-from tests.helpers.metric_cases import SENSITIVE, random_map, sensitive_case
+from tests.helpers.metric_cases import SENSITIVE, brightness_case, random_map, sensitive_case
 from tests.helpers.tolerances import PROBABILITY
 
 OPTIONS = MetricOptions()
@@ -45,20 +48,27 @@ def test_torch_cam_agrees():
         assert ours[column].mean().item() == pytest.approx(theirs[name], abs=PROBABILITY), name
 
 
-def test_pytorch_grad_cam_agrees(monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def peer_road(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """pytorch-grad-cam's ROAD without noise on filled pixels, and this package's likewise."""
+    peer = pytest.importorskip("pytorch_grad_cam.metrics.road", reason="needs grad-cam (extra peers)")
+
+    class Noiseless(peer.NoisyLinearImputer):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            super().__init__(noise=0.0)
+
+    monkeypatch.setattr(peer, "NoisyLinearImputer", Noiseless)
+    monkeypatch.setattr(road, "NOISE", 0.0)
+    return peer
+
+
+def test_pytorch_grad_cam_agrees(peer_road: Any):
     """Its drop (not divided by the clean score), increase and ROAD without noise."""
     peer = pytest.importorskip(
         "pytorch_grad_cam.metrics.cam_mult_image", reason="needs grad-cam (extra peers)"
     )
-    peer_road = pytest.importorskip("pytorch_grad_cam.metrics.road")
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 
-    class Noiseless(peer_road.NoisyLinearImputer):  # type: ignore[name-defined]
-        def __init__(self) -> None:
-            super().__init__(noise=0.0)
-
-    monkeypatch.setattr(peer_road, "NoisyLinearImputer", Noiseless)
-    monkeypatch.setattr(road, "NOISE", 0.0)
     # 18×18 pixels: its percentile thresholds then remove as many pixels as the shares here. No two values equal.
     case = sensitive_case(n=3, size=18, heatmaps=random_map(torch.empty(3, 18, 18)))
     targets = [ClassifierOutputSoftmaxTarget(target) for target in case.targets]
@@ -75,6 +85,26 @@ def test_pytorch_grad_cam_agrees(monkeypatch: pytest.MonkeyPatch):
         peer_road.ROADMostRelevantFirstAverage(percentiles=[20, 40, 60, 80])(*together) + case.clean.numpy()
     )
     np.testing.assert_allclose(roads["road_most_curve"].mean(1).numpy(), most, atol=1e-4)
+
+
+@pytest.mark.usefixtures("peer_road")
+def test_pytorch_grad_cam_agrees_on_arcc():
+    """The authors' own ARCC, with maps that are the brightness, and ROAD without noise."""
+    peer = pytest.importorskip("pytorch_grad_cam.metrics.arcc", reason="needs grad-cam (extra peers)")
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
+
+    case, net = brightness_case(n=4, size=18)
+
+    def maps(input_tensor: torch.Tensor, **_: object) -> np.ndarray:
+        return input_tensor.mean(1).numpy()
+
+    targets = [ClassifierOutputSoftmaxTarget(target) for target in case.targets]
+    theirs = peer.ARCC(maps)(case.images, case.heatmaps.numpy(), targets, net)
+    coherency = peer.Coherency()(case.images, case.heatmaps.numpy(), targets, net, maps)
+    found = arcc(case, OPTIONS)["arcc"].numpy()
+    assert (found > 0.1).all()
+    np.testing.assert_allclose(found, theirs, atol=1e-4)
+    np.testing.assert_allclose(adcc(case, OPTIONS)["coherency"].numpy(), coherency, atol=1e-4)
 
 
 def test_quantus_agrees():

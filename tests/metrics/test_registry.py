@@ -69,7 +69,7 @@ def test_an_image_does_not_depend_on_its_batch(name: str, data: st.DataObject):
     start = data.draw(st.integers(0, 4))
     index = slice(start, data.draw(st.integers(start + 1, 5)))
     options = replace(SHORT, batch_size=data.draw(st.sampled_from([1, 7, 64])))
-    tolerance = PROBABILITY if name in FAITHFULNESS else SIMILARITY
+    tolerance = PROBABILITY if name in (*FAITHFULNESS, "adcc", "arcc") else SIMILARITY
     expected = {column: values[index] for column, values in whole.items()}
     some = METRICS[name](subset(case, index), options)
     torch.testing.assert_close(some, expected, atol=tolerance, rtol=0, equal_nan=True)
@@ -83,7 +83,9 @@ def test_two_runs_are_identical_and_leave_the_random_state(name: str):
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize("name", ["gradient_noise", "input_noise", "class_sensitivity", "randomisation"])
+@pytest.mark.parametrize(
+    "name", ["adcc", "arcc", "gradient_noise", "input_noise", "class_sensitivity", "randomisation"]
+)
 def test_metrics_that_need_more_maps_say_so(name: str):
     with pytest.raises(ConfigError, match=r"makes more heatmaps .* give the case `maps`, a MapMaker"):
         METRICS[name](region_case(lambda region: region), SHORT)
