@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from cfcam_gpu import CFCAM
 from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.evaluation.maps import normaliser
 from cfcam_gpu.metrics import METRICS, MetricOptions
+from cfcam_gpu.metrics.arcc import arcc_of
 from cfcam_gpu.metrics.base import Case
 from cfcam_gpu.models import LoadedModel, load_model
 
@@ -51,6 +52,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "hirescam": {"method": "hirescam"},
     "xgradcam": {"method": "xgradcam"},
     "ablationcam": {"method": "ablationcam"},
+    "groupcam": {"method": "groupcam"},
+    "reciprocam": {"method": "reciprocam"},
+    "refinecam": {"method": "refinecam"},
     "gradcam, three sizes": {"method": "gradcam", "scales": SCALES},
     "cfcam-sharp": {"method": "cfcam-sharp"},
     "cfcam-sharp, three sizes": {"method": "cfcam-sharp", "scales": SCALES},
@@ -61,12 +65,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 COLUMNS = {
     "pointing": "localisation", "energy_inside": "localisation", "iou_25": "localisation", "iou_50": "localisation",
     "average_precision": "average_precision", "average_drop": "drop", "increase": "drop",
-    "deletion_black_auc": "deletion", "insertion_blur_auc": "insertion", "road": "road", "second_class": "",
-    "input_noise": "",
+    "deletion_black_auc": "deletion", "insertion_blur_auc": "insertion", "road_combined": "road", "adcc": "adcc",
+    "coherency": "adcc", "complexity": "adcc", "arcc": "", "second_class": "", "input_noise": "",
 }  # fmt: skip
 
 #: Metrics that take several passes of the model for each map.
-_LONG = ("deletion", "insertion", "road")
+_LONG = ("deletion", "insertion", "road", "adcc")
 
 #: Standard deviation of the noise on images in [0,1], and images explained at once.
 NOISE, BATCH = 0.1, 8
@@ -75,7 +79,7 @@ NOISE, BATCH = 0.1, 8
 @dataclass(frozen=True)
 class Options:
     """Folders; models; labels of `VARIANTS`, all by default; photos of each folder, 0: all; steps of deletion and
-    insertion, 0: without these, ROAD, the second class and noise.
+    insertion, 0: without these, ROAD, ADCC, ARCC, the second class and noise.
     """
 
     coco: str = ""
@@ -168,12 +172,10 @@ def _measured(
 
         none = torch.zeros_like(heatmaps[0], dtype=torch.bool)
         masks = torch.stack([none if q.mask is None else q.mask for q in batch])
-        case = Case.of_heatmaps(logits, pixels, targets, heatmaps, masks=masks)
-        for name in {metric for metric in COLUMNS.values() if metric}:
-            if steps or name not in _LONG:
-                for column, found in METRICS[name](case, MetricOptions(steps=max(2, steps))).items():
-                    if column in values:
-                        values[column] += found.tolist()
+        maps: Any = _Maps(cam, normalise)
+        case = Case.of_heatmaps(logits, pixels, targets, heatmaps, masks=masks, maps=maps)
+        for column, found in _figures(case, steps).items():
+            values[column] += found.tolist()
         if not steps:
             continue
         second = logits(pixels).scatter(1, targets[:, None], -torch.inf).argmax(1)
@@ -182,6 +184,28 @@ def _measured(
         noisy = cam(normalise((pixels + noise).clamp(0, 1)), targets).heatmap
         values["input_noise"] += _alike(heatmaps, noisy)
     return {"values": {name: v for name, v in values.items() if v}, "seconds": seconds / len(asked)}
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """What `Case.maps` is asked for here: heatmaps of other images by the same method."""
+
+    cam: CFCAM
+    normalise: Callable[[Tensor], Tensor]
+
+    def of_images(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self.cam(self.normalise(images), targets).heatmap
+
+
+def _figures(case: Case, steps: int) -> dict[str, Tensor]:
+    """Column -> values (B,) of the metrics in `COLUMNS`, those that take long only if there are steps."""
+    figures: dict[str, Tensor] = {}
+    for name in dict.fromkeys(metric for metric in COLUMNS.values() if metric):
+        if steps or name not in _LONG:
+            figures |= METRICS[name](case, MetricOptions(steps=max(2, steps)))
+    if steps:
+        figures["arcc"] = arcc_of(figures["coherency"], figures["complexity"], figures["road_combined"])
+    return {column: figures[column] for column in COLUMNS if column in figures}
 
 
 def _alike(one: Tensor, other: Tensor) -> list[float]:
@@ -241,6 +265,17 @@ def summary(measured: dict[str, dict[str, Any]], photos: Sequence[str]) -> dict[
     return json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 4))
 
 
+def columns_of(steps: int) -> set[str]:
+    """The columns that a run measures; a file of an earlier version may hold others.
+
+    Example:
+        >>> "road_combined" in columns_of(6), "pointing" in columns_of(0), "arcc" in columns_of(0)
+        (True, True, False)
+    """
+    quick = {name for name, metric in COLUMNS.items() if metric and metric not in _LONG}
+    return set(COLUMNS) if steps else quick
+
+
 def run(options: Options) -> dict[str, Any]:
     """The benchmark's result."""
     folder, models = Path(options.out), {}
@@ -252,7 +287,9 @@ def run(options: Options) -> dict[str, Any]:
         measured = {}
         for label in dict.fromkeys(("gradcam", *options.methods)):
             file = folder / f"{key}-{label.replace(': ', '-').replace(', ', '-').replace(' ', '-')}.json"
-            if not file.exists():
+            if not file.exists() or json.loads(file.read_text())["values"].keys() != columns_of(
+                options.steps
+            ):
                 file.write_text(json.dumps(measure(loaded, label, asked, options.steps)))
             measured[label] = json.loads(file.read_text())
         masked = sum(q.mask is not None for q in asked)

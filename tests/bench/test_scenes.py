@@ -58,6 +58,29 @@ def test_a_run_measures_once_and_goes_on(coco, tmp_path, monkeypatch):
     assert methods["cfcam-sharp"]["average_precision"]["mean"] > 0
 
 
+def test_every_column_is_measured_and_a_file_without_one_is_measured_again(coco, tmp_path):
+    """ARCC is put together from the columns that it is made of."""
+    options = scenes.Options(
+        coco=str(coco),
+        out=str(tmp_path / "out"),
+        models=("efficientnet-lite0",),
+        methods=("refinecam",),
+        steps=2,
+    )
+    methods = scenes.run(options)["models"]["efficientnet-lite0"]["methods"]
+    for of in methods.values():
+        assert of.keys() - {"seconds"} == set(scenes.COLUMNS) == scenes.columns_of(2)
+    for file in (tmp_path / "out").glob("*-refinecam.json"):
+        stored = json.loads(file.read_text())
+        mean = {name: values[0] for name, values in stored["values"].items()}
+        parts = mean["coherency"], 1 - mean["complexity"], min(max(2 * mean["road_combined"], 0), 1)
+        assert mean["arcc"] == pytest.approx(3 / sum(1 / max(part, 1e-12) for part in parts), rel=1e-4)
+        del stored["values"]["adcc"]
+        file.write_text(json.dumps(stored))
+    again = scenes.run(options)["models"]["efficientnet-lite0"]["methods"]
+    assert again["refinecam"]["adcc"] == methods["refinecam"]["adcc"]
+
+
 def test_no_folder_is_an_error(lite0):
     with pytest.raises(ConfigError, match="pass --coco DIR or --photos DIR"):
         scenes.questions(lite0, scenes.Options())
