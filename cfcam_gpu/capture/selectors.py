@@ -1,4 +1,7 @@
-"""Targets that are chosen by the logits of the same forward pass: the likeliest classes, those above a threshold."""
+"""Targets that are chosen by the logits of the same forward pass.
+
+The likeliest classes, those above a threshold, or the likeliest beside given ones.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cfcam_gpu._utils.device import copied_to
 from cfcam_gpu.capture.scoring import probabilities
 from cfcam_gpu.errors import ConfigError, TargetError
 
@@ -75,6 +79,53 @@ class Above:
         classes = _likeliest(logits, int(counts.amax()))
         absent = torch.arange(classes.shape[1], device=logits.device) >= counts[:, None]
         return torch.where(absent, classes[:, :1], classes), absent
+
+
+@dataclass(frozen=True)
+class LikeliestAnd:
+    """The likeliest class of each image, then those of the image's given classes that differ from it.
+
+    Attributes:
+        others: for each image the classes given, any number of them.
+
+    Example:
+        >>> LikeliestAnd(((0,), (1,))).choose(torch.tensor([[1.0, 2.0], [0.0, 3.0]]), "softmax")
+        (tensor([[1, 0],
+                [1, 1]]), tensor([[False, False],
+                [False,  True]]))
+    """
+
+    others: tuple[tuple[int, ...], ...]
+
+    def choose(self, logits: Tensor, _activation: str) -> tuple[Tensor, Tensor | None]:
+        """The classes (B,K) int64 of logits (B,classes), K of the image with the most given classes and one more.
+
+        Returns:
+            The classes, in absent places the image's likeliest one; and which places are absent, (B,K) bool.
+
+        Raises:
+            TargetError: not one tuple for each image, or a class that the model does not have.
+        """
+        if len(self.others) != len(logits):
+            raise TargetError(f"expected classes for {len(logits)} images, got {len(self.others)}")
+        for index in (index for row in self.others for index in row):
+            if not 0 <= index < logits.shape[1]:
+                raise TargetError(
+                    f"targets must be from 0 to {logits.shape[1] - 1} for this model, got {index}"
+                )
+        likeliest = _likeliest(logits, 1)
+        longest = max(map(len, self.others), default=0)
+        if longest == 0:
+            return likeliest, None
+        rows = [[*row, *[-1] * (longest - len(row))] for row in self.others]
+        given = copied_to(torch.tensor(rows), logits.device)
+        absent = (given < 0) | (given == likeliest)
+        first = torch.zeros_like(likeliest, dtype=torch.bool)
+        return torch.cat([likeliest, torch.where(absent, likeliest, given)], 1), torch.cat([first, absent], 1)
+
+
+#: What chooses targets by the logits.
+Selector = TopK | Above | LikeliestAnd
 
 
 def _likeliest(logits: Tensor, count: int) -> Tensor:

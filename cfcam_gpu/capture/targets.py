@@ -12,7 +12,7 @@ from torch import Tensor
 from cfcam_gpu._utils.device import copied_to
 from cfcam_gpu._utils.messages import first_line
 from cfcam_gpu.capture.scoring import describe
-from cfcam_gpu.capture.selectors import Above, TopK
+from cfcam_gpu.capture.selectors import Selector
 from cfcam_gpu.errors import TargetError
 
 #: From the logits of one image (classes,) to one number, which is explained.
@@ -27,8 +27,7 @@ Targets = (
     | ScoreFunction
     | Sequence[ScoreFunction]
     | Sequence[Sequence[ScoreFunction]]
-    | TopK
-    | Above
+    | Selector
     | None
 )
 
@@ -52,7 +51,7 @@ class PreparedTargets:
     indices: Tensor | None = None
     on_host: Tensor | None = None
     absent: Tensor | None = None
-    selector: TopK | Above | None = None
+    selector: Selector | None = None
     single: bool = True
 
 
@@ -89,7 +88,7 @@ def prepare_targets(targets: Targets, batch: int, device: torch.device) -> Prepa
     """
     if targets is None:
         return PreparedTargets()
-    if isinstance(targets, (TopK, Above)):
+    if isinstance(targets, Selector):
         return PreparedTargets(selector=targets, single=False)
     functions = _score_functions(targets, batch)
     if functions is not None:

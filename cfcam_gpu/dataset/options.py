@@ -75,7 +75,9 @@ class RunOptions:
 
     Attributes:
         target: the class to explain where a sample does not name one, an index or a name; several of them in a
-            list, or in a text with commas between them; None: the predicted class.
+            list, or in a text with commas between them; None: the predicted class. "expected": the class that the
+            sample's label names, an error row where it names none; "predicted,expected": the predicted class, and
+            where the label names another, that class as well, from the same forward pass.
         top_k: explain so many of the likeliest classes of each image, from one forward pass.
         multi_label: explain every class whose probability is above this threshold; where none is, the likeliest.
             The probabilities are sigmoids unless `activation` says otherwise.
@@ -133,7 +135,7 @@ class RunOptions:
     target: str | int | Sequence[str | int] | None = field(
         default=None,
         metadata=option(
-            "Class to explain: predicted, an index or a name; several as A,B.",
+            "Class: predicted, expected (its label), index or name; or A,B.",
             METHOD,
             "CLASS",
             text="predicted",

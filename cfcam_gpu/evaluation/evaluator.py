@@ -16,6 +16,7 @@ from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.dataset.execution.batch_explainer import (
     BatchExplainer,
     Item,
+    Wanted,
     error_columns,
     rows_of,
     stacked_pixels,
@@ -100,10 +101,16 @@ class Evaluator(BatchExplainer):
             flip=self.options.flip,
         )
 
-    def explain_batch(self, items: Sequence[Item], targets: list[int] | None, check: Check) -> list[Row]:
+    def explain_batch(
+        self, items: Sequence[Item], targets: Sequence[Wanted] | None, check: Check
+    ) -> list[Row]:
         """As `BatchExplainer.explain_batch`; the rows hold the columns of each method under `methods`."""
         pixels = stacked_pixels([view for view, _ in items], self.device)
-        features = self.cam.features(self.loaded.preprocess.normalise(pixels), targets, check=check)
+        features = self.cam.features(
+            self.loaded.preprocess.normalise(pixels),
+            None if targets is None else self._targets(targets),
+            check=check,
+        )
         explained = {label: _explained(cam, features, check) for label, cam in self.cams.items()}
         problems = _problems(explained, len(items))
         if any(problems):
@@ -126,7 +133,7 @@ class Evaluator(BatchExplainer):
     def _without_problems(
         self,
         items: Sequence[Item],
-        targets: list[int] | None,
+        targets: Sequence[Wanted] | None,
         problems: Sequence[str | None],
         check: Check,
     ) -> list[Row]:

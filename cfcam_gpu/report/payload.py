@@ -65,20 +65,28 @@ def make_index(survey: Survey, run: dict[str, Any], rows: Sequence[Row], max_cla
     """
     judge = Judge(run.get("class_names"))
     return {
-        "fields": [*FIELDS, "correct"],
+        "fields": [*FIELDS, "correct", "expected"],
         "rows": [
             [
                 *(row.get(name) for name in FIELDS),
                 judge(row.get("label"), row.get("pred"), row.get("pred_name")),
+                _is_expected(judge, row),
             ]
             for row in rows
         ],
+        "by_label": isinstance((run.get("fingerprint") or {}).get("target"), str),
         "peak": survey.peak,
         "grid": _grid_shape(survey, run),
         "size": run.get("size"),
         "cmaps": {name: _colour_table(name) for name in COLORMAPS},
         "classes": _classes(survey, max_classes),
     }
+
+
+def _is_expected(judge: Judge, row: Row) -> bool | None:
+    """Whether the label names the explained class; None: there is no label or no map."""
+    label, target = row.get("label"), row.get("target")
+    return None if label is None or target is None else target in judge.classes_of(label)
 
 
 def _grid_shape(survey: Survey, run: dict[str, Any]) -> Sequence[int] | None:

@@ -86,3 +86,31 @@ def test_the_page_shows_each_class_and_leads_from_one_to_the_next(browser, out, 
     assert page.locator("#classes-of-sample button").nth(0).get_attribute("aria-pressed") == "true"
     assert not axe_violations(page)
     assert not reader.problems
+
+
+def test_a_wrong_prediction_stands_beside_what_was_expected(browser, tmp_path):
+    for i, name in enumerate(("ant", "bee", "cat")):
+        save(tmp_path / f"in/{name}", **{f"p{i}": photo(i)})
+    run(tmp_path / "in", tmp_path / "out", target="predicted,expected")
+    rows = list(open_results(tmp_path / "out").rows())
+    wrong = next(row for row in rows if row["target"] != row["pred"])
+    predicted = next(row for row in rows if row["sample_id"] == wrong["sample_id"])
+    reader = Reader(browser, write_report(tmp_path / "out").as_uri())
+    cards = reader.page.locator("#cards .card", has_text=str(wrong["sample_id"]))
+    assert [card.locator(".minor").first.text_content() for card in cards.all()] == [
+        "predicted",
+        "expected, not predicted",
+    ]
+    cards.nth(0).click()
+    captions = reader.page.locator("#views figcaption").all_text_contents()
+    assert captions[0] == "Original"
+    assert captions[1].startswith(f"Predicted: {predicted['pred_name']}, ")
+    assert captions[2].startswith(f"Expected: {wrong['label']}, ")
+    for place, row in ((2, predicted), (3, wrong)):
+        drawn = reader.drawn(f"#views figure:nth-child({place}) canvas")
+        expected = open_results(tmp_path / "out").heatmap(row)
+        at = np.unravel_index(expected.argmax(), expected.shape)
+        grey = np.asarray(Image.fromarray(drawn).convert("L").resize((32, 32)))
+        assert grey[at] >= np.quantile(grey, 0.9)
+    assert not axe_violations(reader.page)
+    assert not reader.problems

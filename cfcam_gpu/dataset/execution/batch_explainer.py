@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import Any, cast
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 
 from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu._utils.device import copied_to, model_errors, read_together
-from cfcam_gpu.capture.selectors import Above, TopK
+from cfcam_gpu.capture.selectors import Above, LikeliestAnd, TopK
 from cfcam_gpu.capture.targets import Targets
+from cfcam_gpu.dataset.judging import Judge
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.schema import OF_TARGET, Row
 from cfcam_gpu.errors import OutOfMemory, TargetError
@@ -24,8 +26,19 @@ from cfcam_gpu.models import LoadedModel
 
 log = logging.getLogger("cfcam_gpu")
 
+
+class ByLabel(Enum):
+    """What a run explains by a sample's label: the classes that it names, without or with the predicted class."""
+
+    EXPECTED = "expected"
+    BOTH = "predicted,expected"
+
+
 #: What a run explains of a sample that names no class.
-RunTarget = int | tuple[int, ...] | TopK | Above | None
+RunTarget = int | tuple[int, ...] | TopK | Above | ByLabel | None
+
+#: The class of a sample, or its classes where these go by its label.
+Wanted = int | tuple[int, ...]
 
 #: A decoded image, and its sample.
 Item = tuple[View, Sample]
@@ -65,6 +78,7 @@ class BatchExplainer:
         self.device = device
         self.batch_size = batch_size
         self.target = target
+        self.judge = Judge(loaded.class_names)
         self.map_shape = (0, 0)
         self.class_count = 0
         self.activation = "softmax"
@@ -102,11 +116,19 @@ class BatchExplainer:
     @property
     def explains_several(self) -> bool:
         """Whether a sample may have several explained classes."""
-        return isinstance(self.target, (tuple, TopK, Above))
+        return isinstance(self.target, (tuple, TopK, Above, ByLabel))
 
     def _run_targets(self, count: int) -> Targets:
         """The targets of images that name no class."""
+        if isinstance(self.target, ByLabel):  # an image of noise has no label
+            return self._targets([(0,)] * count)
         return [self.target] * count if isinstance(self.target, tuple) else self.target
+
+    def _targets(self, wanted: Sequence[Wanted]) -> Targets:
+        """The targets of images of which each names its class, or each its classes."""
+        if self.target is ByLabel.BOTH and isinstance(wanted[0], tuple):
+            return LikeliestAnd(tuple(row for row in wanted if isinstance(row, tuple)))
+        return cast(Targets, list(wanted))  # all are classes, or all are tuples of them
 
     def noise(self) -> torch.Tensor:
         """An image of noise at the model's input size, (1, H, W, channels) uint8; always the same."""
@@ -138,17 +160,25 @@ class BatchExplainer:
         ]
         others = [i for i, target in enumerate(targets) if target is None]
         named = {i: target for i, target in enumerate(targets) if isinstance(target, int)}
-        for positions, indices in ((others, None), (list(named), list(named.values()))):
+        labelled = {i: target for i, target in enumerate(targets) if isinstance(target, tuple)}
+        groups: list[tuple[list[int], list[Wanted] | None]] = [
+            (others, None),
+            (list(named), list(named.values())),
+            (list(labelled), list(labelled.values())),
+        ]
+        for positions, indices in groups:
             with self._lock:
                 explained = self._in_batches([items[i] for i in positions], indices, check)
             for position, row in zip(positions, explained, strict=True):
                 rows[position] = row
         return rows
 
-    def explain_batch(self, items: Sequence[Item], targets: list[int] | None, check: Check) -> list[Row]:
+    def explain_batch(
+        self, items: Sequence[Item], targets: Sequence[Wanted] | None, check: Check
+    ) -> list[Row]:
         """As `explain`, for images of one forward pass; targets None: those of the run."""
         pixels = stacked_pixels([view for view, _ in items], self.device)
-        chosen = self._run_targets(len(items)) if targets is None else targets
+        chosen = self._run_targets(len(items)) if targets is None else self._targets(targets)
         return self._rows(self._explanation(pixels, chosen, check))
 
     def prediction_columns(self, probabilities: torch.Tensor, targets: torch.Tensor) -> dict[str, list[Any]]:
@@ -168,8 +198,10 @@ class BatchExplainer:
         }
         return {**columns, "target_name": names["target"], "pred_name": names["pred"]}
 
-    def _target(self, sample: Sample) -> int | TargetError | None:
-        """Index of the class to explain, None for what the run explains; the error if there is no such class."""
+    def _target(self, sample: Sample) -> Wanted | TargetError | None:
+        """Index of the class to explain, its classes by the label, None for what the run explains; or an error."""
+        if sample.target is None and isinstance(self.target, ByLabel):
+            return self._by_label(sample)
         if sample.target is None:
             return self.target if isinstance(self.target, int) else None
         try:
@@ -180,7 +212,18 @@ class BatchExplainer:
             return index
         return TargetError(f"a class index must be from 0 to {self.class_count - 1}, got {index}")
 
-    def _in_batches(self, items: Sequence[Item], targets: list[int] | None, check: Check) -> list[Row]:
+    def _by_label(self, sample: Sample) -> tuple[int, ...] | TargetError:
+        """The classes that the label names; an error where it names none and the prediction is not wanted either."""
+        classes = () if sample.label is None else tuple(self.judge.classes_of(sample.label))
+        classes = tuple(index for index in classes if index < self.class_count)
+        if classes or self.target is ByLabel.BOTH:
+            return classes
+        reason = (
+            "it has none" if sample.label is None else f"{sample.label!r} is no class of {self.loaded.spec}"
+        )
+        return TargetError(f"the class of its label is to be explained, and {reason}")
+
+    def _in_batches(self, items: Sequence[Item], targets: Sequence[Wanted] | None, check: Check) -> list[Row]:
         rows: list[Row] = []
         preprocess = self.loaded.preprocess
         while len(rows) < len(items):

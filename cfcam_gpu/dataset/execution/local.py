@@ -13,7 +13,7 @@ import torch
 from cfcam_gpu._utils.checks import Check
 from cfcam_gpu._utils.device import device_of, model_errors, on_device, resolve_device
 from cfcam_gpu.capture.selectors import Above, TopK
-from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer, RunTarget
+from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer, ByLabel, RunTarget
 from cfcam_gpu.dataset.execution.gpu_decoder import GpuDecoder, check_decoder
 from cfcam_gpu.dataset.execution.parts import FinishedParts, OverlayFiles, PendingPart
 from cfcam_gpu.dataset.execution.pipeline import Pipeline
@@ -158,7 +158,8 @@ def opened_explainer(
 def run_target(loaded: LoadedModel, options: RunOptions) -> RunTarget:
     """What the options say is to be explained of a sample that names no class.
 
-    A text that is no class is taken apart at its commas.
+    The words predicted and expected are what they say (see `RunOptions.target`). A text that is no class is taken
+    apart at its commas.
 
     Raises:
         TargetError: no such class.
@@ -170,17 +171,42 @@ def run_target(loaded: LoadedModel, options: RunOptions) -> RunTarget:
         return Above(options.multi_label)
     if options.target is None or isinstance(options.target, int):
         return None if options.target is None else loaded.class_index(str(options.target))
+    words = options.target.split(",") if isinstance(options.target, str) else options.target
+    by_label = _by_label([str(word).strip() for word in words])
+    if by_label is not None:
+        return by_label
     if isinstance(options.target, str):
         try:
             return loaded.class_index(options.target)
         except TargetError:
             if "," not in options.target:
                 raise
-    names = options.target.split(",") if isinstance(options.target, str) else options.target
-    indices = tuple(loaded.class_index(str(name)) for name in names)
+    indices = tuple(loaded.class_index(str(name)) for name in words)
     if not indices or len(set(indices)) < len(indices):
         raise ConfigError(f"target must name different classes, at least one, got {options.target!r}")
     return indices
+
+
+def _by_label(words: list[str]) -> ByLabel | None:
+    """What these words ask for; None: they are classes.
+
+    Raises:
+        ConfigError: one of the words predicted and expected beside a class.
+
+    Example:
+        >>> _by_label(["expected", "predicted"]), _by_label(["cat"])
+        (<ByLabel.BOTH: 'predicted,expected'>, None)
+    """
+    special = {"predicted", "expected"} & set(words)
+    if not special:
+        return None
+    if special == {"expected"} == set(words):
+        return ByLabel.EXPECTED
+    if len(special) == len(words) == 2:
+        return ByLabel.BOTH
+    raise ConfigError(
+        f"target may be predicted, expected, both, or classes, got {','.join(words)!r}; name classes alone"
+    )
 
 
 def _prepared(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import cfcam_gpu
-from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
+from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer, ByLabel
 from cfcam_gpu.dataset.options import PART_SIZE, RunOptions
 
 #: Fields of the fingerprint that earlier versions of the package did not store, with the value they stand for.
@@ -82,7 +82,7 @@ def fingerprint(explainer: BatchExplainer, weights: str, options: RunOptions) ->
         "layout": options.layout,
         "finer_layer": explainer.cam.finer_layer_name,
         "preprocess": dataclasses.asdict(loaded.preprocess),
-        "target": explainer.target if isinstance(explainer.target, (int, tuple)) else None,
+        "target": _stored_target(explainer),
         "top_k": options.top_k,
         "multi_label": options.multi_label,
         "activation": explainer.activation,
@@ -99,6 +99,14 @@ def fingerprint(explainer: BatchExplainer, weights: str, options: RunOptions) ->
         "overlays": {"kind": "none"} if options.overlays == "none" else overlays,
         "versions": versions(),
     }
+
+
+def _stored_target(explainer: BatchExplainer) -> int | tuple[int, ...] | str | None:
+    """The run's target, None where other fields say it."""
+    target = explainer.target
+    if isinstance(target, ByLabel):
+        return target.value
+    return target if isinstance(target, (int, tuple)) else None
 
 
 def _names_hash(names: tuple[str, ...] | None) -> str | None:

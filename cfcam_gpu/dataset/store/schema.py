@@ -168,7 +168,7 @@ def has_several_targets(run: Mapping[str, Any]) -> bool:
         (True, False)
     """
     fingerprint = run.get("fingerprint") or {}
-    several = isinstance(fingerprint.get("target"), list)
+    several = isinstance(fingerprint.get("target"), (list, str))  # a text: by the label, see `ByLabel`
     return several or any(fingerprint.get(name) is not None for name in ("top_k", "multi_label"))
 
 

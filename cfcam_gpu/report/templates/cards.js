@@ -20,6 +20,8 @@ function badges(sample) {
 // Which of the explained classes of its image a row is for.
 function rank(sample) {
   const all = bySample.get(sample.sample_id);
+  const place = sample.target === sample.pred ? "predicted" : sample.expected ? "expected, not predicted" : null;
+  if (place && index.by_label) return place;
   return all.length < 2 ? "the only explained class" : `explained class ${all.indexOf(sample) + 1} of ${all.length}`;
 }
 

@@ -29,6 +29,21 @@ function view(caption, sample, layers) {
     element("figcaption", { textContent: caption }));
 }
 
+// The maps of the predicted and of the expected class side by side, where an image that is predicted wrong has both.
+function views(sample) {
+  const all = bySample.get(sample.sample_id);
+  const predicted = all.find((one) => one.target !== null && one.target === one.pred);
+  const expected = all.find((one) => one.expected && one.target !== one.pred);
+  if (sample.correct === false && predicted && expected && (sample === predicted || sample === expected)) {
+    return [view("Original", sample, "photo"),
+      view(`Predicted: ${named(predicted.target_name, predicted.target_prob)}`, predicted, "both"),
+      view(`Expected: ${named(expected.target_name, expected.target_prob)}`, expected, "both")];
+  }
+  const explained = sample.heatmap_max !== null;
+  return [view("Original", sample, "photo"),
+    ...explained ? [view("Heatmap", sample, "heatmap"), view("Overlay", sample, "both")] : []];
+}
+
 function fillDetail(sample) {
   const at = selected.indexOf(sample);
   document.getElementById("detail-title").textContent = sample.sample_id;
@@ -40,8 +55,7 @@ function fillDetail(sample) {
   Object.assign(document.getElementById("detail-message"),
     { textContent: text, hidden: !text, className: `message ${sample.kind}` });
   const explained = sample.heatmap_max !== null;
-  document.getElementById("views").replaceChildren(view("Original", sample, "photo"),
-    ...explained ? [view("Heatmap", sample, "heatmap"), view("Overlay", sample, "both")] : []);
+  document.getElementById("views").replaceChildren(...views(sample));
   document.getElementById("detail-tools").hidden = !explained;
   document.getElementById("detail-facts").replaceChildren(...Object.entries(FACTS)
     .map(([name, text]) => [name, text(sample)])
