@@ -5,6 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= cfcam-demo
 EVALUATION ?= cfcam-evaluation
+COCO ?= $(wildcard ../shared/data/coco)
+PHOTOS ?= $(wildcard ../shared/data/imagenet)
 SEED ?= 1
 
 .PHONY: demo docs evaluate evaluate-photos test quick fuzz lint format install bench kills survey gpu-check clean help
@@ -16,7 +18,7 @@ help:
 	@echo "make quick    the tests that matter for most changes, in parallel, in a minute and a half"
 	@echo "make fuzz     damaged images, shards, manifests and data sets for ten minutes; SEED=N for others"
 	@echo "make evaluate methods compared on real photos, into bench/results/evaluation.json and $(EVALUATION)"
-	@echo "make evaluate-photos COCO=DIR PHOTOS=DIR  methods compared on real scenes, into bench/results/scenes.json"
+	@echo "make evaluate-photos COCO=DIR PHOTOS=DIR  methods compared on real photos in half an hour, into bench/results/scenes.json"
 	@echo "make bench    every benchmark of speed, most of an hour, into bench/results/"
 	@echo "make survey   which layer is chosen of some 450 models, half an hour, into bench/results/models.json"
 	@echo "make kills    a run killed 100 times, what is lost of it into bench/results/kills.json"
@@ -31,7 +33,7 @@ demo: .venv/.demo
 evaluate: .venv/.evaluate
 	$(BIN)/python -m bench.evaluation --out $(EVALUATION)
 
-# Photos and masks are not part of the package: python -m bench.scenes --help says where they are.
+# Photos and masks are not part of the package: bench/scenes.py says where they are. Goes on where it was stopped.
 evaluate-photos: .venv/.evaluate
 	$(BIN)/python -m bench.scenes --coco "$(COCO)" --photos "$(PHOTOS)" --out $(EVALUATION)/scenes
 

@@ -81,7 +81,8 @@ def _throughput(batches: dict[str, Any]) -> str:
 
 def which(results: Mapping[str, Any]) -> str:
     """What each method is for, in three sentences."""
-    scenes, presets = results["scenes"]["models"], results["discrimination"]["presets"]
+    presets = results["discrimination"]["presets"]
+    scenes = {spec: parts["scenes"] for spec, parts in results["scenes"]["models"].items()}
     costs = results["throughput"]["batches"]["16"]["over_explained"]
     figures = {
         f"{name}_{column}": [one["methods"][label][column] for one in scenes.values()]
@@ -205,12 +206,10 @@ def _discrimination(presets: dict[str, Any]) -> str:
 
 def _scenes(models: dict[str, Any]) -> str:
     """Means of all models in turn, bold where Holm's p of the difference from Grad-CAM is below 0.05."""
-    known = [label for label in SCENE_METHODS if all(label in one["methods"] for one in models.values())]
+    methods = [one["scenes"]["methods"] for one in models.values()]
+    known = [label for label in SCENE_METHODS if all(label in one for one in methods)]
     rows = [
-        [
-            label,
-            *(_means([one["methods"][label][column] for one in models.values()]) for column in SCENE_COLUMNS),
-        ]
+        [label, *(_means([one[label][column] for one in methods]) for column in SCENE_COLUMNS)]
         for label in known
     ]
     heads = " / ".join(spec.removeprefix("efficientnet-").capitalize() for spec in models)

@@ -1,44 +1,42 @@
-"""Which method's maps lie on the object in real scenes? COCO photos with masks, three models.
+"""Which method's maps lie on the object in real scenes, and hold what the model needs? Real photos, three models.
 
     python -m bench.scenes --coco DIR --photos DIR --out DIR   (make evaluate-photos COCO=DIR PHOTOS=DIR)
 
 COCO/images holds photos and COCO/masks a PNG of the same name whose pixels are COCO category ids (0: none): from the
 public repository lightly-ai/coco128_yolo, `images/train2017` and `semantic_segmentation/masks/train2017`. PHOTOS holds
 photos `NNNN_name.jpg`, NNNN the ImageNet class: from the public repository EliSchwartz/imagenet-sample-images, the
-index in the order of the file names. A question is a photo and a category whose mask covers 0.5 to 60 % of it, one of
-whose ImageNet classes is among the model's ten likeliest with p of at least 0.02; the likeliest of these is explained.
-The photos of PHOTOS are explained for their class, without masks.
+index in the order of the file names. `bench/scene_questions.py` says what is asked. cfcam-sharp was tuned with
+EfficientNet-Lite0 on one half of both: figures of Lite0 are of COCO's other half, those of photos without masks of the
+other half for every model.
 
-Finished pairs of model and method stay in `--out`; the same command does the rest. Intervals are of the difference from
-Grad-CAM, by bootstrap over photos; p by flipping the signs of photos' differences, after Holm for all methods of a
-column.
+A row for each question and method is added to `rows.jsonl` in `--out` as it is measured; the same command does what is
+missing. After `--minutes` no further photos are begun, and the figures are of the questions that every method answered.
+`bench/scene_statistics.py`: intervals and p by photo and by object, of the difference from Grad-CAM and from the best
+rival, after Holm for all columns of our methods, and for those of the others.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from statistics import median
 from typing import Any
-
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
 
 from bench.common import command, print_table
 from bench.scene_controls import CONTROLS
+from bench.scene_questions import ALL, UNSEEN, Question, photo_questions, scene_questions
+from bench.scene_rows import NOISE, Key, Row, Rows, digest, forward_seconds, measure
+from bench.scene_statistics import summary
 from cfcam_gpu import CFCAM
 from cfcam_gpu.errors import ConfigError
-from cfcam_gpu.evaluation.maps import normaliser
-from cfcam_gpu.metrics import METRICS, MetricOptions
-from cfcam_gpu.metrics.arcc import arcc_of
-from cfcam_gpu.metrics.base import Case
+from cfcam_gpu.metrics import METRICS
 from cfcam_gpu.models import LoadedModel, load_model
 
-CATEGORIES = Path(__file__).with_name("coco_to_imagenet.json")
 SCALES = (1.0, 1.43, 2.0)
 
 #: Label -> method, and the arguments of `CFCAM`. HiResCAM and XGrad-CAM are Grad-CAM at a last layer that is pooled.
@@ -61,25 +59,38 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{f"control: {name}": {"method": "cfcam-sharp"} for name in CONTROLS},
 }
 
-#: Column -> the metric it comes from.
+#: Part -> column -> the metric it comes from.
 COLUMNS = {
-    "pointing": "localisation", "energy_inside": "localisation", "iou_25": "localisation", "iou_50": "localisation",
-    "average_precision": "average_precision", "average_drop": "drop", "increase": "drop",
-    "deletion_black_auc": "deletion", "insertion_blur_auc": "insertion", "road_combined": "road", "adcc": "adcc",
-    "coherency": "adcc", "complexity": "adcc", "arcc": "", "second_class": "", "input_noise": "",
+    "scenes": {
+        "pointing": "localisation", "energy_inside": "localisation", "iou_25": "localisation",
+        "iou_50": "localisation", "average_precision": "average_precision", "average_drop": "drop",
+        "increase": "drop",
+    },
+    "photos": {
+        "average_drop": "drop", "increase": "drop", "deletion_black_auc": "deletion",
+        "insertion_blur_auc": "insertion", "road_combined": "road", "adcc": "adcc", "coherency": "adcc",
+        "complexity": "adcc", "arcc": "arcc", "similarity_second": "class_sensitivity",
+        "similarity_least": "class_sensitivity", "input_noise_ssim": "input_noise",
+    },
 }  # fmt: skip
 
-#: Metrics that take several passes of the model for each map.
-_LONG = ("deletion", "insertion", "road", "adcc")
+#: Not measured on `photos`, where each map costs dozens of passes: a method that needs hundreds, and what was found to
+#: be steps of cfcam-sharp on scenes. Without groups is cfcam-sharp itself.
+SCENES_ONLY = {"gradcam-fine", "ablationcam", *(f"control: {name}" for name in CONTROLS)} - {
+    "control: groups of channels", "control: shuffled groups",
+}  # fmt: skip
 
-#: Standard deviation of the noise on images in [0,1], and images explained at once.
-NOISE, BATCH = 0.1, 8
+#: The model that cfcam-sharp was tuned with.
+TUNED = "efficientnet-lite0"
+
+#: Images explained at once.
+BATCH = 4
 
 
 @dataclass(frozen=True)
 class Options:
-    """Folders; models; labels of `VARIANTS`, all by default; photos of each folder, 0: all; steps of deletion and
-    insertion, 0: without these, ROAD, ADCC, ARCC, the second class and noise.
+    """Folders; models; labels of `VARIANTS`, all by default; photos of COCO, 0: all; photos of PHOTOS, 0: all; points
+    of deletion and insertion curves; minutes after which no further photos are begun.
     """
 
     coco: str = ""
@@ -88,235 +99,192 @@ class Options:
     models: tuple[str, ...] = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
     methods: tuple[str, ...] = tuple(VARIANTS)
     limit: int = 0
+    photos_limit: int = 40
     steps: int = 6
+    minutes: float = 30.0
 
 
-@dataclass(frozen=True)
-class Question:
-    """A photo as the model sees it (3,H,W) in [0,1], a class, and the object's mask (H,W) bool, where there is one."""
+class Asked:
+    """A model, the questions of one part to it, and the methods that answer."""
 
-    photo: str
-    pixels: Tensor
-    target: int
-    mask: Tensor | None
+    def __init__(self, loaded: LoadedModel, part: str, half: str, found: list[Question], options: Options):
+        self.loaded, self.part, self.half, self.questions = loaded, part, half, found
+        chosen = dict.fromkeys(("gradcam", *options.methods))
+        self.labels = [label for label in chosen if part == "scenes" or label not in SCENES_ONLY]
+        self.metrics = list(dict.fromkeys(COLUMNS[part].values()))
+        self.steps = options.steps
+        self.settings = digest(options.steps, NOISE, COLUMNS[part])
+        self._cams: dict[str, CFCAM] = {}
+
+    def key(self, question: Question, label: str) -> Key:
+        """The key of the row of a question and a method."""
+        return Key(self.settings, self.loaded.spec, self.part, question.photo, question.kind, label)
+
+    def missing(self, rows: Rows, asked: Sequence[Question]) -> list[str]:
+        """The methods that have not answered all these questions."""
+        return [label for label in self.labels if any(rows.get(self.key(q, label)) is None for q in asked)]
+
+    def answer(self, rows: Rows, asked: Sequence[Question]) -> None:
+        """Adds what is missing of these questions."""
+        missing = self.missing(rows, asked)
+        forward = forward_seconds(self.loaded, asked) if missing else 0.0
+        for label in missing:
+            cam = self._explainer(label, asked[0])
+            values, seconds = measure(self.loaded, cam, label, asked, self.metrics, self.steps)
+            rows.add(
+                [Row(self.key(q, label), seconds, forward, of) for q, of in zip(asked, values, strict=True)]
+            )
+
+    def _explainer(self, label: str, question: Question) -> CFCAM:
+        """The method's explainer, which has chosen its layers: its first map costs no more than others."""
+        if label not in self._cams:
+            self._cams[label] = CFCAM(self.loaded.model, on_invalid="flag", **VARIANTS[label])
+            self._cams[label].features(question.pixels[None], question.target)
+        return self._cams[label]
+
+    def result(self, rows: Rows) -> dict[str, Any]:
+        """The figures of the questions that every method answered."""
+        done = [q for q in self.questions if not self.missing(rows, [q])]
+        found = {label: [row for q in done if (row := rows.get(self.key(q, label)))] for label in self.labels}
+        about = {"half": self.half, "questions": len(done), "asked": len(self.questions)}
+        return about | {"methods": _figures(found, self.part) if done else {}}
 
 
-def questions(loaded: LoadedModel, options: Options) -> list[Question]:
-    """All questions to a model, those about COCO photos first."""
-    found = _coco_questions(loaded, Path(options.coco), options.limit) if options.coco else []
-    if options.photos:
-        files = sorted(Path(options.photos).glob("*.jpg"))[: options.limit or None]
-        found += [Question(f.stem, _pixels(loaded, Image.open(f)), int(f.stem[:4]), None) for f in files]
-    if not found:
+def _figures(found: dict[str, list[Row]], part: str) -> dict[str, dict[str, Any]]:
+    answers = {
+        label: {column: [row.values[column] for row in rows] for column in COLUMNS[part]}
+        for label, rows in found.items()
+    }
+    figures: dict[str, dict[str, Any]] = dict(
+        summary(
+            answers,
+            [row.key.photo for row in found["gradcam"]],
+            [row.key.kind for row in found["gradcam"]],
+            base="gradcam",
+            better=_better(part),
+            families={label: _family(label) for label in found},
+            rivals={label: _rivals(label) for label in found if _family(label) == "ours"},
+        )
+    )
+    for label, rows in found.items():
+        figures[label]["seconds"] = median(row.seconds for row in rows)
+        figures[label]["passes"] = median(row.seconds / row.forward_seconds for row in rows)
+    return figures
+
+
+def _better(part: str) -> dict[str, str]:
+    """Column -> whether higher or lower values are better."""
+    return {
+        column.name: column.better
+        for metric in {*COLUMNS[part].values()}
+        for column in METRICS[metric].columns
+    }
+
+
+def _family(label: str) -> str:
+    """The set of comparisons that are corrected together.
+
+    Example:
+        >>> _family("cfcam-sharp"), _family("layercam"), _family("control: no spread")
+        ('ours', 'others', 'controls')
+    """
+    if label.startswith("control: "):
+        return "controls"
+    return "ours" if VARIANTS[label]["method"].startswith("cfcam") else "others"
+
+
+def _rivals(label: str) -> list[str]:
+    """Others' methods, run at no more sizes."""
+    sizes = len(VARIANTS[label].get("scales", (1,)))
+    return [
+        other
+        for other, arguments in VARIANTS.items()
+        if _family(other) == "others" and len(arguments.get("scales", (1,))) <= sizes
+    ]
+
+
+def ask(options: Options) -> list[Asked]:
+    """The parts and models, with their questions.
+
+    Raises:
+        ConfigError: no folder, or a folder or a method that is not there.
+    """
+    unknown = {*options.methods} - {*VARIANTS}
+    if unknown:
+        raise ConfigError(f"unknown methods {sorted(unknown)}; known: {', '.join(VARIANTS)}")
+    if not (options.coco or options.photos):
         raise ConfigError(
             "there are no questions; pass --coco DIR or --photos DIR, see python -m bench.scenes --help"
         )
-    return found
+    found = []
+    for spec in options.models:
+        loaded = load_model(spec)
+        if options.coco:
+            half = UNSEEN if spec == TUNED else ALL
+            asked = scene_questions(loaded, Path(options.coco), half, options.limit)
+            found.append(Asked(loaded, "scenes", half, asked, options))
+        if options.photos:
+            asked = photo_questions(loaded, Path(options.photos), UNSEEN, options.photos_limit)
+            found.append(Asked(loaded, "photos", UNSEEN, asked, options))
+    return sorted(found, key=lambda one: one.part != "scenes")
 
 
-def _coco_questions(loaded: LoadedModel, folder: Path, limit: int) -> list[Question]:
-    categories = {int(name): classes for name, classes in json.loads(CATEGORIES.read_text()).items()}
-    normalise, found = normaliser(loaded.preprocess), []
-    for file in sorted((folder / "images").glob("*.jpg"))[: limit or None]:
-        image = Image.open(file)
-        mask = np.asarray(
-            Image.open(folder / "masks" / f"{file.stem}.png").resize(image.size, Image.Resampling.NEAREST)
-        )
-        pixels = _pixels(loaded, image)
-        with torch.inference_mode():
-            p = loaded.model(normalise(pixels[None])).softmax(1)[0]
-        likeliest = [index for index in p.topk(10).indices.tolist() if p[index] >= 0.02]
-        for category, classes in categories.items():
-            answers = [index for index in likeliest if index in classes]
-            if answers and 0.005 <= (mask == category).mean() <= 0.6:
-                small = Image.fromarray(mask == category).resize(
-                    loaded.preprocess.size[::-1], Image.Resampling.NEAREST
-                )
-                found.append(Question(file.stem, pixels, answers[0], torch.from_numpy(np.array(small))))
-    return found
-
-
-def _pixels(loaded: LoadedModel, image: Image.Image) -> Tensor:
-    """(3,H,W) in [0,1]: the photo squashed to the model's input size."""
-    size = loaded.preprocess.size[::-1]
-    squashed = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(squashed)).permute(2, 0, 1) / 255
-
-
-def measure(loaded: LoadedModel, label: str, asked: Sequence[Question], steps: int) -> dict[str, Any]:
-    """One value for each question in each column, and seconds a map."""
-    control = CONTROLS.get(label.removeprefix("control: "))
-    if control is None:
-        return _measured(loaded, VARIANTS[label], asked, steps)
-    with control():
-        return _measured(loaded, VARIANTS[label], asked, steps)
-
-
-def _measured(
-    loaded: LoadedModel, arguments: dict[str, Any], asked: Sequence[Question], steps: int
-) -> dict[str, Any]:
-    cam = CFCAM(loaded.model, on_invalid="flag", **arguments)
-    normalise, seconds = normaliser(loaded.preprocess), 0.0
-    values: dict[str, list[float]] = {name: [] for name in COLUMNS}
-    for start in range(0, len(asked), BATCH):
-        batch = asked[start : start + BATCH]
-        pixels, targets = torch.stack([q.pixels for q in batch]), torch.tensor([q.target for q in batch])
-        images = normalise(pixels)
-        begun = time.perf_counter()
-        heatmaps = cam(images, targets).heatmap
-        seconds += time.perf_counter() - begun
-
-        def logits(modified: Tensor) -> Tensor:
-            with torch.inference_mode():
-                return torch.cat([loaded.model(normalise(part)).float() for part in modified.split(BATCH)])
-
-        none = torch.zeros_like(heatmaps[0], dtype=torch.bool)
-        masks = torch.stack([none if q.mask is None else q.mask for q in batch])
-        maps: Any = _Maps(cam, normalise)
-        case = Case.of_heatmaps(logits, pixels, targets, heatmaps, masks=masks, maps=maps)
-        for column, found in _figures(case, steps).items():
-            values[column] += found.tolist()
-        if not steps:
-            continue
-        second = logits(pixels).scatter(1, targets[:, None], -torch.inf).argmax(1)
-        values["second_class"] += _alike(heatmaps, cam(images, second).heatmap)
-        noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(start)) * NOISE
-        noisy = cam(normalise((pixels + noise).clamp(0, 1)), targets).heatmap
-        values["input_noise"] += _alike(heatmaps, noisy)
-    return {"values": {name: v for name, v in values.items() if v}, "seconds": seconds / len(asked)}
-
-
-@dataclass(frozen=True)
-class _Maps:
-    """What `Case.maps` is asked for here: heatmaps of other images by the same method."""
-
-    cam: CFCAM
-    normalise: Callable[[Tensor], Tensor]
-
-    def of_images(self, images: Tensor, targets: Tensor) -> Tensor:
-        return self.cam(self.normalise(images), targets).heatmap
-
-
-def _figures(case: Case, steps: int) -> dict[str, Tensor]:
-    """Column -> values (B,) of the metrics in `COLUMNS`, those that take long only if there are steps."""
-    figures: dict[str, Tensor] = {}
-    for name in dict.fromkeys(metric for metric in COLUMNS.values() if metric):
-        if steps or name not in _LONG:
-            figures |= METRICS[name](case, MetricOptions(steps=max(2, steps)))
-    if steps:
-        figures["arcc"] = arcc_of(figures["coherency"], figures["complexity"], figures["road_combined"])
-    return {column: figures[column] for column in COLUMNS if column in figures}
-
-
-def _alike(one: Tensor, other: Tensor) -> list[float]:
-    """The correlation of each pair of heatmaps (B,H,W); NaN where one is constant."""
-    pairs = zip(one.flatten(1), other.flatten(1), strict=True)
-    return [float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in pairs]
-
-
-def compared(values: Sequence[float], base: Sequence[float], photos: Sequence[str]) -> dict[str, float]:
-    """The mean, the difference from the base, its 95 % interval by photo, and p by flipped signs."""
-    differences = np.asarray(values) - np.asarray(base)
-    kept = np.isfinite(differences)
-    names, of = np.unique(np.asarray(photos)[kept], return_inverse=True)
-    sums, counts = np.bincount(of, differences[kept]), np.bincount(of)
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(len(names), size=(4000, len(names)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    flipped = (rng.choice((-1, 1), size=(4000, len(names))) * sums).sum(1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return {
-        "mean": float(np.nanmean(np.asarray(values)[kept])),
-        "difference": float(differences[kept].mean()),
-        "low": float(low),
-        "high": float(high),
-        "p": float((1 + (np.abs(flipped) >= abs(sums.sum())).sum()) / 4001),
-        "photos": len(names),
-    }
-
-
-def holm(p: dict[str, float]) -> dict[str, float]:
-    """p of several comparisons, corrected for their number (Holm 1979).
-
-    Example:
-        >>> holm({"a": 0.01, "b": 0.04, "c": 0.02})
-        {'a': 0.03, 'c': 0.04, 'b': 0.04}
-    """
-    corrected, highest = {}, 0.0
-    for place, name in enumerate(sorted(p, key=lambda one: p[one])):
-        highest = max(highest, min(1.0, p[name] * (len(p) - place)))
-        corrected[name] = round(highest, 4)
-    return corrected
-
-
-def summary(measured: dict[str, dict[str, Any]], photos: Sequence[str]) -> dict[str, Any]:
-    """Label -> column -> what `compared` gives, with Holm's p; and seconds a map."""
-    base = measured["gradcam"]["values"]
-    found: dict[str, Any] = {
-        label: {column: compared(v, base[column], photos) for column, v in one["values"].items()}
-        for label, one in measured.items()
-    }
-    for column in base:
-        p = {label: of[column]["p"] for label, of in found.items() if label != "gradcam" and column in of}
-        for label, value in holm(p).items():
-            found[label][column]["p_holm"] = value
-    for label, one in measured.items():
-        found[label]["seconds"] = one["seconds"]
-    return json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 4))
-
-
-def columns_of(steps: int) -> set[str]:
-    """The columns that a run measures; a file of an earlier version may hold others.
-
-    Example:
-        >>> "road_combined" in columns_of(6), "pointing" in columns_of(0), "arcc" in columns_of(0)
-        (True, True, False)
-    """
-    quick = {name for name, metric in COLUMNS.items() if metric and metric not in _LONG}
-    return set(COLUMNS) if steps else quick
+def batches(asked: Sequence[Asked]) -> Iterator[tuple[Asked, list[Question]]]:
+    """All scenes, then all photos; the models take turns, so that a run that stops early has some of each."""
+    for part in dict.fromkeys(one.part for one in asked):
+        models = [one for one in asked if one.part == part]
+        split = [
+            [(one, one.questions[i : i + BATCH]) for i in range(0, len(one.questions), BATCH)]
+            for one in models
+        ]
+        yield from (batch for turn in zip_longest(*split) for batch in turn if batch is not None)
 
 
 def run(options: Options) -> dict[str, Any]:
     """The benchmark's result."""
-    folder, models = Path(options.out), {}
-    folder.mkdir(parents=True, exist_ok=True)
-    for spec in options.models:
-        loaded = load_model(spec)
-        asked = questions(loaded, options)
-        key = f"{spec}-{len(asked)}-{options.steps}"
-        measured = {}
-        for label in dict.fromkeys(("gradcam", *options.methods)):
-            file = folder / f"{key}-{label.replace(': ', '-').replace(', ', '-').replace(' ', '-')}.json"
-            if not file.exists() or json.loads(file.read_text())["values"].keys() != columns_of(
-                options.steps
-            ):
-                file.write_text(json.dumps(measure(loaded, label, asked, options.steps)))
-            measured[label] = json.loads(file.read_text())
-        masked = sum(q.mask is not None for q in asked)
-        models[spec] = {
-            "questions": len(asked),
-            "with_masks": masked,
-            "methods": summary(measured, [q.photo for q in asked]),
-        }
-    return {"steps": options.steps, "models": models}
+    begun, longest = time.perf_counter(), 0.0
+    asked, rows = ask(options), Rows(Path(options.out) / "rows.jsonl")
+    for one, batch in batches(asked):
+        started = time.perf_counter()
+        if started - begun + longest > options.minutes * 60:
+            print(f"stopped after {options.minutes:g} minutes; the same command goes on", flush=True)
+            break
+        one.answer(rows, batch)
+        longest = max(longest, time.perf_counter() - started)
+    models: dict[str, Any] = {spec: {} for spec in options.models}
+    for one in asked:
+        models[one.loaded.spec][one.part] = one.result(rows)
+    return {"steps": options.steps, "models": _rounded(models)}
+
+
+def _rounded(result: dict[str, Any]) -> dict[str, Any]:
+    """Four decimals; NaN and infinities, which JSON lacks, are None."""
+    text = json.dumps(result)
+    rounded: dict[str, Any] = json.loads(
+        text, parse_float=lambda number: round(float(number), 4), parse_constant=lambda _name: None
+    )
+    return rounded
 
 
 def show(result: dict[str, Any]) -> None:
-    """Prints one table for each model: means, and * where Holm's p of the difference from Grad-CAM is below 0.05."""
-    for spec, of in result["models"].items():
-        columns = [name for name in COLUMNS if name in of["methods"]["gradcam"]]
-        rows = [
-            (label, *(_shown(one.get(name)) for name in columns), f"{one['seconds']:.2f}")
-            for label, one in of["methods"].items()
-        ]
-        title = f"{spec}, {of['questions']} questions, {of['with_masks']} with masks"
-        print_table(title, ("method", *columns, "s a map"), rows)
+    """Prints a table for each model and part: means, * where Holm's p of the difference from Grad-CAM is below 0.05,
+    and ! where that of the difference from the best rival is.
+    """
+    for spec, parts in result["models"].items():
+        for part, of in parts.items():
+            rows = [
+                (label, *(_shown(one[name]) for name in COLUMNS[part]), f"{one['passes']:.1f}")
+                for label, one in of["methods"].items()
+            ]
+            title = f"{spec}, {part}, {of['questions']} of {of['asked']} questions, photos: {of['half']}"
+            print_table(title, ("method", *COLUMNS[part], "passes"), rows)
 
 
-def _shown(figure: dict[str, float] | None) -> str:
-    if figure is None:
+def _shown(figure: dict[str, Any]) -> str:
+    if figure["mean"] is None or math.isnan(figure["mean"]):
         return "-"
-    return f"{figure['mean']:.3f}{'*' if figure.get('p_holm', 1) < 0.05 else ''}"
+    beats = figure.get("rival", {}).get("p_holm", 1) < 0.05
+    return f"{figure['mean']:.3f}{'*' if figure.get('p_holm', 1) < 0.05 else ''}{'!' if beats else ''}"
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def test_a_changed_result_changes_the_sentences():
     before = readme.which(results)
     results["discrimination"]["presets"]["upstream"]["correlation"] = 0.125
     for model in results["scenes"]["models"].values():
-        model["methods"]["cfcam-sharp"]["average_drop"]["p_holm"] = 0.01
+        model["scenes"]["methods"]["cfcam-sharp"]["average_drop"]["p_holm"] = 0.01
     after = before.replace("correlation 1.00", "correlation 0.12").replace("within chance", "beyond chance")
     assert readme.which(results) == after != before
 
