@@ -48,7 +48,7 @@ from cfcam_gpu.explanation import (
     unfolded,
     without_absent,
 )
-from cfcam_gpu.methods import find_method
+from cfcam_gpu.methods import find_method, smoothed
 from cfcam_gpu.methods.features import CapturedFeatures
 from cfcam_gpu.views import ImageView, image_views, joined
 
@@ -93,6 +93,10 @@ class CFCAM:
             its maximum, are averaged. Classes and logits are those of the images as given. The model must take
             images of these sizes, and nothing else of the images' height and width.
         flip: explain the images' mirror images as well, at each scale.
+        eigen_smooth: the first principal component of the weighted channels in place of their sum, as in
+            pytorch-grad-cam, with the sign that agrees with the sum; of methods with `Method.weights`, in PyTorch.
+        aug_smooth: average over the images and their mirror images with 0.9, 1 and 1.1 times their values, as in
+            pytorch-grad-cam: six forward passes.
 
     Raises:
         CaptureError: the model has no such layer.
@@ -124,12 +128,14 @@ class CFCAM:
         call: int | str = -1,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
+        eigen_smooth: bool = False,
+        aug_smooth: bool = False,
     ) -> None:
         check_on_invalid(on_invalid)
         _check_call(call)
         first, *others = _layers(target_layer)
         _check_layout(first, layout, reshape_transform)
-        self.method = find_method(method)
+        self.method = smoothed(find_method(method)) if eigen_smooth else find_method(method)
         check_model(model)
         self.model = unwrapped(model)
         self.config = config or CFCAMConfig()
@@ -146,13 +152,15 @@ class CFCAM:
         self.scoring = Scoring(activation, output).of_model(self.model)
         self.call = call
         self.scales, self.flip = tuple(scales), flip
-        self._views = image_views(self.scales, flip=flip)
+        self.eigen_smooth, self.aug_smooth = eigen_smooth, aug_smooth
+        self._views = image_views(self.scales, flip=flip, aug_smooth=aug_smooth)
         self._calls: int | None = None
         #: Makes an explainer of another layer, or of another run of the layer.
         self._another: Callable[..., CFCAM] = partial(
             CFCAM, model, config=config, engine=engine, on_invalid=on_invalid, method=method,
             finer_layer=finer_layer, layout=layout, reshape_transform=reshape_transform, compile=compile,
             activation=activation, output=output, scales=scales, flip=flip,
+            eigen_smooth=eigen_smooth, aug_smooth=aug_smooth,
         )  # fmt: skip
         self._runs: dict[int, CFCAM] = {}
         self._others = [self._another(layer, call=call) for layer in others]

@@ -1,4 +1,4 @@
-"""An image at several sizes, mirrored or not, and the maps of these views joined to one."""
+"""An image at several sizes, mirrored or not, brighter or darker, and the maps of these views joined to one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from cfcam_gpu.explanation import Explanation, without_invalid
 #: The largest step of a view's sides, in pixels, see `scaled`.
 _STEP = 32
 
+#: With `aug_smooth`: factors of an image's values, beside 1.
+FACTORS = (0.9, 1.1)
+
 
 @dataclass(frozen=True)
 class ImageView:
@@ -25,15 +28,17 @@ class ImageView:
     Attributes:
         scale: factor of the image's size.
         mirrored: whether left and right change places.
+        factor: of the values of the image as the model takes it.
     """
 
     scale: float = 1.0
     mirrored: bool = False
+    factor: float = 1.0
 
     @property
     def is_plain(self) -> bool:
         """Whether it is the image itself."""
-        return self.scale == 1 and not self.mirrored
+        return self == ImageView()
 
     def of(self, images: Tensor) -> Tensor:
         """The view of images (B,channels,H,W): resized bilinearly, smoothed where it becomes smaller.
@@ -48,7 +53,8 @@ class ImageView:
             wide = images.float() if images.element_size() == 2 else images
             resized = F.interpolate(wide, size, mode="bilinear", align_corners=False, antialias=True)
             images = resized.to(images.dtype)
-        return images.flip(3) if self.mirrored else images
+        images = images.flip(3) if self.mirrored else images
+        return images if self.factor == 1 else images * self.factor
 
     def back(self, maps: Tensor) -> Tensor:
         """Maps (…,h,w) of the view, turned as the image is."""
@@ -70,8 +76,12 @@ def scaled(side: int, scale: float) -> int:
     return max(1, round(side * scale / step)) * step
 
 
-def image_views(scales: Sequence[float], *, flip: bool) -> tuple[ImageView, ...]:
+def image_views(scales: Sequence[float], *, flip: bool, aug_smooth: bool = False) -> tuple[ImageView, ...]:
     """The views of every scale, the one nearest to the image first.
+
+    Args:
+        flip: the mirror image of each as well.
+        aug_smooth: each and its mirror image with 0.9, 1 and 1.1 times its values, as in pytorch-grad-cam.
 
     Raises:
         ConfigError: no scale, one twice, or one that is no factor.
@@ -82,19 +92,26 @@ def image_views(scales: Sequence[float], *, flip: bool) -> tuple[ImageView, ...]
     """
     check_scales(scales)
     ordered = sorted(scales, key=lambda scale: abs(math.log(scale)))
+    factors = (1.0, *FACTORS) if aug_smooth else (1.0,)
+    sides = (False, True) if flip or aug_smooth else (False,)
     return tuple(
-        ImageView(float(s), mirrored) for s in ordered for mirrored in ((False, True) if flip else (False,))
+        ImageView(float(scale), mirrored, factor)
+        for scale in ordered
+        for factor in factors
+        for mirrored in sides
     )
 
 
 def joined(results: Sequence[Explanation], views: Sequence[ImageView]) -> Explanation:
     """The mean of the views' maps (B,K,…), each over its maximum; what is no map is that of the first view.
 
-    The grid has the shape of the largest. An image that has a problem in one view has it in all.
+    The grid has the shape of the largest. With `aug_smooth` the maximum is that of the map at the image's size, as in
+    pytorch-grad-cam. An image that has a problem in one view has it in all.
     """
     shape = [max(result.grid.shape[axis] for result in results) for axis in (2, 3)]
+    over = _over_peak if any(view.factor != 1 for view in views) else _over_maximum
     grids = [
-        F.interpolate(over_maximum(view.back(result.grid)), shape, mode="bilinear", align_corners=False)
+        F.interpolate(view.back(over(result)), shape, mode="bilinear", align_corners=False)
         for result, view in zip(results, views, strict=True)
     ]
     grid = torch.stack(grids).mean(0)
@@ -105,3 +122,12 @@ def joined(results: Sequence[Explanation], views: Sequence[ImageView]) -> Explan
     status = status.masked_fill((codes == 0).all(0), 0)
     blank = torch.stack([result.blank for result in results]).all(0)
     return without_invalid(replace(first, grid=grid, heatmap=heatmap, peak=peak, blank=blank, status=status))
+
+
+def _over_maximum(result: Explanation) -> Tensor:
+    return over_maximum(result.grid)
+
+
+def _over_peak(result: Explanation) -> Tensor:
+    peak = result.peak[..., None, None]
+    return result.grid / peak.masked_fill(peak <= 0, 1)

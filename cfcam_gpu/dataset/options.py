@@ -17,7 +17,7 @@ from cfcam_gpu.images.colormaps import COLORMAPS, check_style
 from cfcam_gpu.images.decoders import DECODERS
 from cfcam_gpu.images.limits import MAX_PIXELS
 from cfcam_gpu.images.read_options import VALUE_RANGES, ReadOptions, ValueRange
-from cfcam_gpu.methods import METHODS, Method, find_method
+from cfcam_gpu.methods import METHODS, Method, find_method, smoothed
 from cfcam_gpu.models import PRECISIONS
 
 #: Samples of a part unless the options say otherwise.
@@ -90,7 +90,7 @@ class RunOptions:
             automatically.
         method: a key of `cfcam_gpu.methods.METHODS`.
         config: parameters of CF-CAM.
-        scales, flip: see `cfcam_gpu.CFCAM`.
+        scales, flip, eigen_smooth, aug_smooth: see `cfcam_gpu.CFCAM`.
         engine: `auto` or a key of `cfcam_gpu.engines.ENGINES`.
         device: auto, cpu, cuda or cuda:N.
         batch_size: images per forward pass.
@@ -196,6 +196,12 @@ class RunOptions:
         ),
     )
     flip: bool = field(default=False, metadata=option("Average with the mirror image's map.", METHOD))
+    eigen_smooth: bool = field(
+        default=False, metadata=option("First principal component of the weighted channels.", METHOD)
+    )
+    aug_smooth: bool = field(
+        default=False, metadata=option("Average over mirror images and brightness.", METHOD)
+    )
     engine: str = field(default="auto", metadata=option(f"auto, {', '.join(ENGINES)}.", RUN, "NAME"))
     device: str = field(default="auto", metadata=option("auto, cpu, cuda or cuda:N.", RUN, "NAME"))
     batch_size: int = field(default=16, metadata=option("Images per forward pass.", RUN, "N"))
@@ -260,6 +266,8 @@ class RunOptions:
         method = find_method(self.method)
         method.check_config(self.config)
         self._check_finer(method)
+        if self.eigen_smooth:
+            smoothed(method)
         least = {"batch_size": 1, "workers": 0, "world_size": 1, "max_pixels": 1}
         for name, low in least.items():
             value = getattr(self, name)

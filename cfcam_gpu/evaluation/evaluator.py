@@ -99,6 +99,7 @@ class Evaluator(BatchExplainer):
             output=self.options.output,
             scales=self.options.scales,
             flip=self.options.flip,
+            aug_smooth=self.options.aug_smooth,
         )
 
     def explain_batch(

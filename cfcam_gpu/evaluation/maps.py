@@ -87,6 +87,7 @@ class BatchMaps:
             output=cam.scoring.output,
             scales=cam.scales,
             flip=cam.flip,
+            aug_smooth=cam.aug_smooth,
         )
         self.check()
         return other(self.features.images, self.features.classes[:, 0], check=self.check).heatmap

@@ -30,6 +30,7 @@ UNUSED = {
     "config": "give methods, such as {'mine': CFCAMConfig(...)}",
     "top_k": "it measures one class an image; give target",
     "multi_label": "it measures one class an image; give target, and activation sigmoid",
+    "eigen_smooth": "it compares the methods themselves",
     "overlays": "it draws a grid of maps by itself",
     "cmap": "it draws a grid of maps by itself",
     "alpha": "it draws a grid of maps by itself",

@@ -5,6 +5,7 @@ Importing this package imports neither PyTorch nor the methods themselves.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cfcam_gpu._utils.lazy import lazy
@@ -16,7 +17,7 @@ from cfcam_gpu.methods.base import Method
 if TYPE_CHECKING:
     from cfcam_gpu.methods.features import CapturedFeatures, Features
 
-__all__ = ["METHODS", "CapturedFeatures", "Features", "Method", "find_method", "parse_method"]
+__all__ = ["METHODS", "CapturedFeatures", "Features", "Method", "find_method", "parse_method", "smoothed"]
 
 __getattr__, __dir__ = lazy(__name__, globals(), {"CapturedFeatures": "features", "Features": "features"})
 
@@ -38,6 +39,7 @@ _ALL = (
         has_engines=True,
         is_whole=True,
         reads_config=_CFCAM_FIELDS,
+        weights="gradient:cfcam_weights",
     ),
     Method(
         "cfcam-fine",
@@ -74,6 +76,7 @@ _ALL = (
         "mean gradients",
         "Selvaraju et al. 2017, arXiv 1610.02391",
         uses_gradients=True,
+        weights="gradient:gradcam_weights",
     ),
     Method(
         "gradcam++",
@@ -81,6 +84,7 @@ _ALL = (
         "weighted positive gradients",
         "Chattopadhay et al. 2018, arXiv 1710.11063",
         uses_gradients=True,
+        weights="gradient:gradcam_plus_plus_weights",
     ),
     Method(
         "smoothgradcam++",
@@ -88,6 +92,7 @@ _ALL = (
         "gradcam++ over noisy copies of the image",
         "Omeiza et al. 2019, arXiv 1908.01224",
         needs_model=True,
+        weights="gradient:smoothgradcam_plus_plus_weights",
     ),
     Method(
         "hirescam",
@@ -95,6 +100,7 @@ _ALL = (
         "gradient times activation",
         "Draelos and Carin 2020, arXiv 2011.08891",
         uses_gradients=True,
+        weights="gradient:hirescam_weights",
     ),
     Method(
         "layercam",
@@ -102,6 +108,7 @@ _ALL = (
         "positive gradient times activation",
         "Jiang et al. 2021, doi 10.1109/TIP.2021.3089943",
         uses_gradients=True,
+        weights="gradient:layercam_weights",
     ),
     Method(
         "xgradcam",
@@ -109,6 +116,7 @@ _ALL = (
         "gradients averaged by activation",
         "Fu et al. 2020, arXiv 2008.02312",
         uses_gradients=True,
+        weights="gradient:xgradcam_weights",
     ),
     Method(
         "scorecam",
@@ -117,6 +125,7 @@ _ALL = (
         "Wang et al. 2020, arXiv 1910.01279",
         needs_model=True,
         many_passes=True,
+        weights="gradient_free:scorecam_weights",
     ),
     Method(
         "ablationcam",
@@ -125,6 +134,7 @@ _ALL = (
         "Desai and Ramaswamy 2020, doi 10.1109/WACV45572.2020.9093360",
         needs_model=True,
         many_passes=True,
+        weights="gradient_free:ablationcam_weights",
     ),
     Method(
         "groupcam",
@@ -178,6 +188,25 @@ def find_method(name: str) -> Method:
     if name not in METHODS:
         raise ConfigError(unknown("method", name, METHODS))
     return METHODS[name]
+
+
+def smoothed(method: Method) -> Method:
+    """The method with `eigen_smooth`, as pytorch-grad-cam has it: it runs in PyTorch and tells no clusters.
+
+    Raises:
+        ConfigError: its map is no weighted sum of channels.
+
+    Example:
+        >>> smoothed(METHODS["gradcam"]).function
+        'gradient:gradcam_weights'
+    """
+    if not method.weights:
+        names = ", ".join(name for name, one in METHODS.items() if one.weights)
+        raise ConfigError(
+            f"eigen_smooth is for methods whose map is a weighted sum of channels ({names}), got {method.name!r}; "
+            "choose one of these, or leave eigen_smooth out"
+        )
+    return replace(method, function=method.weights, is_smoothed=True, has_engines=False, is_whole=False)
 
 
 def parse_method(text: str) -> tuple[str, CFCAMConfig]:

@@ -40,6 +40,10 @@ class Method:
         has_engines: whether `cfcam_gpu.engines.ENGINES` implement it; others run in PyTorch.
         is_whole: whether an engine that has `explain` computes all of it there.
         reads_config: fields of `CFCAMConfig` that it reads.
+        weights: `module:function` in this package, of the weights that its map sums the activations with: features ->
+            (B,K,C), or (B,K,C,h,w) with one for every cell. Empty where the map is no such sum.
+        is_smoothed: whether `function` gives these weights, and the map is their contributions' first principal
+            component, see `smoothed`.
 
     Example:
         >>> from cfcam_gpu.methods import METHODS
@@ -60,6 +64,8 @@ class Method:
     has_engines: bool = False
     is_whole: bool = False
     reads_config: tuple[str, ...] = ()
+    weights: str = ""
+    is_smoothed: bool = False
 
     def __call__(self, features: Features) -> Maps:
         """The maps of B images for K targets.
@@ -75,6 +81,10 @@ class Method:
         if self.uses_gradients and not features.gradients.shape[1]:
             raise ConfigError(f"method {self.name!r} needs gradients; capture or pass them")
         maps = self._function()(features)
+        if self.is_smoothed:
+            from cfcam_gpu.methods.smoothing import eigen_smoothed
+
+            maps = eigen_smoothed(features.activations, maps)
         return maps if isinstance(maps, Maps) else maps_of(maps, features.size)
 
     def _function(self) -> Any:
@@ -92,7 +102,10 @@ class Method:
             return "torch"
         resolved = resolve_engine(name, device)
         if not self.has_engines:
-            raise ConfigError(f"engine {name!r} is one of cfcam's; {self.name} runs in PyTorch, engine auto")
+            smoothed = " with eigen_smooth" if self.is_smoothed else ""
+            raise ConfigError(
+                f"engine {name!r} is one of cfcam's; {self.name}{smoothed} runs in PyTorch, engine auto"
+            )
         return resolved
 
     def config_read(self, config: CFCAMConfig) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from cfcam_gpu.cfcam.clustering import cluster_channels, scan_in_chunks
 from cfcam_gpu.cfcam.maps import Maps
-from cfcam_gpu.cfcam.weighting import activation_map
+from cfcam_gpu.cfcam.weighting import activation_map, channel_weights, spatial_weights
 from cfcam_gpu.engines import ENGINES
 from cfcam_gpu.methods.features import CapturedFeatures, Features
 
@@ -36,6 +37,13 @@ def cfcam(features: Features) -> Maps:
     return run(features.activations, features.gradients, features.size, features.config)
 
 
+def cfcam_weights(features: Features) -> Tensor:
+    """CF-CAM's weights (B,K,C), or (B,K,C,h,w) of the weighting `spatial`."""
+    clusters = cluster_channels(features.activations, features.config, scan_in_chunks)
+    weights = spatial_weights if features.config.weighting == "spatial" else channel_weights
+    return weights(features.gradients, clusters, features.config)
+
+
 def gradcam(features: Features) -> Tensor:
     """Selvaraju et al. 2017, arXiv 1610.02391: a channel's weight is the mean of its gradient.
 
@@ -45,7 +53,12 @@ def gradcam(features: Features) -> Tensor:
         >>> gradcam(Features(activations=activations, gradients=gradients, size=(2, 4)))
         tensor([[[[0., 4.]]]])
     """
-    return activation_map(features.activations, features.gradients.mean((3, 4)))
+    return activation_map(features.activations, gradcam_weights(features))
+
+
+def gradcam_weights(features: Features) -> Tensor:
+    """Grad-CAM's weights (B,K,C)."""
+    return features.gradients.mean((3, 4))
 
 
 def hirescam(features: Features) -> Tensor:
@@ -62,6 +75,11 @@ def hirescam(features: Features) -> Tensor:
     return (features.gradients * features.activations[:, None]).sum(2).relu_()
 
 
+def hirescam_weights(features: Features) -> Tensor:
+    """HiResCAM's weights (B,K,C,h,w)."""
+    return features.gradients
+
+
 def layercam(features: Features) -> Tensor:
     """Jiang et al. 2021, doi 10.1109/TIP.2021.3089943: positive gradient times activation, summed.
 
@@ -71,7 +89,12 @@ def layercam(features: Features) -> Tensor:
         >>> layercam(Features(activations=activations, gradients=gradients, size=(2, 4)))
         tensor([[[[3., 2.]]]])
     """
-    return (features.gradients.relu() * features.activations[:, None]).sum(2).relu_()
+    return (layercam_weights(features) * features.activations[:, None]).sum(2).relu_()
+
+
+def layercam_weights(features: Features) -> Tensor:
+    """LayerCAM's weights (B,K,C,h,w)."""
+    return features.gradients.relu()
 
 
 def xgradcam(features: Features) -> Tensor:
@@ -137,13 +160,18 @@ def smoothgradcam_plus_plus(features: CapturedFeatures) -> Tensor:
     the sum of the activations is multiplied with each cell's third derivative, as in the paper;
     torch-cam sums the products.
     """
+    return activation_map(features.activations, smoothgradcam_plus_plus_weights(features))
+
+
+def smoothgradcam_plus_plus_weights(features: CapturedFeatures) -> Tensor:
+    """Smooth Grad-CAM++'s weights (B,K,C)."""
     moments = [torch.zeros((), device=features.images.device)] * 3
     for noise in noises(features):
         g = features.gradients_of(features.images + noise)
         moments = [
             moment + g**power / SMOOTH_SAMPLES for moment, power in zip(moments, (1, 2, 3), strict=True)
         ]
-    return activation_map(features.activations, _plus_plus_weights(features.activations, *moments))
+    return _plus_plus_weights(features.activations, *moments)
 
 
 def _plus_plus_weights(activations: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:

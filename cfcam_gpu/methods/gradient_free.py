@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cfcam_gpu._utils.precision import widest
 from cfcam_gpu.cfcam.weighting import activation_map
 from cfcam_gpu.methods.features import CapturedFeatures, Features
+from cfcam_gpu.methods.smoothing import first_component
 
 
 def scorecam(features: CapturedFeatures) -> Tensor:
@@ -20,6 +20,11 @@ def scorecam(features: CapturedFeatures) -> Tensor:
     (align_corners=False, as everywhere here; True in pytorch-grad-cam) and scaled to [0,1]. As in
     pytorch-grad-cam and torch-cam, the scores are logits, and the weights their softmax over the channels.
     """
+    return activation_map(features.activations, scorecam_weights(features))
+
+
+def scorecam_weights(features: CapturedFeatures) -> Tensor:
+    """Score-CAM's weights (B,K,C)."""
     images, runner = features.images, features.runner
     b, c = features.activations.shape[:2]
     maps = features.activations.flatten(0, 1)[:, None]
@@ -30,7 +35,7 @@ def scorecam(features: CapturedFeatures) -> Tensor:
     for chunk in chunks(varied, runner.images_at_once(images[0])):
         masks, rows = masks_of(features, maps[chunk]), chunk // c
         scores[chunk] = features.scores_of(runner.logits((images[rows] * masks).to(images.dtype)), rows)
-    return activation_map(features.activations, scores.view(b, c, -1).transpose(1, 2).softmax(2))
+    return scores.view(b, c, -1).transpose(1, 2).softmax(2)
 
 
 def ablationcam(features: CapturedFeatures) -> Tensor:
@@ -41,6 +46,11 @@ def ablationcam(features: CapturedFeatures) -> Tensor:
     and changes its sign where it is not. pytorch-grad-cam sets the channel to -1e7 instead of zero in
     layers with negative activations.
     """
+    return activation_map(features.activations, ablationcam_weights(features))
+
+
+def ablationcam_weights(features: CapturedFeatures) -> Tensor:
+    """Ablation-CAM's weights (B,K,C)."""
     images, runner = features.images, features.runner
     weights = features.activations.new_zeros(len(images), features.k, features.activations.shape[1])
     for index, activations in enumerate(features.activations):
@@ -51,7 +61,7 @@ def ablationcam(features: CapturedFeatures) -> Tensor:
             logits = runner.logits_of_activations(images[index, None], ablated)
             scores = features.scores_of(logits, torch.full_like(chunk, index))
             weights[index, :, chunk] = (features.scores[index] - scores).T
-    return activation_map(features.activations, weights)
+    return weights
 
 
 def masks_of(features: CapturedFeatures, maps: Tensor) -> Tensor:
@@ -84,15 +94,8 @@ def eigencam(features: Features) -> Tensor:
         >>> eigencam(Features(activations=activations, gradients=activations[:, None], size=(2, 6)))
         tensor([[[[0., 2., 0.]]]])
     """
-    b, c, h, w = features.activations.shape
-    cells = widest(features.activations.flatten(2))
-    cells = cells - cells.mean(2, keepdim=True)
-    if c <= h * w:
-        _, vectors = torch.linalg.eigh(cells @ cells.mT)
-        projected = (vectors[:, :, -1:] * cells).sum(1)
-    else:
-        values, vectors = torch.linalg.eigh(cells.mT @ cells)
-        projected = values[:, -1:].clamp_min(0).sqrt() * vectors[:, :, -1]
+    b, _, h, w = features.activations.shape
+    projected = first_component(features.activations.flatten(2))
     negative = projected.amin(1).abs() > projected.amax(1)
     projected = torch.where(negative[:, None], -projected, projected)
     return projected.relu().float().view(b, 1, h, w).expand(b, features.k, h, w)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from cfcam_gpu import ConfigError, TargetError
+from cfcam_gpu import CFCAM, ConfigError, TargetError
 from cfcam_gpu.compat import pytorch_grad_cam as ours
 from cfcam_gpu.compat.pytorch_grad_cam.utils import image as our_image
 from cfcam_gpu.compat.pytorch_grad_cam.utils import model_targets as our_targets
@@ -85,12 +85,71 @@ def test_targets_are_theirs(kind: str, model: nn.Sequential) -> None:
     np.testing.assert_allclose(a, b, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", ["GradCAM", "HiResCAM", "LayerCAM"])
-@pytest.mark.parametrize("smooth", ["aug_smooth", "eigen_smooth", "both"])
-def test_smoothing_is_theirs(name: str, smooth: str, model: nn.Sequential) -> None:
-    call = dict.fromkeys(("aug_smooth", "eigen_smooth") if smooth == "both" else (smooth,), True)
-    a, b = both(name, model, [3], targets=[("ClassifierOutputTarget", c) for c in (1, 4, 0)], **call)
+@pytest.fixture
+def agreeing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has their principal components agree with the sums, as ours do; their own sign is that of the decomposition."""
+    original = importlib.import_module("pytorch_grad_cam.base_cam").get_2d_projection
+
+    def projection(weighted: np.ndarray) -> np.ndarray:
+        component, whole = original(weighted), weighted.sum(axis=1)
+        whole = whole - whole.mean((1, 2), keepdims=True)
+        sign = np.where((component * whole).sum((1, 2), keepdims=True) < 0, -1, 1)
+        return np.float32(component * sign)
+
+    for module in ("base_cam", "layer_cam"):
+        monkeypatch.setattr(f"pytorch_grad_cam.{module}.get_2d_projection", projection)
+
+
+def positive(model: nn.Sequential) -> list[int]:
+    """The likeliest classes: Ablation-CAM divides by the score there, which turns the map where that is negative."""
+    classes: list[int] = model(IMAGES).argmax(1).tolist()
+    return classes
+
+
+SMOOTHINGS = {
+    "aug_smooth": {"aug_smooth": True},
+    "eigen_smooth": {"eigen_smooth": True},
+    "both": {"aug_smooth": True, "eigen_smooth": True},
+}
+
+
+@pytest.mark.usefixtures("agreeing")
+@pytest.mark.parametrize("name", ["GradCAM", "HiResCAM", "LayerCAM", "XGradCAM", "AblationCAM"])
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_smoothing_is_theirs(name: str, smoothing: str, model: nn.Sequential) -> None:
+    classes = positive(model) if name == "AblationCAM" else [1, 4, 0]
+    targets = [("ClassifierOutputTarget", c) for c in classes]
+    a, b = both(name, model, [3], targets=targets, **SMOOTHINGS[smoothing])
     np.testing.assert_allclose(a, b, atol=TOLERANCE)
+
+
+@pytest.mark.usefixtures("agreeing")
+@pytest.mark.parametrize("name", ["GradCAM", "AblationCAM"])
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_the_options_of_an_explainer_are_their_smoothing(
+    name: str, smoothing: str, model: nn.Sequential
+) -> None:
+    """Where the maps of all views reach zero: they take the least value off each, which is not done here."""
+    call: dict[str, Any] = SMOOTHINGS[smoothing]
+    classes = positive(model)
+    explainer = CFCAM(model, "3", method=name.lower(), **call)
+    targets = [their_targets.ClassifierOutputTarget(c) for c in classes]
+    with getattr(theirs, name)(model=model, target_layers=[model[3]]) as cam:
+        cam.batch_size = 32
+        expected = torch.from_numpy(cam(input_tensor=IMAGES, targets=targets, **call))
+    zero = [
+        CFCAM(model, "3", method=name.lower(), eigen_smooth="eigen_smooth" in call)(view, classes)
+        for view in views_of(IMAGES)
+    ]
+    reach_zero = torch.stack([(one.heatmap.amin((1, 2)) == 0) & ~one.blank for one in zero]).all(0)
+    assert reach_zero.any(), "choose other images"
+    peaks = expected.amax((1, 2), keepdim=True)
+    found = explainer(IMAGES, classes).heatmap
+    torch.testing.assert_close(found[reach_zero], (expected / peaks)[reach_zero], atol=2 * TOLERANCE, rtol=0)
+
+
+def views_of(images: torch.Tensor) -> list[torch.Tensor]:
+    return [sides * factor for sides in (images, images.flip(3)) for factor in (0.9, 1.0, 1.1)]
 
 
 def test_fewer_targets_than_images_are_refused(model: nn.Sequential) -> None:
@@ -104,8 +163,8 @@ def test_an_index_error_in_the_block_is_raised(model: nn.Sequential) -> None:
 
 
 def test_smoothing_of_a_method_without_channels_sum_is_refused(model: nn.Sequential) -> None:
-    with pytest.raises(ConfigError, match="eigen_smooth is offered for gradcam"):
-        ours.CFCAM(model, [model[3]])(IMAGES, eigen_smooth=True)
+    with pytest.raises(ConfigError, match=r"weighted sum of channels \(cfcam, gradcam, .*got 'cfcam-sharp'"):
+        ours.CFCAMSharp(model, [model[3]])(IMAGES, eigen_smooth=True)
 
 
 @pytest.mark.parametrize("name", ["CFCAM", "CFCAMSharp"])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
 from cfcam_gpu._utils.device import device_of
-from cfcam_gpu.compat.pytorch_grad_cam.contributions import CONTRIBUTIONS, first_component
 from cfcam_gpu.compat.pytorch_grad_cam.utils.image import scale_cam_image
 from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.explainer import CFCAM as Explainer
@@ -57,9 +56,18 @@ class BaseCAM:
         self.reshape_transform = reshape_transform
         self.batch_size = 32
         self.outputs: Tensor | None = None
-        self._explainers = [
+        self._plain = self._explainers(eigen_smooth=False)
+        self._smoothed: list[Explainer] | None = None
+
+    def _explainers(self, *, eigen_smooth: bool) -> list[Explainer]:
+        return [
             Explainer(
-                model, layer, method=self.method, reshape_transform=reshape_transform, on_invalid="flag"
+                self.model,
+                layer,
+                method=self.method,
+                reshape_transform=self.reshape_transform,
+                on_invalid="flag",
+                eigen_smooth=eigen_smooth,
             )
             for layer in self.target_layers
         ]
@@ -76,16 +84,13 @@ class BaseCAM:
         Args:
             targets: a function of one image's output for each image; None: each image's likeliest class.
             aug_smooth: average over the mirror image and factors of the image's values.
-            eigen_smooth: the first principal component of the channels' contributions in place of their sum.
+            eigen_smooth: the first principal component of the channels' contributions in place of their sum, with the
+                sign that agrees with it.
 
         Raises:
             ConfigError: `eigen_smooth` of a method whose map is no sum over channels.
             CFCAMError: as for `cfcam_gpu.CFCAM`.
         """
-        if eigen_smooth and self.method not in CONTRIBUTIONS:
-            raise ConfigError(
-                f"eigen_smooth is offered for {', '.join(CONTRIBUTIONS)}; {type(self).__name__} is {self.method!r}"
-            )
         if not aug_smooth:
             return self.forward(input_tensor, targets, eigen_smooth=eigen_smooth)
         maps: list[Maps] = []
@@ -106,23 +111,14 @@ class BaseCAM:
         """As a call without augmentation."""
         images = input_tensor.to(device_of(self.model))
         size = (images.shape[3], images.shape[2])
+        if eigen_smooth and self._smoothed is None:
+            self._smoothed = self._explainers(eigen_smooth=True)
         layers = []
-        for explainer in self._explainers:
-            grid, self.outputs = self._grid(explainer, images, targets, eigen_smooth=eigen_smooth)
-            layers.append(scale_cam_image(np.maximum(grid, 0), size))
+        for explainer in (self._smoothed if eigen_smooth else None) or self._plain:
+            result = explainer(images, None if targets is None else list(targets))
+            self.outputs = result.logits
+            layers.append(scale_cam_image(result.grid.cpu().numpy(), size))
         return scale_cam_image(np.mean(layers, axis=0))
-
-    def _grid(
-        self, explainer: Explainer, images: Tensor, targets: Any, *, eigen_smooth: bool
-    ) -> tuple[npt.NDArray[Any], Tensor | None]:
-        """(B,h,w) at the layer's resolution, and the model's output."""
-        targets = None if targets is None else list(targets)
-        if not eigen_smooth:
-            result = explainer(images, targets)
-            return result.grid.cpu().numpy(), result.logits
-        features = explainer.features(images, targets)
-        weighted = CONTRIBUTIONS[self.method](features)[:, 0]
-        return first_component(weighted.cpu().numpy()), features.logits
 
     def __enter__(self) -> BaseCAM:
         return self

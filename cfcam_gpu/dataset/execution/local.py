@@ -241,4 +241,6 @@ def _cam(loaded: LoadedModel, options: RunOptions) -> CFCAM:
         output=options.output,
         scales=options.scales,
         flip=options.flip,
+        eigen_smooth=options.eigen_smooth,
+        aug_smooth=options.aug_smooth,
     )

@@ -22,6 +22,7 @@ from cfcam_gpu.dataset.options import PART_SIZE, RunOptions
 _LATER_FIELDS = {
     "method": "cfcam", "decode": "full", "compile": False, "layout": "auto", "weights_key": None,
     "activation": "softmax", "value_range": None, "scales": (1.0,), "flip": False,
+    "eigen_smooth": False, "aug_smooth": False,
 }  # fmt: skip
 
 
@@ -96,6 +97,8 @@ def fingerprint(explainer: BatchExplainer, weights: str, options: RunOptions) ->
         "compile": options.compile,
         "scales": options.scales,
         "flip": options.flip,
+        "eigen_smooth": options.eigen_smooth,
+        "aug_smooth": options.aug_smooth,
         "overlays": {"kind": "none"} if options.overlays == "none" else overlays,
         "versions": versions(),
     }

@@ -102,6 +102,8 @@ def test_a_fingerprint_has_the_fields_that_stored_runs_have():
         "compile": True,
         "scales": [1.0, 2.0],
         "flip": True,
+        "eigen_smooth": False,
+        "aug_smooth": False,
         "overlays": {"kind": "png", "cmap": "inferno", "alpha": 0.4},
         "versions": versions(),
     }  # fmt: skip
