@@ -75,6 +75,7 @@ class Nothing:
 
     map_shape = MAP_SHAPE
     layer = engine = device = "none"
+    steps = 0
 
     def explain(self, *_: Any) -> FinishedParts:
         raise Ended

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from rich.console import Console
@@ -20,6 +20,9 @@ from cfcam_gpu.dataset.store.schema import Row
 
 #: Seconds between two changes of the bar on a terminal.
 BAR_EVERY = 0.1
+
+#: From so many steps on, such as passes of the model, it is told how many of them a batch has had.
+_MANY_STEPS = 30
 
 #: Seconds between two lines of progress where there is no terminal.
 LINE_EVERY = 30.0
@@ -66,13 +69,14 @@ class Follower(Observer):
         self.console = Console(stderr=True)
         self.tally = Tally()
         self.total = self.before = self.now = 0
+        self.steps = self.steps_before = 0  # of the batch in work, and of the last one
         self.task: TaskID | None = None
         self.start = self.last_line = time.monotonic()
         self.bar = Progress(
             TextColumn(doing),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}, {task.fields[errors]} errors,"),
+            TextColumn("{task.fields[rate]}, {task.fields[errors]} errors,{task.fields[inside]}"),
             TimeRemainingColumn(),
             TextColumn("left"),
             console=self.console,
@@ -95,7 +99,7 @@ class Follower(Observer):
             self.note(f"{self.before} of {total} samples were done before{failed}")
         self.bar.start()
         self.task = self.bar.add_task(
-            "", total=total, completed=self.before, rate=self.rate(), errors=done.skipped
+            "", total=total, completed=self.before, rate=self.rate(), errors=done.skipped, inside=""
         )
 
     def row(self, row: Row) -> None:
@@ -103,6 +107,11 @@ class Follower(Observer):
         self.tally.add(row)
         if row["status"] != "ok":
             self.note(f"skipped {shown_path(row)}: {row['message']}")
+
+    def step(self, steps: int) -> None:
+        if steps < self.steps:
+            self.steps_before = self.steps
+        self.steps = steps
 
     def tick(self) -> None:
         now = time.monotonic()
@@ -114,13 +123,23 @@ class Follower(Observer):
             self._update_bar()
             return
         self.note(
-            f"{done} of {self.total} samples, {self.rate()}, {self.tally.skipped} errors, {self._left(done)}"
+            f"{datetime.now():%Y-%m-%d %H:%M:%S} {done} of {self.total} samples, {self.rate()}, "
+            f"{self.tally.skipped} errors,{self._inside()} {self._left(done)}"
         )
 
     def _update_bar(self) -> None:
         assert self.task is not None
         done = self.before + self.now
-        self.bar.update(self.task, completed=done, rate=self.rate(), errors=self.tally.skipped)
+        self.bar.update(
+            self.task, completed=done, rate=self.rate(), errors=self.tally.skipped, inside=self._inside()
+        )
+
+    def _inside(self) -> str:
+        """How far the batch in work is, where it takes many steps."""
+        if max(self.steps, self.steps_before) < _MANY_STEPS:
+            return ""
+        of = f" of about {self.steps_before}" if self.steps <= self.steps_before else ""
+        return f" step {self.steps}{of} in this batch,"
 
     def _left(self, done: int) -> str:
         if not self.now:

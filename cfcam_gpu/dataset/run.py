@@ -391,6 +391,7 @@ class _Run:
 
     def _check(self) -> None:
         """Raises Interrupted once a signal has arrived."""
+        self.observer.step(self.part_explainer.steps)
         self.observer.tick()
         number = self.arrived_signal()
         if number is not None:

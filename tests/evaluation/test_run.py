@@ -90,6 +90,22 @@ def test_a_signal_ends_a_run_in_the_middle_of_a_batch(pictures, tmp_path):
     assert len(stored_table(tmp_path / "out")) == 10
 
 
+def test_an_observer_learns_how_far_a_batch_is(pictures, tmp_path):
+    seen: list[int] = []
+
+    class Steps(Observer):
+        def step(self, steps: int) -> None:
+            seen.append(steps)
+
+    settings = {"metrics": ["deletion"], "measuring": MetricOptions(batch_size=4), "batch_size": 3}
+    evaluate_small(pictures, tmp_path / "out", observer=Steps(), **settings)
+    within = [steps for steps, before in zip(seen[1:], seen, strict=False) if steps != before]
+    first = within[: within.index(max(within)) + 1]
+    assert first == list(range(1, max(within) + 1))
+    assert max(within) > 100  # 5 images at 101 levels, 4 at a time, for two methods
+    assert within[len(first) :][0] in (0, 1)
+
+
 def test_shares_make_the_same_table_as_one_run(pictures, tmp_path):
     settings = {"part_size": 2, "batch_size": 2}
     evaluate_small(pictures, tmp_path / "one", **settings)

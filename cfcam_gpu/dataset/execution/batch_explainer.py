@@ -82,6 +82,7 @@ class BatchExplainer:
         self.map_shape = (0, 0)
         self.class_count = 0
         self.activation = "softmax"
+        self.steps = 0
         self._lock = threading.Lock()
 
     def warm_up(self) -> None:
@@ -106,6 +107,7 @@ class BatchExplainer:
         """Explains a whole batch of noise; where the memory does not hold it, batches are halved."""
         while self.batch_size > 1:
             batch = noise.expand(self.batch_size, -1, -1, -1)
+            self.steps = 0
             try:
                 with model_errors((len(batch), batch.shape[3], *batch.shape[1:3])):
                     self._explanation(batch, self._run_targets(len(batch)), never_ends)
@@ -152,6 +154,11 @@ class BatchExplainer:
             CFCAMError: an error that concerns the whole run: the model fails, or one image alone does not fit
                 in memory.
         """
+
+        def step() -> None:
+            self.steps += 1
+            check()
+
         items = list(zip(views, samples, strict=True))
         targets = [self._target(sample) for sample in samples]
         rows: list[Row] = [
@@ -168,7 +175,7 @@ class BatchExplainer:
         ]
         for positions, indices in groups:
             with self._lock:
-                explained = self._in_batches([items[i] for i in positions], indices, check)
+                explained = self._in_batches([items[i] for i in positions], indices, step)
             for position, row in zip(positions, explained, strict=True):
                 rows[position] = row
         return rows

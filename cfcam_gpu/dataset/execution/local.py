@@ -61,6 +61,10 @@ class LocalPartExplainer:
     def device(self) -> str:
         return str(self.explainer.device)
 
+    @property
+    def steps(self) -> int:
+        return self.explainer.steps
+
     def explain(
         self,
         parts: Iterable[PendingPart],

@@ -67,6 +67,12 @@ class Observer:
     def row(self, row: Row) -> None:
         """A sample is done. Its row is written ahead, and stored with the rest of its part."""
 
+    def step(self, steps: int) -> None:
+        """Called before `tick`: the passes of the model, or other steps, that the batch in work has had so far.
+
+        0 where that is not known.
+        """
+
     def tick(self) -> None:
         """Called several times a second, also while no sample gets done."""
 

@@ -111,6 +111,10 @@ class PartExplainer(Protocol):
     def device(self) -> str:
         """The device of the model."""
 
+    @property
+    def steps(self) -> int:
+        """How often `check` was called within the batch in work; 0 where that is not known."""
+
     def explain(
         self,
         parts: Iterable[PendingPart],
