@@ -153,11 +153,11 @@ def capture(
         prepared = prepare_targets(targets, len(images), images.device)
         wanted = call + 1 if call >= 0 else None if calls is None else calls + call + 1
         every = call == -1
-        cuts = _cuts(layer, finer, wanted, every=every)
+        cuts = _cuts(layer, finer, wanted)
         output, head = _run(model, images, cuts, check, compiled if every else None)
         if call < 0 and calls != cuts[0].calls and (calls is not None or not every):
             wanted = None if every else cuts[0].calls + call + 1
-            cuts = _cuts(layer, finer, wanted, every=every)
+            cuts = _cuts(layer, finer, wanted)
             output, head = _run(model, images, cuts, check)
         leaves = {cut.layer.label: cut.result() for cut in cuts}
         layers = [with_known_layout(model, cut.layer, cut.result(), images) for cut in cuts]
@@ -211,11 +211,12 @@ def capture(
     )
 
 
-def _cuts(layer: TargetLayer, finer: TargetLayer | None, wanted: int | None, *, every: bool) -> list[_Cut]:
-    """The cuts of a forward pass; `every`: the last run of the layer is wanted."""
+def _cuts(layer: TargetLayer, finer: TargetLayer | None, wanted: int | None) -> list[_Cut]:
+    """The cuts of a forward pass: at the wanted run of the layer, and at the last run of the finer one before it."""
     if finer is None:
         return [_Cut(layer, wanted)]
-    return [_Cut(layer, wanted, attached=True), _Cut(finer, None if every else wanted)]
+    own = _Cut(layer, wanted, attached=True)
+    return [own, _Cut(finer, None, before=own)]
 
 
 def _run(
@@ -252,20 +253,30 @@ class _Cut:
     Args:
         wanted: the call, counted from 1; None: the last.
         attached: the output stays part of the graph of an earlier cut, and is differentiated there.
+        before: only calls before the wanted call of this other cut count.
     """
 
-    def __init__(self, layer: TargetLayer, wanted: int | None, *, attached: bool = False) -> None:
+    def __init__(
+        self, layer: TargetLayer, wanted: int | None, *, attached: bool = False, before: _Cut | None = None
+    ) -> None:
         self.layer = layer
         self.wanted = wanted
         self.attached = attached
+        self.before = before
         self.calls = 0
         self.leaf: Tensor | None = None
 
     def cut(self, output: Any) -> Any:
         self.calls += 1
-        if self.wanted is not None and self.calls != self.wanted:
+        over = self.before is not None and self.before.is_over
+        if over or (self.wanted is not None and self.calls != self.wanted):
             return output
         return self.cut_last(output)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the wanted call has happened; never known where the last one is wanted."""
+        return self.wanted is not None and self.calls >= self.wanted
 
     def cut_last(self, output: Any) -> Any:
         axes = (3, 4) if self.layer.layout is None else (2, 3, 4, 5)

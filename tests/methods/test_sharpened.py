@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cfcam_gpu import CFCAM, CaptureError, CFCAMConfig
 from cfcam_gpu.dataset import open_results
@@ -95,3 +95,28 @@ def test_a_run_of_gradcam_fine_takes_the_share_that_it_reads(tmp_path):
         cam = CFCAM(Net().eval(), "conv:relu", CFCAMConfig(fine_share=share), method="gradcam-fine")
         torch.testing.assert_close(grid, cam(pixels).grid[0], **CLOSE)
     assert (grids[0.1] - grids[0.9]).abs().max() > 0.1 * grids[0.1].max()
+
+
+class Shared(Deeper):
+    """One ReLU after the stem and after the convolution; the explained layer runs twice, the finer one once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = nn.ReLU()
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.behind(self.shared(self.conv(self.shared(self.stem(images))))).relu()
+        logits: Tensor = self.head(features.mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("method", ["cfcam-fine", "gradcam-fine", "cfcam-sharp"])
+def test_a_finer_layer_runs_once_where_the_explained_one_is_shared(method, images):
+    net = Shared().eval()
+    cam = CFCAM(net, "shared", method=method, finer_layer="stem")
+    expected = cam(images, targets=1).heatmap
+    # Of features that another method captured, as an evaluation does; and of the run by its number.
+    features = CFCAM(net, "shared", method="gradcam").features(images, 1)
+    torch.testing.assert_close(cam.explain(features).heatmap, expected)
+    second = CFCAM(net, "shared", method=method, finer_layer="stem", call=1)
+    torch.testing.assert_close(second(images, targets=1).heatmap, expected)
