@@ -39,6 +39,12 @@ ORDER = (
     "__main__",
 )
 
+#: Packages that take long to import, and that an explainer imports when it needs them, if ever.
+HEAVY = (
+    "scipy", "sklearn", "numba", "kornia", "torchvision", "cv2", "PIL", "pyarrow", "pandas", "matplotlib", "rich",
+    "click", "triton", "sympy", "pydicom", "tifffile", "transformers", "datasets",
+)  # fmt: skip
+
 OPTIONAL = (
     "timm",
     "cupy",
@@ -144,3 +150,17 @@ assert "torch" not in sys.modules
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+
+
+def test_the_package_adds_little_to_the_import_of_pytorch():
+    code = f"""
+import sys, torch
+before = set(sys.modules)
+from cfcam_gpu import CFCAM, CFCAMConfig, TopK, explain_activations
+print(*sorted({{name.split(".")[0] for name in set(sys.modules) - before}} & {set(HEAVY)!r}))
+print(len([name for name in set(sys.modules) - before if name.startswith("cfcam_gpu")]))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy, ours = ended.stdout.split("\n")[:2]
+    assert heavy == ""
+    assert 20 < int(ours) < 80

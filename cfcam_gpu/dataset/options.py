@@ -264,6 +264,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         method = find_method(self.method)
+        object.__setattr__(self, "method", method.name)  # another spelling must resume the same run
         method.check_config(self.config)
         self._check_finer(method)
         if self.eigen_smooth:

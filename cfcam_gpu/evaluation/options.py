@@ -136,7 +136,7 @@ class EvaluationOptions(RunOptions):
             methods = {label: _name_and_config(method) for label, method in self.methods.items()}
         else:
             names = _listed("method", self.methods)
-            methods = {name: parse_method(name) for name in (METHODS if names == [_ALL] else names)}
+            methods = {_label(name): parse_method(name) for name in (METHODS if names == [_ALL] else names)}
         if not methods:
             raise ConfigError(f"no method is given; choose among: {', '.join(METHODS)}")
         for name, config in methods.values():
@@ -201,6 +201,12 @@ def _parameters(method: Method, config: CFCAMConfig) -> dict[str, Any]:
     default = method.config_read(CFCAMConfig())
     changed = {name: value for name, value in method.config_read(config).items() if value != default[name]}
     return {"config": changed} if changed else {}
+
+
+def _label(text: str) -> str:
+    """A method, or one with a preset, as it is written in the table."""
+    name, colon, preset = text.partition(":")
+    return find_method(name).name + colon + preset
 
 
 def _name_and_config(method: str | CFCAMConfig | tuple[str, CFCAMConfig]) -> tuple[str, CFCAMConfig]:

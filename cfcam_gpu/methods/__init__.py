@@ -5,6 +5,7 @@ Importing this package imports neither PyTorch nor the methods themselves.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -176,18 +177,28 @@ METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
 
 def find_method(name: str) -> Method:
-    """The method called `name`.
+    """The method called `name`, in whatever spelling: capitals, hyphens, "pp" and "PlusPlus" for "++".
 
     Raises:
         ConfigError: there is none; the choices are listed.
 
     Example:
-        >>> find_method("layercam").uses_gradients
-        True
+        >>> [find_method(name).name for name in ("layercam", "GradCAM", "Grad-CAM++", "GradCAMPlusPlus", "xgrad_cam")]
+        ['layercam', 'gradcam', 'gradcam++', 'gradcam++', 'xgradcam']
     """
-    if name not in METHODS:
+    method = METHODS.get(name) or _BY_SPELLING.get(_spelling(str(name)))
+    if method is None:
         raise ConfigError(unknown("method", name, METHODS))
-    return METHODS[name]
+    return method
+
+
+def _spelling(name: str) -> str:
+    """Equal for all spellings of a method's name."""
+    letters = re.sub(r"[^a-z0-9+]", "", name.lower())
+    return re.sub(r"(pp|plusplus)$", "++", letters)
+
+
+_BY_SPELLING = {_spelling(name): method for name, method in METHODS.items()}
 
 
 def smoothed(method: Method) -> Method:

@@ -10,14 +10,16 @@ import sys
 import pytest
 
 from cfcam_gpu import CFCAMConfig, ConfigError
-from cfcam_gpu.methods import METHODS, parse_method
+from cfcam_gpu.dataset.options import RunOptions
+from cfcam_gpu.evaluation import EvaluationOptions
+from cfcam_gpu.methods import METHODS, find_method, parse_method
 from cfcam_gpu.methods.features import CapturedFeatures
 from tests.helpers.method_cases import ALONE
 
 TABLE_ALONE = """
 import sys
 from cfcam_gpu.methods import METHODS, find_method, parse_method
-assert parse_method("cfcam:upstream")[0] == "cfcam" and find_method("random") and len(METHODS) == 14
+assert parse_method("cfcam:upstream")[0] == "cfcam" and find_method("random") and len(METHODS) == 17
 assert not {"torch", "numpy", "numba"} & set(sys.modules)
 """
 
@@ -77,3 +79,42 @@ def test_parse_method(text, expected):
 def test_parse_method_refuses(text, message):
     with pytest.raises(ConfigError, match=message):
         parse_method(text)
+
+
+SPELLINGS = {
+    "gradcampp": "gradcam++",
+    "GradCAM": "gradcam",
+    "Grad-CAM": "gradcam",
+    "Grad-CAM++": "gradcam++",
+    "grad_cam_pp": "gradcam++",
+    "GradCAMPlusPlus": "gradcam++",
+    "SmoothGradCAMpp": "smoothgradcam++",
+    "Score CAM": "scorecam",
+    "XGradCAM": "xgradcam",
+    "CF-CAM": "cfcam",
+    "CFCAMSharp": "cfcam-sharp",
+    "cfcam_fine": "cfcam-fine",
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_other_spellings(name):
+    assert find_method(name) is METHODS[SPELLINGS[name]]
+    assert RunOptions(method=name).method == SPELLINGS[name]
+
+
+def test_no_two_methods_have_the_same_spelling():
+    for name, method in METHODS.items():
+        assert find_method(name) is find_method(name.upper().replace("-", "_")) is method
+
+
+def test_spellings_in_an_evaluation_are_its_labels():
+    options = EvaluationOptions(methods=["GradCAM", "CF-CAM:upstream", "Grad-CAM++"])
+    assert list(options.methods_by_label()) == ["gradcam", "cfcam:upstream", "gradcam++"]
+    assert RunOptions(method="CFCAM").config == CFCAMConfig()
+
+
+@pytest.mark.parametrize("name", ["gradcan", "", "cam", None, "pp"])
+def test_what_is_no_spelling_is_refused(name):
+    with pytest.raises(ConfigError, match=r"unknown method .*choose one of: cfcam, "):
+        find_method(name)
