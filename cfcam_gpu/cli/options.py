@@ -17,6 +17,7 @@ import click
 from cfcam_gpu._utils.option import KEY, OUTPUT, Option
 from cfcam_gpu.cli.help import Row, help_page
 from cfcam_gpu.cli.printing import say
+from cfcam_gpu.dataset.options import LOG_FORMATS, RECORD_KINDS
 from cfcam_gpu.errors import CFCAMError, ConfigError
 
 T = TypeVar("T")
@@ -35,6 +36,10 @@ class Argument:
 
 Inputs = Annotated[list[str], Argument("Files, folders, globs, manifests or tar shards.", "INPUT...")]
 Results = Annotated[Path, Argument("Folder that cfcam explain wrote.", "OUT")]
+LogFormat = Annotated[str, Option(f"Of what is told on stderr: {', '.join(LOG_FORMATS)}.", OUTPUT, "NAME")]
+Records = Annotated[
+    str | None, Option(f"Keep records, KIND:PLACE; {', '.join(RECORD_KINDS)}.", OUTPUT, "RECORD,...")
+]
 Json = Annotated[bool, Option("One JSON object on stdout, nothing else.", OUTPUT, name="json")]
 
 

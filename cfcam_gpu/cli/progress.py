@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -12,11 +13,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cfcam_gpu._utils.messages import plural, printable
+from cfcam_gpu._utils.messages import plural, printable, unknown
+from cfcam_gpu._utils.option import comma_separated
+from cfcam_gpu.cli.options import parse
 from cfcam_gpu.cli.printing import say, shown_path
 from cfcam_gpu.dataset.execution.observer import Observer, Tally
-from cfcam_gpu.dataset.options import RunOptions
+from cfcam_gpu.dataset.execution.records import JsonLines, Together, make_record
+from cfcam_gpu.dataset.options import LOG_FORMATS, RunOptions
 from cfcam_gpu.dataset.store.schema import Row
+from cfcam_gpu.errors import ConfigError
 
 #: Seconds between two changes of the bar on a terminal.
 BAR_EVERY = 0.1
@@ -56,6 +61,31 @@ def say_others_left(parts: int) -> None:
     """Tells how many parts other processes have not finished."""
     if parts:
         say(f"{plural(parts, 'part')} of other processes {'is' if parts == 1 else 'are'} not done yet")
+
+
+@contextmanager
+def followed(log_format: str, records: str | None, doing: str = "explaining") -> Iterator[Observer]:
+    """What shows a run on stderr and keeps its records.
+
+    Args:
+        log_format: one of `LOG_FORMATS`.
+        records: `KIND:PLACE`, several with commas between them; None: none.
+        doing: what stands before the bar.
+
+    Raises:
+        ConfigError: an unknown format or kind.
+        MissingPackageError: a package that a record needs is not installed.
+    """
+    if log_format not in LOG_FORMATS:
+        raise ConfigError(unknown("log format", log_format, LOG_FORMATS))
+    with ExitStack() as stack:
+        observers: list[Observer] = []
+        for text in parse("records", comma_separated, records) if records is not None else ():
+            record = make_record(text)
+            stack.callback(record.close)
+            observers.append(record)
+        shown = JsonLines(sys.stderr) if log_format == "json" else stack.enter_context(Follower(doing))
+        yield Together([shown, *observers]) if observers else shown
 
 
 class Follower(Observer):

@@ -32,6 +32,9 @@ OVERLAYS = ("none", "png", "jpeg", "webp")
 #: Formats that `export` writes.
 EXPORT_FORMATS = ("npz", "zarr", "fiftyone", "png", "csv", "jsonl", "parquet", "coco")
 
+#: Formats of what a command tells on stderr while it runs, and the kinds of records that it keeps.
+LOG_FORMATS, RECORD_KINDS = ("text", "json"), ("prometheus", "tensorboard", "mlflow")
+
 #: Where labels come from: `folders`, or what the inputs say (`given`); `auto` recognises folders named for classes.
 LABELS = ("auto", "folders", "given")
 

@@ -281,6 +281,7 @@ class _Run:
                 self._explain(
                     self._pending_part(part, ahead.pop(part, None), redo=part in to_redo) for part in to_do
                 )
+            self.observer.end()
         return self._summary(time.perf_counter() - start)
 
     def _rows_ahead(self, finished: set[int]) -> dict[int, dict[int, Row]]:

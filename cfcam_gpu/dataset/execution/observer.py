@@ -76,6 +76,9 @@ class Observer:
     def tick(self) -> None:
         """Called several times a second, also while no sample gets done."""
 
+    def end(self) -> None:
+        """All samples of this process are done; not called where the run ends by an error or a signal."""
+
     def note(self, line: str) -> None:
         """Something the user should know, in one line."""
         log.warning("%s", printable(line))
