@@ -55,6 +55,7 @@ SLOW = (
     "test_discrimination.py",
     "test_documents.py",
     "test_extras.py",
+    "test_notebooks.py",
     "test_readme.py",
     "test_site.py",
 )

@@ -12,8 +12,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import cfcam_gpu
+from cfcam_gpu.dataset import explain_dataset, open_results
+from cfcam_gpu.images import Preprocess
 from tests.helpers.command import OK, cfcam
 from tests.helpers.readme_folder import make_folder
 
@@ -96,6 +99,22 @@ def test_the_line_for_volumes_runs():
     }
     exec(line, namespace)
     assert namespace["heatmaps"].shape == (2, 12, 16, 16)
+
+
+def test_the_line_for_a_loader_runs(tmp_path, monkeypatch):
+    (line,) = re.findall(r"`(explain_dataset\([^`]+)`", TEXT)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    namespace: dict[str, Any] = {
+        "explain_dataset": explain_dataset,
+        "loader": DataLoader(TensorDataset(torch.rand(3, 3, 16, 16), torch.tensor([0, 1, 0])), batch_size=2),
+        "model": net,
+        "transform": Preprocess((16, 16), (0.5,) * 3, (0.25,) * 3),
+    }
+    exec(line, namespace)
+    rows = list(open_results("m10").rows())
+    assert [(row["status"], row["label"]) for row in rows] == [("ok", "0"), ("ok", "1"), ("ok", "0")]
 
 
 def test_the_imports_of_the_tables_exist():
