@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from cfcam_gpu._utils.messages import listed
@@ -13,7 +13,15 @@ from cfcam_gpu.dataset.sources.folders import InputFile, expand_input
 from cfcam_gpu.dataset.sources.hub_parquet import hub_samples, is_hub_parquet
 from cfcam_gpu.dataset.sources.huggingface import dataset_samples, is_saved_dataset, refuse_cache
 from cfcam_gpu.dataset.sources.manifests import is_manifest, manifest_samples
-from cfcam_gpu.dataset.sources.names import image_stem, names_of, output_name, safe_name, unique_names
+from cfcam_gpu.dataset.sources.names import (
+    all_differ,
+    image_stem,
+    name_key,
+    names_of,
+    output_name,
+    safe_name,
+    unique_names,
+)
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri, path_uri
 from cfcam_gpu.dataset.sources.webdataset import is_compressed, refuse_compressed, tar_samples
 from cfcam_gpu.errors import InputError
@@ -69,6 +77,7 @@ def find_samples(
                 )
                 manifests += _KINDS["manifest"].includes(source)
                 unnamed += _samples_of(source)
+    del listed_files
     if path_column is not None and not manifests:
         raise InputError(f"the path column {path_column!r} is for manifests, and none of the inputs is one")
     if not unnamed:
@@ -120,10 +129,10 @@ class _Unnamed:
 _WHOLE_FOLDER = PurePath()
 
 
-def _expand(text: str, exclude: Path | None) -> list[InputFile]:
+def _expand(text: str, exclude: Path | None) -> Iterator[InputFile]:
     path = Path(os.path.expanduser(text))
     if is_saved_dataset(path):
-        return [InputFile(path, os.path.realpath(path), _WHOLE_FOLDER)]
+        return iter([InputFile(path, os.path.realpath(path), _WHOLE_FOLDER)])
     if os.path.isdir(path):
         refuse_cache(path)
     return expand_input(text, exclude)
@@ -140,8 +149,11 @@ def _samples_of(source: _Input) -> Iterator[_Unnamed]:
                 name = safe_name(sample.sample_id)
                 yield _Unnamed(sample, source.path.as_posix(), str(image_stem(name)), str(name))
             return
-    sample = Sample(source.file_id, path_uri(os.path.abspath(source.path)))
-    yield _Unnamed(sample, "", *names_of(PurePath(clean_text(str(source.file.relative)))))
+    # Equal texts are one object: of millions of samples each text counts.
+    sample_id, uri = source.file_id, path_uri(os.path.abspath(source.path))
+    stem, full = names_of(PurePath(clean_text(str(source.file.relative))))
+    sample = Sample(sample_id, source.file.real if uri == source.file.real else uri)
+    yield _Unnamed(sample, "", stem, sample_id if full == sample_id else full)
 
 
 @dataclass(frozen=True)
@@ -200,13 +212,21 @@ _KINDS = {
 
 
 def _named(unnamed: list[_Unnamed]) -> list[Sample]:
-    """The samples with their final ids and names."""
+    """The samples with their final ids and names; the list is emptied, so that they are never there twice."""
     stems = [output_name(one.stem) for one in unnamed]
-    names = unique_names(stems, [output_name(one.full) for one in unnamed])
-    return [
-        replace(one.sample, sample_id=sample_id, name=name)
-        for one, sample_id, name in zip(unnamed, _unique_ids(unnamed), names, strict=True)
-    ]
+    names = stems if all_differ(map(name_key, stems)) else _names_that_differ(unnamed, stems)
+    ids = None if all_differ(one.sample.sample_id for one in unnamed) else list(_unique_ids(unnamed))
+    unnamed.reverse()
+    samples = []
+    for position, name in enumerate(names):
+        sample = unnamed.pop().sample
+        sample_id = sample.sample_id if ids is None else ids[position]
+        samples.append(Sample(sample_id, sample.uri, sample.label, sample.target, name, sample.mask))
+    return samples
+
+
+def _names_that_differ(unnamed: list[_Unnamed], stems: list[str]) -> list[str]:
+    return unique_names(stems, [output_name(one.full) for one in unnamed])
 
 
 def _unique_ids(unnamed: list[_Unnamed]) -> Iterator[str]:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePath
 
 from cfcam_gpu.errors import InputError
@@ -36,8 +37,8 @@ _BRACES, _RANGE = re.compile(r"\{([^{}]*)\}"), re.compile(r"(\d{1,9})\.\.(\d{1,9
 _MOST_NAMES = 1_000_000
 
 
-def expand_input(text: str, exclude: Path | None = None) -> list[InputFile]:
-    """The files that one input stands for.
+def expand_input(text: str, exclude: Path | None = None) -> Iterator[InputFile]:
+    """The files that one input stands for, each as it is found.
 
     A folder is searched with all folders below it, in sorted order. Symbolic links are followed, but no
     folder is searched twice. All files count, also those that are no images, but not hidden ones, whose
@@ -71,28 +72,29 @@ def expand_input(text: str, exclude: Path | None = None) -> list[InputFile]:
     if os.path.isdir(path):  # Path.is_dir raises below a folder that may not be entered
         return _expand_folder(path, text, excluded)
     if os.path.lexists(path):
-        return [_file(path)]
+        return iter([_file(path)])
     texts = _brace_texts(text)
     if texts != [text]:
-        return [file for one in texts for file in expand_input(one, exclude)]
+        return (file for one in texts for file in expand_input(one, exclude))
     if not glob.has_magic(text):
         raise InputError(f"input {text!r} does not exist or cannot be reached; check the path")
-    return _expand_pattern(str(path), text, excluded)
+    return iter(_expand_pattern(str(path), text, excluded))
 
 
 def _file(path: Path) -> InputFile:
     return InputFile(path, os.path.realpath(path), PurePath(path.name))
 
 
-def _expand_folder(folder: Path, text: str, excluded: str | None) -> list[InputFile]:
+def _expand_folder(folder: Path, text: str, excluded: str | None) -> Iterator[InputFile]:
     if os.path.realpath(folder) == excluded:
         raise InputError(f"input folder {text!r} is the output folder as well; choose another output folder")
-    files = list(_walk(folder, excluded))
-    if not files:
+    files = _walk(folder, excluded)
+    first = next(files, None)
+    if first is None:
         raise InputError(
             f"input folder {text!r} holds no files (hidden files and the output folder do not count)"
         )
-    return files
+    return chain([first], files)
 
 
 def _walk(folder: Path, excluded: str | None) -> Iterator[InputFile]:
@@ -102,26 +104,26 @@ def _walk(folder: Path, excluded: str | None) -> Iterator[InputFile]:
         return
     entered = {real}
     # A stack, since a function that calls itself ends at a depth of some hundred folders.
-    levels = [(folder, real, iter(_entries(folder)))]
+    levels = [(folder, PurePath(), real, iter(_entries(folder)))]
     while levels:
-        parent, parent_real, entries = levels[-1]
+        parent, below, parent_real, entries = levels[-1]
         entry = next(entries, None)
         if entry is None:
             levels.pop()
             continue
         if entry.name.startswith("."):
             continue
-        path, link = parent / entry.name, entry.is_symlink()
+        path, relative, link = parent / entry.name, below / entry.name, entry.is_symlink()
         real = os.path.realpath(path) if link else os.path.join(parent_real, entry.name)
         # A link that leads nowhere or to itself counts as a file; decoding it then reports an error.
         if not (os.path.isdir(path) if link else entry.is_dir()):
-            yield InputFile(path, real, path.relative_to(folder))
+            yield InputFile(path, real, relative)
         elif real != excluded and real not in entered:
             entered.add(real)
             try:
-                levels.append((path, real, iter(_entries(path))))
+                levels.append((path, relative, real, iter(_entries(path))))
             except InputError as error:
-                yield InputFile(path, real, path.relative_to(folder), problem=str(error))
+                yield InputFile(path, real, relative, problem=str(error))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

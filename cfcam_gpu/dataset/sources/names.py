@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath, PurePosixPath
+
+import numpy as np
 
 from cfcam_gpu.dataset.sources.sample import clean_text
 
@@ -93,7 +95,8 @@ def output_name(name: str) -> str:
     if folders[0].lower() in _OF_THE_STORE:
         folders[0] += "_"
     folders = [f"{folder}_" if folder.lower().endswith(_PICTURES) else folder for folder in folders]
-    return "/".join([*folders, last])
+    changed = "/".join([*folders, last])
+    return name if changed == name else changed
 
 
 def _shortened(part: str) -> str:
@@ -120,6 +123,18 @@ def unique_names(stems: Sequence[str], fulls: Sequence[str]) -> list[str]:
         full if stem_counts[name_key(stem)] > 1 and full_counts[name_key(full)] == 1 else stem
         for stem, full in zip(stems, fulls, strict=True)
     ])  # fmt: skip
+
+
+def all_differ(texts: Iterable[str]) -> bool:
+    """Whether no two texts are equal, by 64-bit hashes, which take 8 bytes each. It may be wrong only with False.
+
+    Example:
+        >>> all_differ(["cat", "dog"]), all_differ(["cat", "cat"])
+        (True, False)
+    """
+    hashes = np.fromiter(map(hash, texts), np.int64)
+    hashes.sort()
+    return not bool((hashes[1:] == hashes[:-1]).any())
 
 
 def _numbered(wanted: list[str]) -> list[str]:

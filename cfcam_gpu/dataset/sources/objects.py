@@ -24,7 +24,6 @@ import numpy.typing as npt
 from cfcam_gpu._utils.messages import one_line, plural
 from cfcam_gpu.dataset.sources.sample import Sample, make_uri
 from cfcam_gpu.errors import ConfigError, ImageError, InputError
-from cfcam_gpu.images.lossless import lossless_file
 
 #: Items that are read when a data set is opened: for the token, and to find mistakes before anything is explained.
 _PROBES = 16
@@ -138,6 +137,9 @@ class ImageItems:
 
 def _file(image: Any) -> bytes:
     try:
+        # OpenCV is imported there, which listing and opening files do without.
+        from cfcam_gpu.images.lossless import lossless_file
+
         return lossless_file(image)
     except ConfigError as error:
         raise ImageError(

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,22 @@ def test_every_member_and_file_of_any_name_is_found_once(
     assert len(set(_ids(samples))) == len({s.name.casefold() for s in samples}) == len(samples)
     assert {open_image(s.uri).size for s in files} == {(3, 3)}
     assert {open_image(s.uri).size for s in members} == {(4, 4)}
+
+
+def test_listing_takes_little_memory_for_each_file(tmp_path: Path) -> None:
+    """Six thousand files: their texts are some 300 bytes each, and nothing else of them is kept or there twice."""
+    for folder in range(20):
+        (tmp_path / "in" / f"n{folder:08}").mkdir(parents=True)
+        for i in range(300):
+            (tmp_path / "in" / f"n{folder:08}" / f"n{folder:08}_{i:06}.JPEG").touch()
+    find_samples([str(tmp_path / "in" / "n00000000")])  # modules are imported
+    tracemalloc.start()
+    samples = find_samples([str(tmp_path / "in")])
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(samples) == 6000
+    assert held / 6000 < 550
+    assert peak / 6000 < 800
 
 
 def test_finding_and_opening_need_neither_pytorch_nor_another_heavy_library(
