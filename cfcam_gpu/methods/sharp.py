@@ -21,8 +21,9 @@ _AGREEMENT_POWER = 2
 _SHARE = 0.5
 
 #: The curve that the map passes through: m^S / (m^S + M^S), m in [0,1]. M of the maximum becomes about half; what is
-#: below becomes darker and what is above brighter.
-_STEEPNESS, _MIDDLE = 6, 0.4
+#: below becomes darker and what is above brighter. A larger M puts more of the map on the object, and costs more of the
+#: class's probability where the map alone is shown (`bench/results/sharp_search.json`).
+_STEEPNESS, _MIDDLE = 6, 0.375
 
 #: Features that differ from the mean by less than this share of the largest differ by rounding alone.
 _ROUNDING = 1e-6
@@ -103,7 +104,7 @@ def _steeper(maps: Tensor) -> Tensor:
 
     Example:
         >>> _steeper(torch.tensor([[[[0.0, 0.2, 0.4, 1.0]]]])).sum().round(decimals=2)
-        tensor(1.5200)
+        tensor(1.6200)
     """
     peak = maps.amax((2, 3), keepdim=True)
     raised = (maps / peak.masked_fill(peak <= 0, 1)) ** _STEEPNESS

@@ -40,7 +40,7 @@ def reference(class_map: np.ndarray, features: np.ndarray, gradients: np.ndarray
             evidence += ((positive * wide).sum() / norm) ** 2 * positive
     grid = wide * (0.5 + 0.5 * np.sqrt(evidence / (evidence.max() or 1)))
     share = grid / (grid.max() or 1)
-    curve = share**6 / (share**6 + 0.4**6) * (1 + 0.4**6)
+    curve = share**6 / (share**6 + 0.375**6) * (1 + 0.375**6)
     return torch.from_numpy(grid.max() * curve).float()
 
 
