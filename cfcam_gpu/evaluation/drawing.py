@@ -70,11 +70,11 @@ def draw_curves(summary: Summary) -> Figure | None:
     ]
     if not curves:
         return None
-    figure, panels = _panels(len(curves), 3, 3.1, 0.32 * ((len(names) + 3) // 4) + 0.5)
+    figure, panels = _panels(len(curves), 3, 3.3, 0.32 * ((len(names) + 3) // 4) + 0.5)
     for panel, column in zip(panels, curves, strict=True):
         for name, look in zip(names, _looks(summary, names), strict=True):
             _draw_curve(panel, summary, column["name"], name, look)
-        panel.set_title(f"{title(column['name'])}: {DIRECTIONS[column['better']]}", fontsize=11)
+        panel.set_title(f"{title(column['name'])}\n{DIRECTIONS[column['better']]}", fontsize=11)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
     figure.suptitle(_caption(summary, f"Means over images, bands: {summary['level']:.0%} intervals"))
@@ -119,10 +119,10 @@ def draw_bars(summary: Summary, columns: Sequence[str] | None = None) -> Figure 
     if not drawn or not names:
         return None
     across = 3
-    figure, panels = _panels(len(drawn), across, 0.27 * len(names) + 0.75, 1.0)
+    figure, panels = _panels(len(drawn), across, 0.27 * len(names) + 0.95, 1.0)
     for position, (panel, column) in enumerate(zip(panels, drawn, strict=True)):
         _draw_bars(panel, summary, column["name"], names)
-        panel.set_title(f"{title(column['name'])}: {DIRECTIONS[column['better']]}", fontsize=11)
+        panel.set_title(f"{title(column['name'])}\n{DIRECTIONS[column['better']]}", fontsize=11)
         panel.set_yticks(range(len(names)), names if position % across == 0 else [""] * len(names))
     figure.suptitle(_caption(summary, f"Means over images with {summary['level']:.0%} intervals"))
     if summary["baseline"]:

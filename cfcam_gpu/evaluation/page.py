@@ -22,6 +22,7 @@ from cfcam_gpu.evaluation.tables import (
     DIRECTIONS,
     MARKS,
     VERDICTS,
+    conclusion,
     has_values,
     interval,
     legend,
@@ -144,6 +145,7 @@ def render(name: str, summary: Summary, run: dict[str, Any], plots: Path) -> str
         model=model_and_layer(run),
         stats=list(_stats(summary)),
         notes=list(_notes(summary)),
+        conclusion=conclusion(summary),
         legend=legend(summary),
         tables=[
             ("Means", "means", _spans(headings + cost), headings + cost, list(_means(summary, columns))),

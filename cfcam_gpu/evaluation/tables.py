@@ -159,6 +159,40 @@ def same_for_every_class(summary: Summary) -> list[str]:
     return sentences
 
 
+def conclusion(summary: Summary) -> str:
+    """What the evaluation says in one sentence: the method that is better than the baseline in the most measures.
+
+    Worse measures count against a method; measures without a better side do not count.
+
+    Example:
+        >>> columns = [{"name": "insertion", "curve": False, "better": "higher"}]
+        >>> paired = {"cfcam": {"insertion": {"verdict": "better"}}}
+        >>> conclusion({"images": 60, "columns": columns, "paired": paired, "baseline": "gradcam"})
+        'Over 60 images cfcam is better than gradcam in 1 of 1 measures (insertion) and worse in none.'
+    """
+    over = f"Over {summary['images']:,} image{'' if summary['images'] == 1 else 's'}"
+    if not summary["paired"]:
+        return f"{over} nothing was compared: there is no baseline, or no other method."
+    baseline = summary["baseline"]
+    measures = [column["name"] for column in scalars(summary) if column["better"]]
+    verdicts = {
+        method: [verdict(summary, method, measure) for measure in measures] for method in summary["paired"]
+    }
+    lead = {method: list_.count("better") - list_.count("worse") for method, list_ in verdicts.items()}
+    best = max(lead, key=lambda method: lead[method])
+    if lead[best] <= 0:
+        return f"{over} no method is better than {baseline} in more measures than it is worse."
+    better, worse = (
+        [title(m) for m, one in zip(measures, verdicts[best], strict=True) if one == kind]
+        for kind in ("better", "worse")
+    )
+    against = f"{len(worse)} ({', '.join(worse)})" if worse else "none"
+    return (
+        f"{over} {best} is better than {baseline} in {len(better)} of {len(measures)} measures "
+        f"({', '.join(better)}) and worse in {against}."
+    )
+
+
 def legend(summary: Summary) -> str:
     """How to read the numbers of a table, in one line.
 

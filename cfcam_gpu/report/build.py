@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from cfcam_gpu.dataset.sources.sample import clean_text, split_uri
 from cfcam_gpu.dataset.store.atomic_files import os_reason, remove_page_folders, write_atomically
 from cfcam_gpu.dataset.store.results import Results, open_results
 from cfcam_gpu.dataset.store.schema import Row
@@ -110,8 +112,26 @@ def _write(
             on_progress(start + len(block), len(rows))
     index |= {"block": _BLOCK, "sources": files.sources}
     title = f"{REPORT_TITLE}: {results.store.out.resolve().name}"
-    write_atomically(page, render(title, results.run, survey, notes, to_json(index), files).encode())
+    text = render(title, results.run, survey, notes, to_json(index), files, data_name(rows))
+    write_atomically(page, text.encode())
     remove_page_folders(page, files.folder)
+
+
+def data_name(rows: Sequence[Row]) -> str | None:
+    """The name of the folder, shard or data set that all images lie in, without where it is; None: there is none.
+
+    Example:
+        >>> data_name([{"uri": "/home/me/train/cat/1.jpg"}, {"uri": "/home/me/train/dog/2.jpg"}])
+        'train'
+    """
+    folders = set()
+    for row in rows:
+        scheme, parts = split_uri(row["uri"])
+        folders.add(os.path.dirname(parts[0]) if scheme == "file" else parts[0])
+    try:
+        return clean_text(os.path.basename(os.path.commonpath(folders))) or None
+    except ValueError:  # relative and absolute paths, or two drives
+        return None
 
 
 def _notes(results: Results, survey: Survey, chosen: Positions, seed: int) -> Iterator[str]:

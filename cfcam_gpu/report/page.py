@@ -31,6 +31,7 @@ def render(
     notes: Sequence[str],
     index_json: str,
     files: Files,
+    data: str | None = None,
 ) -> str:
     """The whole page. Everything that is not this package's own text is escaped.
 
@@ -41,6 +42,7 @@ def render(
         notes: sentences that stand above the samples.
         index_json: what the script reads first, from `payload.to_json`.
         files: the data of the samples.
+        data: the name of what the images lie in.
     """
     return render_page(
         _PACKAGE,
@@ -52,7 +54,7 @@ def render(
         title=title,
         index=Markup(index_json),
         blocks=[Markup(text) for text in files.inline],
-        model=model_and_layer(run),
+        model=" · ".join(filter(None, [model_and_layer(run), data and f"images of {data}"])),
         stats=list(_stats(survey)),
         judged=survey.verdicts.judged > 0,
         accuracy=_accuracy(survey.verdicts, run.get("class_names")),

@@ -27,7 +27,7 @@ def test_curves_are_drawn_at_their_levels():
         np.asarray(second.get_ydata()), summary["curves"]["cfcam"]["gradient_noise_ssim_curve"]["mean"]
     )
     titles = [panel.get_title() for panel in figure.axes[:2]]
-    assert titles == ["deletion black: lower is better", "gradient noise SSIM: higher is better"]
+    assert titles == ["deletion black\nlower is better", "gradient noise SSIM\nhigher is better"]
 
 
 def test_of_many_methods_the_first_and_the_baseline_are_drawn_and_the_title_says_so():

@@ -11,6 +11,7 @@ from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.evaluation.summary import summarise
 from cfcam_gpu.evaluation.tables import (
     best_method,
+    conclusion,
     legend,
     number,
     same_for_every_class,
@@ -86,3 +87,33 @@ def test_speeds_stand_beside_the_baselines():
     assert speed(summary, "cfcam") == ("10", "0.50 × gradcam")
     assert speed(summary, "random") == ("–", "")
     assert speed({**summary, "baseline": None}, "cfcam") == ("10", "")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "sentence"),
+    [
+        (
+            {"a": ["better", "worse", "better"], "b": ["better", None, None]},
+            "a is better than base in 2 of 3 measures (drop, deletion AUC) and worse in 1 (road).",
+        ),
+        (
+            {"a": ["worse", "worse", "better"], "b": ["better", None, None]},
+            "b is better than base in 1 of 3 measures (drop) and worse in none.",
+        ),
+        (
+            {"a": ["worse", "better", None]},
+            "no method is better than base in more measures than it is worse.",
+        ),
+        ({}, "nothing was compared: there is no baseline, or no other method."),
+    ],
+)
+def test_the_conclusion_is_the_method_with_the_best_balance(verdicts, sentence):
+    names = ("drop", "road", "deletion_auc")
+    columns = [{"name": name, "curve": False, "better": "lower"} for name in names]
+    columns.append({"name": "peak", "curve": False, "better": ""})
+    paired = {
+        method: {name: {"verdict": one} for name, one in zip(names, row, strict=True)}
+        for method, row in verdicts.items()
+    }
+    summary = {"images": 1, "columns": columns, "paired": paired, "baseline": "base"}
+    assert conclusion(summary).removeprefix("Over 1 image ").replace("ROAD", "road") == sentence

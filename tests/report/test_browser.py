@@ -294,6 +294,9 @@ def test_a_class_leads_to_its_samples(reader: Reader):
 
 def test_the_run_says_what_it_was(reader: Reader):
     reader.page.get_by_role("button", name="Run", exact=True).click()
+    assert "eps_percentile" not in reader.page.locator("#tab-run").inner_text()
+    for summary in reader.page.locator("#tab-run summary").all():
+        summary.click()
     text = reader.page.locator("#tab-run").inner_text()
     for part in ("cfcam explain '<my photos>'", "efficientnet-lite0", "eps_percentile", "NonFinite"):
         assert part in text

@@ -1,5 +1,7 @@
 // The grids of samples and classes, a page at a time.
 const PER_PAGE = 60;
+// Up to so many samples the cards are large.
+const FEW = 12;
 const cardList = document.getElementById("cards");
 let selected = [];
 
@@ -25,6 +27,13 @@ function rank(sample) {
   return all.length < 2 ? "the only explained class" : `explained class ${all.indexOf(sample) + 1} of ${all.length}`;
 }
 
+// A long name with its middle left out where it does not fit: its end tells files apart.
+function fileName(name) {
+  const end = name.length > 24 ? name.slice(-12) : "";
+  return element("span", { className: "file", title: name },
+    element("span", { textContent: name.slice(0, name.length - end.length) }), element("span", { textContent: end }));
+}
+
 function card(sample) {
   const failed = sample.kind === "error";
   const title = failed ? `Failed at ${sample.stage ?? "an unknown stage"}`
@@ -41,9 +50,9 @@ function card(sample) {
   if (sample.label !== null) {
     lines.push(element("span", { className: "minor", textContent: `label: ${sample.label}` }));
   }
-  lines.push(element("span", { className: "file", textContent: sample.sample_id }));
+  lines.push(fileName(sample.sample_id));
   const button = element("button", { type: "button", className: `card ${sample.kind}`, tabIndex: -1 },
-    picture(sample, "both", 128), ...lines, badges(sample));
+    picture(sample, "both", bySample.size <= FEW ? 320 : 128), ...lines, badges(sample));
   button.sample = sample;
   button.addEventListener("click", () => openDetail(sample, true));
   return element("li", {}, button);
@@ -53,6 +62,7 @@ const cardButtons = () => [...cardList.querySelectorAll(".card")];
 
 function showCards() {
   selected = selection();
+  cardList.classList.toggle("few", bySample.size <= FEW);
   state.page = Math.min(state.page, pages(selected));
   const focused = document.activeElement?.sample;
   cardList.replaceChildren(...onPage(selected).map(card));

@@ -9,10 +9,14 @@ const FACTS = {
   "Explained for": (s) => named(s.target_name, s.target_prob),
   "Label": (s) => s.label === null ? null
     : s.label + { true: " (prediction correct)", false: " (prediction wrong)", null: "" }[s.correct],
+  "Size": (s) => s.width === null ? null : `${s.width} × ${s.height} pixels`,
+};
+
+// What stands behind "Details".
+const RAW = {
   "Clusters": (s) => s.n_clusters === null ? null : String(s.n_clusters),
   "Noise": (s) => s.noise_fraction === null ? null : `${percent(s.noise_fraction)} of the channels`,
   "Evidence": (s) => s.heatmap_max === null ? null : `at most ${short(s.heatmap_max)} (raw scale)`,
-  "Size": (s) => s.width === null ? null : `${s.width} × ${s.height} pixels`,
   "File": (s) => s.uri,
   "Overlay file": (s) => s.overlay,
 };
@@ -57,10 +61,14 @@ function fillDetail(sample) {
   const explained = sample.heatmap_max !== null;
   document.getElementById("views").replaceChildren(...views(sample));
   document.getElementById("detail-tools").hidden = !explained;
-  document.getElementById("detail-facts").replaceChildren(...Object.entries(FACTS)
-    .map(([name, text]) => [name, text(sample)])
+  document.getElementById("detail-facts").replaceChildren(...lines(FACTS, sample));
+  document.getElementById("detail-raw").replaceChildren(...lines(RAW, sample));
+}
+
+function lines(facts, sample) {
+  return Object.entries(facts).map(([name, text]) => [name, text(sample)])
     .filter(([, text]) => text !== null && text !== undefined)
-    .map(([name, text]) => element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: text }))));
+    .map(([name, text]) => element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: text })));
 }
 
 // A button for each explained class of the image, where there are several.
