@@ -74,9 +74,9 @@ COLUMNS = {
     },
 }  # fmt: skip
 
-#: Not measured on `photos`, where each map costs dozens of passes: a method that needs hundreds, and what was found to
+#: Not measured on `photos`, where each map costs dozens of passes: methods that need many, and what was found to
 #: be steps of cfcam-sharp on scenes. Without groups is cfcam-sharp itself.
-SCENES_ONLY = {"gradcam-fine", "ablationcam", *(f"control: {name}" for name in CONTROLS)} - {
+SCENES_ONLY = {"gradcam-fine", "ablationcam", "groupcam", *(f"control: {name}" for name in CONTROLS)} - {
     "control: groups of channels", "control: shuffled groups",
 }  # fmt: skip
 
@@ -99,7 +99,7 @@ class Options:
     models: tuple[str, ...] = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
     methods: tuple[str, ...] = tuple(VARIANTS)
     limit: int = 0
-    photos_limit: int = 40
+    photos_limit: int = 20
     steps: int = 6
     minutes: float = 30.0
 
