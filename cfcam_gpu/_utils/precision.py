@@ -80,6 +80,22 @@ def use_gradients(undo: Undo, *, enabled: bool) -> None:
     torch._C._set_grad_enabled(enabled)
 
 
+def differentiable_sum(values: Tensor, weights: Tensor | float = 1.0) -> Tensor:
+    """The weighted sum of values that have a graph, with a graph also where the caller has gradients off.
+
+    Example:
+        >>> with torch.no_grad():
+        ...     differentiable_sum(torch.ones(2, requires_grad=True)).requires_grad
+        True
+    """
+    undo = Undo()
+    try:
+        use_gradients(undo, enabled=True)
+        return (values * weights).sum()
+    finally:
+        undo.run()
+
+
 def without_modes(step: Callable[[], Any]) -> Callable[[], Any]:
     """The step of an `Undo` without the caller's function modes, which take calls of PyTorch and are Python code.
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from cfcam_gpu._utils.precision import differentiable_sum
 from cfcam_gpu._utils.undo import Undo
 from cfcam_gpu.capture.failures import why_not
 from cfcam_gpu.capture.hooks import add_hook, first_tensor
@@ -357,7 +358,7 @@ def _depends(later: Call, earlier: Call) -> bool:
     if not (later.output.requires_grad and earlier.output.requires_grad):
         return False
     (gradient,) = torch.autograd.grad(
-        later.output.sum(), [earlier.output], retain_graph=True, allow_unused=True
+        differentiable_sum(later.output), [earlier.output], retain_graph=True, allow_unused=True
     )
     return gradient is not None
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from cfcam_gpu._utils.precision import use_gradients
+from cfcam_gpu._utils.precision import differentiable_sum, use_gradients
 from cfcam_gpu._utils.undo import Undo
 from cfcam_gpu.capture.attended import Attended
 from cfcam_gpu.capture.failures import run_model
@@ -103,9 +103,8 @@ class Trace:
         generator = torch.Generator().manual_seed(0)
         mixture = torch.randn(self.logits.shape, generator=generator).to(self.logits)
         # With `grad_outputs` PyTorch imports SymPy, which takes about a second.
-        found = torch.autograd.grad(
-            (self.logits * mixture).sum(), outputs, retain_graph=True, allow_unused=True
-        )
+        score = differentiable_sum(self.logits, mixture)
+        found = torch.autograd.grad(score, outputs, retain_graph=True, allow_unused=True)
         gradients = iter(found)
         return [next(gradients) if call.output.requires_grad else None for call in calls]
 

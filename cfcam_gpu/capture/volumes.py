@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from cfcam_gpu._utils.precision import use_gradients
+from cfcam_gpu._utils.precision import differentiable_sum, use_gradients
 from cfcam_gpu._utils.undo import Undo
 from cfcam_gpu.capture.failures import run_model
 from cfcam_gpu.capture.hooks import add_hook, enter_mode, first_tensor
@@ -93,7 +93,9 @@ def volume_layer(
         if output.ndim == 5 and output.shape[1] > 1 and output[0, 0].numel() > 1 and output.requires_grad
     ]
     for module, name, output in reversed(candidates):
-        (gradient,) = torch.autograd.grad(logits.sum(), output, retain_graph=True, allow_unused=True)
+        (gradient,) = torch.autograd.grad(
+            differentiable_sum(logits), output, retain_graph=True, allow_unused=True
+        )
         if gradient is not None and bool(gradient.any()):
             then = recorder.nonlinearities.get(id(output))
             return _with_layout(TargetLayer(name, module, then), output, volume)

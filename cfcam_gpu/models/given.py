@@ -92,7 +92,7 @@ def as_preprocess(preprocess: Any) -> Preprocess:
             f"a module needs the preprocessing of its training, got {got}; pass {_HOW}, or the evaluation transform"
         )
     name = type(preprocess).__name__
-    processor = preprocess if hasattr(preprocess, "image_processor_type") else _Transform(preprocess)
+    processor = preprocess if hasattr(preprocess, "model_input_names") else _Transform(preprocess)
     try:
         return preprocess_of(processor, name)
     except ModelError as error:

@@ -75,6 +75,16 @@ def test_callers_without_gradients(net, images, caller):
     assert not result.heatmap.is_inference()
 
 
+@pytest.mark.parametrize("method", ["gradcam", "gradcam-fine"])
+@pytest.mark.parametrize("caller", [torch.no_grad, torch.inference_mode])
+def test_a_layer_is_chosen_for_callers_without_gradients(net, images, caller, method):
+    expected = CFCAM(net, method=method)(images, targets=1).heatmap
+    with caller():
+        found = CFCAM(net, method=method)(images, targets=1).heatmap
+        assert not torch.is_grad_enabled()
+    torch.testing.assert_close(found, expected)
+
+
 def test_small_gradients_of_a_float16_head_do_not_vanish(images):
     model = Net().eval()
     model.fc.weight.data.fill_(3e-6)
