@@ -28,11 +28,11 @@ from cfcam_gpu.capture import (
     finer_layer,
     with_layout,
 )
+from cfcam_gpu.capture.arguments import check_call, check_reading, checked_images, listed_layers
 from cfcam_gpu.capture.compiled import CompiledModel, backend_of
 from cfcam_gpu.capture.failures import check_model
 from cfcam_gpu.capture.hooks import keep_modes
 from cfcam_gpu.capture.inputs import FurtherInputs, split_inputs
-from cfcam_gpu.capture.layouts import check_layout
 from cfcam_gpu.capture.model_runner import ModelRunner
 from cfcam_gpu.capture.model_state import unwrapped
 from cfcam_gpu.capture.scoring import Scoring, describe
@@ -132,9 +132,9 @@ class CFCAM:
         aug_smooth: bool = False,
     ) -> None:
         check_on_invalid(on_invalid)
-        _check_call(call)
-        first, *others = _layers(target_layer)
-        _check_layout(first, layout, reshape_transform)
+        check_call(call)
+        first, *others = listed_layers(target_layer)
+        check_reading(first, layout, reshape_transform)
         self.method = smoothed(find_method(method)) if eigen_smooth else find_method(method)
         check_model(model)
         self.model = unwrapped(model)
@@ -375,7 +375,7 @@ class CFCAM:
         check: Check,
         further: FurtherInputs | None = None,
     ) -> CapturedFeatures:
-        images = self._checked(images)
+        images = checked_images(images, self.model)
         model = self._bound(further, len(images))
         undo = Undo()
         try:
@@ -490,52 +490,3 @@ class CFCAM:
         chosen = self._finers.get(self._layer.label) if self._layer else None
         finer = self._finer or chosen
         return finer.label if finer else None
-
-    def _checked(self, images: Any) -> Tensor:
-        if not (
-            isinstance(images, Tensor)
-            and images.ndim in (4, 5)
-            and images.is_floating_point()
-            and len(images)
-        ):
-            raise CaptureError(
-                "images must be a floating-point tensor (B,channels,H,W) with at least one image, got "
-                f"{describe(images)}; normalise them as the model expects, and give a single image "
-                "a batch axis: image[None]"
-            )
-        device = device_of(self.model)
-        if images.device != device:
-            raise CaptureError(
-                f"images are on {images.device}, the model on {device}; call images.to({str(device)!r})"
-            )
-        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), images.dtype)
-        return images if torch.is_autocast_enabled(images.device.type) else images.to(dtype)
-
-
-def _check_layout(
-    layer: Layer | None, layout: str, reshape_transform: Callable[[Tensor], Tensor] | None
-) -> None:
-    check_layout(layout)
-    if reshape_transform is not None and layer is None:
-        raise ConfigError("reshape_transform reads the output of one layer; pass target_layer as well")
-    if reshape_transform is not None and layout != "auto":
-        raise ConfigError("reshape_transform and layout both say how an output is read; pass one of them")
-
-
-def _layers(layer: Layer | Sequence[Layer] | None) -> list[Any]:
-    if isinstance(layer, (list, tuple)):
-        nested = [one for one in layer if isinstance(one, (list, tuple))]
-        if nested or not layer:
-            got = (
-                f"target layer {nested[0]!r} is a list in a list"
-                if nested
-                else "an empty list of target layers"
-            )
-            raise CaptureError(f"{got}; expected a layer's name, index or module, or a list of them")
-        return list(layer)
-    return [layer]
-
-
-def _check_call(call: int | str) -> None:
-    if call != "all" and (not isinstance(call, int) or isinstance(call, bool)):
-        raise ConfigError(f"call must be 'all' or the number of a run, -1 for the last, got {call!r}")
