@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -75,6 +76,8 @@ def test_latents_are_refused():
 @pytest.mark.parametrize(
     ("single", "by_hand", "agreement", "strength", "verdict"),
     [
+        (math.nan, None, 0.7, 0.3, "wrong"),
+        (0.0, math.nan, 0.7, 0.3, "wrong"),
         (0.0, None, 0.7, 0.3, "right"),
         (0.0, 0.0, 0.7, 0.3, "right"),
         (0.0, 0.1, 0.7, 0.3, "wrong"),
@@ -87,8 +90,11 @@ def test_latents_are_refused():
     ],
 )
 def test_verdicts(single, by_hand, agreement, strength, verdict):
-    record = {"single": single} | ({} if by_hand is None else {"by_hand": by_hand})
-    assert models._verdict(record, models.Locality(agreement, strength)) == verdict
+    record = {"single": single, "maps": 8, "blank": 7} | ({} if by_hand is None else {"by_hand": by_hand})
+    local = models.Locality(agreement, strength)
+    assert models._verdict(record, local) == verdict
+    # Blank maps agree with anything.
+    assert models._verdict({**record, "blank": 8}, local) == "wrong"
 
 
 def test_the_layer_written_by_hand_is_read_by_hand():
