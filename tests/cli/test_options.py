@@ -53,7 +53,7 @@ def test_levels_and_draws_of_noise_are_options():
 
 
 def test_every_field_of_the_options_that_is_one_is_an_option_of_its_command():
-    own = {"inputs", "out", "as_json"}
+    own = {"inputs", "out", "as_json", "log_format", "records"}
     of_both = option_names(ModelOptions) | own
     assert names_of(explain) == of_both | {"with_report"} | option_names(RunOptions) | option_names(
         CFCAMConfig
