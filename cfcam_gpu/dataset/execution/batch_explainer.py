@@ -107,7 +107,6 @@ class BatchExplainer:
         """Explains a whole batch of noise; where the memory does not hold it, batches are halved."""
         while self.batch_size > 1:
             batch = noise.expand(self.batch_size, -1, -1, -1)
-            self.steps = 0
             try:
                 with model_errors((len(batch), batch.shape[3], *batch.shape[1:3])):
                     self._explanation(batch, self._run_targets(len(batch)), never_ends)
@@ -159,6 +158,7 @@ class BatchExplainer:
             self.steps += 1
             check()
 
+        self.steps = 0
         items = list(zip(views, samples, strict=True))
         targets = [self._target(sample) for sample in samples]
         rows: list[Row] = [
