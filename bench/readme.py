@@ -52,7 +52,8 @@ SCENE_COLUMNS = {
     "average_drop": "average drop ↓",
 }
 SCENE_METHODS = (
-    "gradcam", "cfcam", "cfcam-fine", "layercam", "cfcam-sharp", "gradcam, three sizes", "cfcam-sharp, three sizes",
+    "gradcam", "cfcam", "cfcam-fine", "layercam", "reciprocam", "refinecam", "cfcam-sharp", "gradcam, three sizes",
+    "cfcam-sharp, three sizes",
 )  # fmt: skip
 
 
