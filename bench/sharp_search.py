@@ -23,11 +23,10 @@ from bench.common import command, print_table
 from bench.scene_questions import SEARCH, Question, photo_questions, scene_questions
 from bench.scene_rows import Key, Row, Rows, digest, measure
 from bench.scene_statistics import compared
+from bench.scenes import SCALES
 from cfcam_gpu import CFCAM
 from cfcam_gpu.methods import sharp
 from cfcam_gpu.models import LoadedModel, load_model
-
-SCALES = (1.0, 1.43, 2.0)
 
 #: Part -> the metrics, and their columns.
 METRICS = {"scenes": ("localisation", "average_precision", "drop"), "photos": ("drop",)}

@@ -91,7 +91,8 @@ def differentiable_sum(values: Tensor, weights: Tensor | float = 1.0) -> Tensor:
     undo = Undo()
     try:
         use_gradients(undo, enabled=True)
-        return (values * weights).sum()
+        total = (values * weights).sum()
+        return total
     finally:
         undo.run()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from torch import nn
@@ -75,7 +76,7 @@ def _listed(inputs: Any) -> Any:
     """Paths or samples of an iterator as a list; anything else as it is."""
     if not isinstance(inputs, Iterator):
         return inputs
-    first = [item for _, item in zip(range(1), inputs)]  # noqa: B905  (one item at most)
+    first = list(islice(inputs, 1))
     return [*first, *inputs] if first and not is_object(first) else inputs
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -57,7 +58,7 @@ class Together(Observer):
             observer.end()
 
 
-class Record(Observer):
+class Record(Observer, ABC):
     """Counts the samples, and calls `write` with the figures at the beginning, every `EVERY` seconds and at the end.
 
     Override `write`, and `close`, which is called when the run is over, also by an error.
@@ -100,9 +101,9 @@ class Record(Observer):
             "samples_per_second": round(self.now / seconds, 3),
         }
 
+    @abstractmethod
     def write(self, figures: dict[str, float]) -> None:
         """Records the figures."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Ends the record; `finished` says whether the run came to its end."""

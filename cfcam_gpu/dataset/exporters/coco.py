@@ -7,7 +7,6 @@ maximum. Regions of one object that the map separates, or two objects that it jo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from cfcam_gpu.dataset.exporters.json_lists import write_entries
 from cfcam_gpu.dataset.exporters.settings import ExportSettings
 from cfcam_gpu.dataset.store.atomic_files import atomic_file
 from cfcam_gpu.dataset.store.results import Results
@@ -47,11 +47,8 @@ def write_coco(results: Results, destination: Path, _settings: ExportSettings) -
 
 def _write_list(file: BinaryIO, name: str, entries: Iterator[dict[str, Any]], end: bytes = b",\n") -> int:
     """Writes a key and its list, an entry a line; the number of entries."""
-    file.write(f'"{name}": ['.encode())
-    count = 0
-    for entry in entries:
-        file.write((",\n" if count else "\n").encode() + json.dumps(entry, allow_nan=False).encode())
-        count += 1
+    file.write(f'"{name}": '.encode())
+    count = write_entries(file, entries)
     file.write(b"]" + end)
     return count
 

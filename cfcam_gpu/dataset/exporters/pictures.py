@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cfcam_gpu.dataset.exporters.json_lists import write_entries
 from cfcam_gpu.dataset.exporters.settings import ExportSettings
 from cfcam_gpu.dataset.sources.sample import split_uri
 from cfcam_gpu.dataset.store.atomic_files import atomic_file, write_atomically
@@ -30,16 +30,17 @@ def write_png(results: Results, destination: Path, settings: ExportSettings) -> 
 
 def write_fiftyone(results: Results, destination: Path, _settings: ExportSettings) -> int:
     """Writes gray heatmaps and samples.json into a folder; returns the number of maps."""
-    written = 0
-    with atomic_file(destination / "samples.json") as file:
-        file.write(b'{"samples": [')
+
+    def entries() -> Iterator[dict[str, Any]]:
         for name, row in _explained(results):
             map_path = f"heatmaps/{name}.png"
             gray = np.rint(results.heatmap(row, "original") * 255).astype(np.uint8)
             write_atomically(destination / map_path, encode_image(gray, "png"))
-            entry = json.dumps(_entry(row, map_path), allow_nan=False)
-            file.write((",\n" if written else "\n").encode() + entry.encode())
-            written += 1
+            yield _entry(row, map_path)
+
+    with atomic_file(destination / "samples.json") as file:
+        file.write(b'{"samples": ')
+        written = write_entries(file, entries())
         file.write(b"\n]}\n")
     return written
 
