@@ -103,7 +103,7 @@ install: .venv/.package
 
 # The libraries that tests compare with ask for opencv-python, whose files would replace the headless build's.
 .venv/.dev: .venv/.python pyproject.toml
-	$(BIN)/python -m pip install -q -e '.[demo,dev]'
+	$(BIN)/python -m pip install -q -e '.[demo,dev,evaluate]'
 	$(BIN)/python -m pip install -q --no-deps 'grad-cam>=1.5.7' 'torchcam>=0.5' 'quantus>=0.6' 'captum>=0.7'
 	touch $@ .venv/.demo .venv/.evaluate
 
