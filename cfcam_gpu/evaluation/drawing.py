@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 _MOST_METHODS = 12
 
 #: Okabe and Ito's colours, which all kinds of colour vision tell apart; without the yellow, which is hard to see
-#: on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+#: on white, and the black, which is on a dark ground.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _STYLES = ("-", "--", ":")
 
 #: Colours of the bars by verdict, and of the baseline's own bar. `MARKS` say the same without colour.
@@ -38,6 +38,15 @@ _BASELINE_COLOUR = "#737A87"
 
 #: Keyword arguments of a line.
 _Look = dict[str, Any]
+
+
+def _theme(ink: str, ground: str) -> dict[str, str]:
+    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    return dict.fromkeys(inked, ink) | dict.fromkeys(("figure.facecolor", "axes.facecolor"), ground)
+
+
+#: Theme of the page -> parameters of matplotlib under which its figures are drawn.
+THEMES = {"light": _theme("#1b1d22", "#ffffff"), "dark": _theme("#e9ebef", "#1d2026")}
 
 
 def drawn_methods(summary: Summary) -> list[str]:
@@ -140,8 +149,9 @@ def _draw_bars(panel: Axes, summary: Summary, column: str, names: Sequence[str])
     ]
     places = np.arange(len(names))
     panel.barh(places, np.nan_to_num(mean), color=colours, height=0.72)
-    panel.hlines(places, low, high, color="#1b1d22", linewidth=1.6)
-    panel.axvline(0, color="#1b1d22", linewidth=0.8)
+    ink = panel.spines["left"].get_edgecolor()
+    panel.hlines(places, low, high, color=ink, linewidth=1.6)
+    panel.axvline(0, color=ink, linewidth=0.8)
     panel.set_ylim(len(names) - 0.4, -0.6)
     panel.margins(x=0.14)
     panel.ticklabel_format(axis="x", scilimits=(-3, 4))
@@ -176,7 +186,7 @@ def _panels(count: int, across: int, height: float, extra: float) -> tuple[Figur
 
     columns = min(across, count)
     rows = -(-count // columns)
-    figure = Figure((max(4.0 * columns, 7.5), height * rows + extra), layout="constrained", facecolor="white")
+    figure = Figure((max(4.0 * columns, 7.5), height * rows + extra), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for panel in panels[count:]:
         panel.set_axis_off()
@@ -196,7 +206,7 @@ def draw_gallery(summary: Summary, rows: Sequence[Sequence[Picture]]) -> Figure 
     if not rows:
         return None
     titles = ["photo", *drawn_methods(summary)]
-    figure = Figure((1.55 * len(titles), 1.95 * len(rows) + 0.6), layout="constrained", facecolor="white")
+    figure = Figure((1.55 * len(titles), 1.95 * len(rows) + 0.6), layout="constrained")
     panels = figure.subplots(len(rows), len(titles), squeeze=False)
     for line, pictures in zip(panels, rows, strict=True):
         for panel, picture in zip(line, pictures, strict=True):
@@ -212,13 +222,15 @@ def _draw_picture(panel: Axes, picture: Picture) -> None:
     panel.set_yticks([])
     panel.spines[:].set_visible(False)
     panel.set_xlabel(picture.caption, fontsize=9)
+    ground = panel.get_facecolor()
     if picture.pixels is not None:
         panel.imshow(picture.pixels, interpolation="bilinear")
     else:
-        panel.set_facecolor("#e9eae6")
+        panel.patch.set_facecolor(panel.title.get_color())
+        panel.patch.set_alpha(0.1)
         panel.set_box_aspect(1)
-    ground = {"facecolor": "white", "edgecolor": "none", "pad": 2} if picture.note else None
+    box = {"facecolor": ground, "edgecolor": "none", "pad": 2} if picture.note else None
     panel.text(
         0.5, 0.5, picture.note, transform=panel.transAxes, ha="center", va="center", fontsize=9,
-        color="#1b1d22", wrap=True, bbox=ground,
+        wrap=True, bbox=box,
     )  # fmt: skip

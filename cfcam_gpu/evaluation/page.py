@@ -16,6 +16,8 @@ from PIL import Image
 from cfcam_gpu.dataset.store.atomic_files import os_reason, write_atomically
 from cfcam_gpu.errors import InputError
 from cfcam_gpu.evaluation.axes import metric_of
+from cfcam_gpu.evaluation.drawing import THEMES
+from cfcam_gpu.evaluation.plots import plot_file
 from cfcam_gpu.evaluation.summary import Summary
 from cfcam_gpu.evaluation.tables import (
     ARROWS,
@@ -250,16 +252,19 @@ def _cell(summary: Summary, entry: Summary, key: str, kind: str | None) -> _Cell
 
 
 def _plots(folder: Path) -> Iterator[dict[str, Any]]:
-    """The plots that exist, as base64, with what the template needs of them."""
+    """The plots that exist, as base64, with what the template needs of them; in each theme that was drawn."""
     for name, heading, text in _PLOTS:
-        try:
-            content = (folder / f"{name}.png").read_bytes()
-        except FileNotFoundError:
-            continue
-        with Image.open(io.BytesIO(content)) as picture:
-            width, height = picture.size
-        data = base64.b64encode(content).decode()
-        yield {"id": name, "heading": heading, "text": text, "data": data, "width": width, "height": height}
+        themes = {theme: folder / plot_file(name, theme) for theme in THEMES}
+        pictures = {theme: _picture(path) for theme, path in themes.items() if path.is_file()}
+        if pictures:
+            yield {"id": name, "heading": heading, "text": text, "pictures": pictures}
+
+
+def _picture(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    with Image.open(io.BytesIO(content)) as picture:
+        width, height = picture.size
+    return {"data": base64.b64encode(content).decode(), "width": width, "height": height}
 
 
 def _metrics(summary: Summary) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:

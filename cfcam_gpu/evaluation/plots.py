@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from cfcam_gpu._utils.optional import require
 from cfcam_gpu.dataset.sources.open_image import open_image
 from cfcam_gpu.dataset.store.atomic_files import os_reason, write_atomically
 from cfcam_gpu.errors import InputError
-from cfcam_gpu.evaluation.drawing import draw_bars, draw_curves, draw_gallery, drawn_methods
+from cfcam_gpu.evaluation.drawing import THEMES, draw_bars, draw_curves, draw_gallery, drawn_methods
 from cfcam_gpu.evaluation.gallery import gallery
 from cfcam_gpu.evaluation.summary import Summary
 
@@ -37,6 +38,16 @@ def check_plots() -> None:
     require("matplotlib.figure", "plots")
 
 
+def plot_file(name: str, theme: str) -> str:
+    """The file of a plot in the folder of plots.
+
+    Example:
+        >>> plot_file("bars", "light"), plot_file("bars", "dark")
+        ('bars.png', 'bars-dark.png')
+    """
+    return f"{name}.png" if theme == "light" else f"{name}-{theme}.png"
+
+
 def write_plots(
     summary: Summary,
     table: pa.Table,
@@ -47,7 +58,9 @@ def write_plots(
     images: int = IMAGES,
     open_original: Callable[[str], Image.Image] = open_image,
 ) -> list[Path]:
-    """Writes `out/plots/curves.png`, `bars.png` and `grid.png`. A plot that would be empty is not written.
+    """Writes `out/plots/curves.png`, `bars.png` and `grid.png`, and of each a file such as `curves-dark.png`.
+
+    A plot that would be empty is not written.
 
     `grid.png` shows images with the maps of all methods. Of many methods, the first twelve are drawn (see
     `drawn_methods`), and the titles say so.
@@ -73,19 +86,19 @@ def write_plots(
     check_plots()
     import matplotlib
 
-    plots = {
+    rows = gallery(table, drawn_methods(summary), view, images, open_original)
+    plots: dict[str, Callable[[], Figure | None]] = {
         "curves": lambda: draw_curves(summary),
         "bars": lambda: draw_bars(summary, columns),
-        "grid": lambda: draw_gallery(
-            summary, gallery(table, drawn_methods(summary), view, images, open_original)
-        ),
+        "grid": lambda: draw_gallery(summary, rows),
     }
     written = []
-    # Names of files and classes may hold dollar signs, which are no formulas, and characters that the font lacks.
-    with matplotlib.rc_context({"text.parse_math": False, "font.size": 11}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        for name, draw in plots.items():
-            path = out / "plots" / f"{name}.png"
+    for (name, draw), (theme, colours) in itertools.product(plots.items(), THEMES.items()):
+        path = out / "plots" / plot_file(name, theme)
+        # Names of files and classes may hold dollar signs, which are no formulas, and characters that the font lacks.
+        style: Any = {"text.parse_math": False, "font.size": 11, **colours}
+        with matplotlib.rc_context(style), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
             try:
                 path.unlink(missing_ok=True)
                 if figure := draw():

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from PIL import Image
 
 from cfcam_gpu.errors import InputError
 from cfcam_gpu.evaluation.page import write_page
-from cfcam_gpu.evaluation.plots import write_plots
+from cfcam_gpu.evaluation.plots import plot_file, write_plots
 from cfcam_gpu.evaluation.summary import summarise
 from cfcam_gpu.metrics.options import MetricOptions
 from tests.helpers.browser import PageReader, axe_violations
@@ -70,9 +71,12 @@ def folder(photos: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) 
 
 def test_the_plots_are_pictures_that_fit_a_page(folder: Path):
     for name in ("curves", "bars", "grid"):
-        with Image.open(folder / "plots" / f"{name}.png") as picture:
-            assert 600 < picture.width < 2400
-            assert np.asarray(picture.convert("L")).std() > 5  # something is drawn
+        for theme, light in (("light", True), ("dark", False)):
+            with Image.open(folder / "plots" / plot_file(name, theme)) as picture:
+                assert 600 < picture.width < 2400
+                gray = np.asarray(picture.convert("L"))
+                assert gray.std() > 5  # something is drawn
+                assert bool(np.median(gray[0]) > 128) is light
 
 
 @pytest.mark.parametrize(
@@ -183,7 +187,7 @@ def test_rows_without_a_value_stay_last(browser: Any, tmp_path: Path):
 
 
 def test_plots_are_in_the_page_with_words_for_them(reader: Reader):
-    pictures = reader.page.locator(".plot img")
+    pictures = reader.page.locator(".plot img:visible")
     assert pictures.count() == 3
     for i in range(3):
         assert pictures.nth(i).evaluate("node => node.decode().then(() => node.naturalWidth)") > 600
@@ -207,14 +211,34 @@ def test_axe_finds_no_violation(browser: Any, folder: Path, scheme: str, width: 
     reader.context.close()
 
 
-def test_plots_keep_a_light_ground_in_the_dark_and_the_theme_can_be_chosen(browser: Any, folder: Path):
-    reader = Reader(browser, folder / "report.html", color_scheme="dark")
+def shown_theme(reader: Reader) -> list[str]:
+    """The theme of each plot that can be seen."""
+    return reader.page.eval_on_selector_all(
+        ".plot img", "nodes => nodes.filter(node => node.checkVisibility()).map(node => node.className)"
+    )
 
-    def background(selector: str) -> str:
-        return reader.page.eval_on_selector(selector, "node => getComputedStyle(node).backgroundColor")
 
-    dark = background("body")
-    assert background(".plot") == "rgb(255, 255, 255)"
+@pytest.mark.parametrize(("scheme", "other"), [("light", "dark"), ("dark", "light")])
+def test_plots_follow_the_theme_of_the_system_and_of_the_button_and_are_printed_light(
+    browser: Any, folder: Path, scheme: str, other: str
+):
+    reader = Reader(browser, folder / "report.html", color_scheme=scheme)
+    assert shown_theme(reader) == [scheme] * 3
     reader.page.click("#theme")
-    assert background("body") != dark
+    assert shown_theme(reader) == [other] * 3
+    for colours in ("light", "dark"):
+        reader.page.emulate_media(media="print", color_scheme=colours)
+        assert shown_theme(reader) == ["light"] * 3
+    reader.context.close()
+
+
+def test_plots_of_one_theme_keep_their_white_ground_in_the_dark(browser: Any, folder: Path, tmp_path: Path):
+    out = tmp_path / "older"
+    shutil.copytree(folder, out)
+    for path in (out / "plots").glob("*-dark.png"):
+        path.unlink()
+    reader = Reader(browser, write_page(out), color_scheme="dark")
+    assert shown_theme(reader) == [""] * 3
+    ground = "node => getComputedStyle(node).backgroundColor"
+    assert reader.page.eval_on_selector(".plot", ground) == "rgb(255, 255, 255)"
     reader.context.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cfcam_gpu.errors import InputError, MissingPackageError
-from cfcam_gpu.evaluation.plots import write_plots
+from cfcam_gpu.evaluation.plots import plot_file, write_plots
 from cfcam_gpu.evaluation.summary import summarise
 from tests.helpers.evaluation_tables import COLUMNS, METHODS, VIEW, as_table, made_rows
 
@@ -19,7 +19,8 @@ def test_two_runs_draw_the_same_bytes(tmp_path: Path):
     table = as_table(made_rows(2, METHODS[:2]))
     summary = summarise(table, COLUMNS)
     first, second = (write_plots(summary, table, tmp_path / name, VIEW, columns=["blank"]) for name in "ab")
-    assert [path.name for path in first] == ["curves.png", "bars.png", "grid.png"]
+    drawn = [plot_file(name, theme) for name in ("curves", "bars", "grid") for theme in ("light", "dark")]
+    assert [path.name for path in first] == drawn
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 

@@ -246,4 +246,5 @@ def test_plots_of_an_evaluation_in_which_images_failed(tmp_path, good):
     pictures = save(tmp_path / "in", bad=b"no image", **{f"good{i}": photo(i) for i in range(good)})
     found = evaluate_small(pictures, tmp_path / "out", plots=True)
     assert found.page == tmp_path / "out" / "report.html"
-    assert [path.name for path in found.plots] == (["bars.png", "grid.png"] if good else [])
+    drawn = ["bars.png", "bars-dark.png", "grid.png", "grid-dark.png"]
+    assert [path.name for path in found.plots] == (drawn if good else [])

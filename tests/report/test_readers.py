@@ -58,3 +58,21 @@ def test_paper_has_the_samples_and_no_controls(browser, tmp_path):
     assert reader.page.locator("#views figure").count() == 3
     assert reader.page.locator("#detail-title").bounding_box()["y"] >= 0
     assert not reader.problems
+
+
+def test_one_sample_a_page_on_request(browser, tmp_path):
+    reader = opened(browser, tmp_path)
+
+    def paper() -> int:
+        return reader.page.pdf(format="A4", print_background=True).count(b"/Type /Page\n")
+
+    assert paper() == 1
+    reader.page.select_option('[data-state="print"]', "page")
+    assert paper() == 2
+    reader.page.reload()  # the address keeps it
+    assert reader.page.locator(".picture canvas").nth(1).is_visible()
+    assert paper() == 2
+    reader.page.emulate_media(media="print")
+    width = reader.page.locator(".card").first.bounding_box()["width"]
+    assert width > 0.9 * reader.page.locator("#cards").bounding_box()["width"]
+    assert not reader.problems

@@ -3,7 +3,7 @@ const controls = document.querySelectorAll("[data-state]");
 const filtersOff = Object.fromEntries(["q", "by", "class", "status", "check", "sort", "desc", "page"]
   .map((name) => [name, FALLBACKS[name]]));
 const keys = document.getElementById("keys");
-const STYLE = new Set(["alpha", "cmap", "scale", "max"]);
+const STYLE = new Set(["alpha", "cmap", "scale", "max", "print"]);
 
 function option(value, text) {
   return element("option", { value, textContent: text });
@@ -62,6 +62,7 @@ function showControls() {
 
 function showStyle() {
   document.documentElement.style.setProperty("--alpha", state.alpha);
+  document.documentElement.dataset.print = state.print;
   paintBars();
 }
 

@@ -19,7 +19,7 @@ const ROLES = {
 const TABS = ["samples", "classes", "accuracy", "run"].filter((tab) => document.getElementById(`tab-${tab}`));
 const FALLBACKS = {
   tab: "samples", q: "", by: "pred", class: "", status: "", check: "", sort: "order", desc: false, page: 1,
-  alpha: 0.5, cmap: "inferno", scale: "image", max: null, view: "",
+  alpha: 0.5, cmap: "inferno", scale: "image", max: null, print: "grid", view: "",
 };
 
 const oneOf = (allowed) => (text) => allowed.includes(text) ? text : undefined;
@@ -35,6 +35,7 @@ const PARSERS = {
   desc: (text) => text === "true", page: (text) => Math.round(number(1, 1e9)(text) ?? 1), alpha: number(0, 1),
   cmap: oneOf(Object.keys(index.cmaps)), scale: oneOf(["image", "shared"]),
   max: (text) => { const value = parseFloat(text); return value > 0 && Number.isFinite(value) ? value : undefined; },
+  print: oneOf(["grid", "page"]),
   view: (text) => byId.has(text) ? text : undefined,
 };
 
