@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from cfcam_gpu.methods import METHODS
+from cfcam_gpu.metrics import METRICS
 from cfcam_gpu.models import LoadedModel
 
 ROOT = Path(__file__).parents[1]
@@ -42,3 +44,20 @@ def test_the_python_blocks_run(path, tmp_path, monkeypatch, photos: list[Image.I
 
 def test_there_are_python_blocks():
     assert sum(len(list(blocks(path))) for path in DOCUMENTS) >= 8
+
+
+def test_the_page_of_evaluations_lists_every_method_and_metric():
+    """Names that are in no table of the package are found as well as names that the page lacks."""
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    sentence = page.partition("take the same names:")[2].partition(".")[0]
+    assert sorted(re.findall(r"`([^`]+)`", sentence)) == sorted(METHODS)
+    rows = page.partition("| metrics |")[2].partition("\n\n")[0].splitlines()[2:]
+    named = [name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(METRICS)
+
+
+def test_the_page_of_methods_says_what_each_method_of_many_passes_costs():
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    table = page.partition("| method | source | passes")[2].partition("\n\n")[0]
+    named = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    assert {name for name, method in METHODS.items() if method.many_passes} <= {*named} <= {*METHODS}
