@@ -5,7 +5,8 @@
 
 Generates JPEGs of 500×375 pixels in a temporary folder; one in 50 is damaged. For each model one process
 explains them, without and with overlays. Before and after each run the same process times the model's forward
-passes alone, on a batch that is in the device's memory. Peak memory is measured in two further processes, one
+passes alone, on a batch that is in the device's memory. On the CPU that process keeps freed memory, as `cfcam explain`
+does, for the runs and for the forward passes beside them. Peak memory is measured in two further processes, one
 that explains few images and one that explains all. `cores` computes how many CPU cores keep a device busy that
 makes these forward passes: those that decode, by the CPU time of decoding some of the images, and the main
 process, by the result of `bench.host`. Prints a table, then one line of JSON, which it also stores in
@@ -32,6 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.common import RESULTS, save, synchronize
+from cfcam_gpu._utils.allocator import keep_freed_memory
 from cfcam_gpu._utils.device import resolve_device
 from cfcam_gpu.dataset import explain_dataset
 from cfcam_gpu.dataset.execution.worker import read_view
@@ -107,6 +109,7 @@ def measure(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     """Images/s of one model in this process, by the kind of overlays, and the cores that its device needs."""
     spec, folder, seconds = options.measure, options.folder, options.seconds
     loaded, device = load_model(spec), resolve_device(options.device)
+    kept = device.type == "cpu" and keep_freed_memory()
     settings: dict[str, Any] = {
         "device": options.device,
         "batch_size": options.batch,
@@ -133,6 +136,7 @@ def measure(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     rate = statistics.mean(forward)
     return {
         "rates": rates,
+        "freed_memory_kept": kept,
         "cores": {
             "decode_cpu_ms": round(decode, 3),
             "main_cpu_ms": main,
@@ -191,6 +195,7 @@ def report(options: argparse.Namespace, folder: Path, out: Path) -> None:
     table = Table("model", "overlays", "images/s", "forward only", "share", "failed")
     rates: dict[str, Any] = {}
     needed: dict[str, Any] = {}
+    kept: dict[str, bool] = {}
     for spec in options.models:
         command = [sys.executable, "-m", "bench.dataset", "--measure", spec, "--folder", str(folder)]
         command += [
@@ -205,6 +210,7 @@ def report(options: argparse.Namespace, folder: Path, out: Path) -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         measured = json.loads(done.stdout.splitlines()[-1])
         rates[spec], needed[spec] = measured["rates"], measured["cores"]
+        kept[spec] = measured["freed_memory_kept"]
         for overlays, row in rates[spec].items():
             keys = ("images_per_s", "forward_only", "of_forward", "failed")
             table.add_row(spec, overlays, *(str(row[key]) for key in keys))
@@ -219,6 +225,7 @@ def report(options: argparse.Namespace, folder: Path, out: Path) -> None:
         "device": options.device,
         "batch": options.batch,
         "rates": rates,
+        "freed_memory_kept": kept,
         "cores": needed,
     }
     if options.small:

@@ -54,12 +54,25 @@ def resolve_device(text: str) -> torch.device:
     return device
 
 
-def _automatic() -> torch.device:
+def names_cpu(text: str) -> bool:
+    """Whether a text that `resolve_device` takes means the CPU on this machine.
+
+    Example:
+        >>> names_cpu("cpu"), names_cpu("cuda:0")
+        (True, False)
+    """
+    return text == "cpu" or (text == "auto" and not _cuda_available())
+
+
+def _cuda_available() -> bool:
     with warnings.catch_warnings():
-        # PyTorch warns of a driver that is too old; the note below says the same, and what to do.
+        # PyTorch warns of a driver that is too old; `_note_unusable_gpu` says the same, and what to do.
         warnings.simplefilter("ignore")
-        available = torch.cuda.is_available()
-    if not available:
+        return torch.cuda.is_available()
+
+
+def _automatic() -> torch.device:
+    if not _cuda_available():
         _note_unusable_gpu()
         return torch.device("cpu")
     ranks = [os.environ[name] for name in _LOCAL_RANKS if os.environ.get(name, "").isdecimal()]

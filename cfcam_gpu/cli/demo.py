@@ -31,6 +31,7 @@ def demo(
     for sentence in missing:
         say(f"skipped {sentence}")
 
+    from cfcam_gpu._utils.allocator import keep_freed_memory
     from cfcam_gpu.cli.demo_pictures import file_name, is_demo, picture_files, write_pictures
     from cfcam_gpu.cli.outcome import RunOutcome
     from cfcam_gpu.cli.progress import Follower, write_report_with_progress
@@ -39,6 +40,7 @@ def demo(
     from cfcam_gpu.models.load import load_model
 
     raise_again()
+    keep_freed_memory()
     loaded = load_model(MODEL)
     with Follower() as follower:
         overwrite = is_demo(out)

@@ -43,11 +43,15 @@ def evaluate(
     Without --metrics, those that need masks of the objects are measured where
     images have masks. The same command goes on with a run that was ended.
     """
+    from cfcam_gpu._utils.allocator import keep_freed_memory
+    from cfcam_gpu._utils.device import names_cpu
     from cfcam_gpu.cli.evaluation_table import print_evaluation
     from cfcam_gpu.cli.progress import followed, say_others_left, say_rank
     from cfcam_gpu.evaluation.run import evaluate as evaluate_dataset
 
     raise_again()
+    if names_cpu(options.device):
+        keep_freed_memory()
     say_rank(options, out)
     with followed(log_format, records, "evaluating") as follower:
         result = evaluate_dataset(inputs, out, model.load, options, observer=follower)

@@ -64,12 +64,16 @@ def explain(
     be read is named with its reason and skipped; the others are explained.
     The same command goes on with a run that was ended.
     """
+    from cfcam_gpu._utils.allocator import keep_freed_memory
+    from cfcam_gpu._utils.device import names_cpu
     from cfcam_gpu.cli.outcome import RunOutcome
     from cfcam_gpu.cli.progress import followed, say_others_left, say_rank, write_report_with_progress
     from cfcam_gpu.dataset.run import explain_dataset
     from cfcam_gpu.dataset.store.results import open_results
 
     raise_again()
+    if names_cpu(options.device):
+        keep_freed_memory()
     say_rank(options, out)
     with followed(log_format, records) as follower:
         summary = explain_dataset(inputs, out, model.load, options, observer=follower)
