@@ -21,6 +21,9 @@ from cfcam_gpu.config import DOMINANT, EPS_FLOOR, EPS_SLACK, NOISE, CFCAMConfig
 #: Memory for the distances of the images that are clustered together, by device type. In bytes.
 CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 1024 * 2**20}
 
+#: Memory for the differences of the rows whose distances are computed together, in `distances_by_blocks`. In bytes.
+_DIFFERENCE_BYTES = 256 * 2**20
+
 
 @dataclass(frozen=True)
 class Clusters:
@@ -140,9 +143,48 @@ def pairwise_distances(features: Tensor, valid: Tensor) -> Tensor:
                  [3., 0., inf],
                  [inf, inf, inf]]])
     """
-    distances = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
+    distances = _DISTANCES.get(features.device.type, distances_by_blocks)(features)
     distances.masked_fill_(~valid[:, :, None], math.inf)
     return distances.masked_fill_(~valid[:, None, :], math.inf)
+
+
+def distances_by_pairs(features: Tensor) -> Tensor:
+    """Distances (B,N,N) of the rows of features (B,N,D), one pair after the other. On CUDA that is a block a pair.
+
+    Example:
+        >>> distances_by_pairs(torch.tensor([[[0.0], [3.0]]]))
+        tensor([[[0., 3.],
+                 [3., 0.]]])
+    """
+    return torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def distances_by_blocks(features: Tensor) -> Tensor:
+    """`distances_by_pairs` by two operations for a block of rows: the differences, and their norms.
+
+    The pairs above the diagonal are computed, and mirrored. All sums run over the same places in the same order, so
+    that equal pairs have equal distances, and equal rows the distance 0.
+
+    Example:
+        >>> distances_by_blocks(torch.tensor([[[0.0], [3.0]]]))
+        tensor([[[0., 3.],
+                 [3., 0.]]])
+    """
+    b, n, d = features.shape
+    columns = features.transpose(1, 2).contiguous()  # a sum over D then reads neighbouring values
+    distances = features.new_empty(b, n, n)
+    rows = max(1, _DIFFERENCE_BYTES // max(1, columns.element_size() * b * n * d))
+    for start in range(0, n, rows):
+        end = start + rows
+        differences = columns[:, :, start:end, None] - columns[:, :, None, start:]
+        block = torch.linalg.vector_norm(differences, dim=1)
+        distances[:, start:end, start:] = block
+        distances[:, start:, start:end] = block.mT
+    return distances
+
+
+#: How distances are computed, by device type; other types take blocks of rows.
+_DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {"cpu": distances_by_pairs}
 
 
 def min_samples(counts: Tensor, config: CFCAMConfig) -> Tensor:
