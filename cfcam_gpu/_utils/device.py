@@ -133,17 +133,28 @@ def read_together(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray[Any, An
     """
     if all(tensor.device.type == "cpu" for tensor in tensors.values()):
         return {name: tensor.numpy() for name, tensor in tensors.items()}
-    return _unpacked(_packed(tensors).cpu().numpy(), tensors)
+    return unpacked(packed(tensors).cpu().numpy(), tensors)
 
 
-def _packed(tensors: Mapping[str, Tensor]) -> Tensor:
-    """(B,bytes) uint8: the bytes of each row of each of the tensors (B,…)."""
+def packed(tensors: Mapping[str, Tensor]) -> Tensor:
+    """(B,bytes) uint8: the bytes of each row of each of the tensors (B,…).
+
+    Example:
+        >>> packed({"blank": torch.tensor([True, False]), "level": torch.tensor([3, 4], dtype=torch.uint8)})
+        tensor([[1, 3],
+                [0, 4]], dtype=torch.uint8)
+    """
     rows = [tensor.reshape(len(tensor), -1).contiguous().view(torch.uint8) for tensor in tensors.values()]
     return torch.cat(rows, dim=1)
 
 
-def _unpacked(packed: np.ndarray[Any, Any], like: Mapping[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays that `_packed` joined, with the shapes and types of the tensors in `like`."""
+def unpacked(packed: np.ndarray[Any, Any], like: Mapping[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays that `packed` joined, with the shapes and types of the tensors in `like`.
+
+    Example:
+        >>> unpacked(np.array([[1, 3], [0, 4]], np.uint8), {"blank": torch.empty(2, dtype=bool, device="meta")})
+        {'blank': array([ True, False])}
+    """
     arrays, start = {}, 0
     for name, tensor in like.items():
         end = start + tensor[0].numel() * tensor.element_size()

@@ -19,8 +19,8 @@ from cfcam_gpu.dataset.execution.batch_explainer import (
     Wanted,
     error_columns,
     rows_of,
-    stacked_pixels,
 )
+from cfcam_gpu.dataset.execution.transfers import stacked_pixels
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.evaluation.cost import images_per_second
@@ -57,6 +57,7 @@ class Evaluator(BatchExplainer):
         super().__init__(*arguments)
         if self.explains_several:
             raise ConfigError("an evaluation measures one class an image, got several; give one as target")
+        self.transfers = None  # the metrics read values all along
         self.options = options
         self.metrics = metrics
         self.on_cost = on_cost

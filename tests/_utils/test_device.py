@@ -113,7 +113,7 @@ def test_what_is_read_together_is_what_was_packed() -> None:
         "eps": torch.randn(3, generator=generator, dtype=torch.float64),
         "target": torch.tensor([3, -1, 2**40]),
     }
-    arrays = devices._unpacked(devices._packed(tensors).numpy(), tensors)
+    arrays = devices.unpacked(devices.packed(tensors).numpy(), tensors)
     assert list(arrays) == list(tensors)
     for name, tensor in tensors.items():
         assert torch.equal(torch.from_numpy(arrays[name]), tensor)

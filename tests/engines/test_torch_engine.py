@@ -30,9 +30,11 @@ def test_real_features(real_features, preset):
     assert_equivalent(TORCH, activations[:2], gradients[:2], CFCAMConfig.preset(preset))
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 7, 7), (3, 63, 5, 9), (2, 130, 14, 14), (1, 2, 1, 1)])
-def test_awkward_shapes(shape):
-    activations, gradients = blobs(*shape, clusters=3)
+@pytest.mark.parametrize(
+    ("batch", "channels", "h", "w"), [(1, 1, 7, 7), (3, 63, 5, 9), (2, 130, 14, 14), (1, 2, 1, 1)]
+)
+def test_awkward_shapes(batch, channels, h, w):
+    activations, gradients = blobs(batch, channels, h, w, clusters=3)
     assert_equivalent(TORCH, activations, gradients, CFCAMConfig(eps_percentile=10))
 
 
@@ -67,9 +69,14 @@ def test_distances_by_blocks_are_as_exact_as_float32_allows(monkeypatch, rows, o
 
 def test_differences_are_never_larger_than_their_bound(monkeypatch):
     """A block of rows at a time; one row where the bound holds less than one."""
-    largest = []
+    largest: list[int] = []
     norm = torch.linalg.vector_norm
-    monkeypatch.setattr(torch.linalg, "vector_norm", lambda x, **k: largest.append(x.numel()) or norm(x, **k))
+
+    def recorded(x, **settings):
+        largest.append(x.numel())
+        return norm(x, **settings)
+
+    monkeypatch.setattr(torch.linalg, "vector_norm", recorded)
     for bound in (1, 4 * 2 * 30 * 8 * 5):
         monkeypatch.setattr(clustering, "_DIFFERENCE_BYTES", bound)
         largest.clear()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cfcam_gpu.dataset.execution.batch_explainer import stacked_pixels
+from cfcam_gpu.dataset.execution.transfers import stacked_pixels
 from cfcam_gpu.errors import ImageError
 from cfcam_gpu.images.bands import read_bands
 from cfcam_gpu.images.decoders import DECODERS

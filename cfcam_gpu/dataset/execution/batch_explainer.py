@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from enum import Enum
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +18,8 @@ from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu._utils.device import copied_to, model_errors, read_together
 from cfcam_gpu.capture.selectors import Above, LikeliestAnd, TopK
 from cfcam_gpu.capture.targets import Targets
+from cfcam_gpu.dataset.execution.begun import BegunBatch
+from cfcam_gpu.dataset.execution.transfers import stacked_pixels, transfers_of
 from cfcam_gpu.dataset.judging import Judge
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.schema import OF_TARGET, Row
@@ -61,6 +66,7 @@ class BatchExplainer:
         activation: `softmax` or `sigmoid`, which makes the probabilities; known after `warm_up`.
         class_count: number of the model's outputs; known after `warm_up`.
         needs_masks: whether the samples' masks are used, so that they must be decoded.
+        transfers: copies to and from the device for which the host does not wait; None: rows are made at once.
     """
 
     needs_masks = False
@@ -83,6 +89,8 @@ class BatchExplainer:
         self.class_count = 0
         self.activation = "softmax"
         self.steps = 0
+        self.transfers = transfers_of(device)
+        self._unread: deque[BegunBatch] = deque()
         self._lock = threading.Lock()
 
     def warm_up(self) -> None:
@@ -138,12 +146,15 @@ class BatchExplainer:
         generator = torch.Generator().manual_seed(0)
         return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
 
+    @property
+    def ahead(self) -> int:
+        """How many calls of `begin` should be made before the rows of the first are taken."""
+        return 0 if self.transfers is None else 1
+
     def explain(
         self, views: Sequence[View], samples: Sequence[Sample], check: Check = never_ends
     ) -> list[Row]:
         """For each image the columns that explain it (see `schema.SampleRow`), or those of an error row.
-
-        One call at a time: an actor's threads wait for each other.
 
         Args:
             samples: of the views; `Sample.target` names the class to explain, where it is set.
@@ -152,6 +163,18 @@ class BatchExplainer:
         Raises:
             CFCAMError: an error that concerns the whole run: the model fails, or one image alone does not fit
                 in memory.
+        """
+        return self.begin(views, samples, check)()
+
+    def begin(
+        self, views: Sequence[View], samples: Sequence[Sample], check: Check = never_ends
+    ) -> Callable[[], list[Row]]:
+        """Begins `explain`; what is returned gives the rows, and waits for them.
+
+        The views must stay as they are until then. One call at a time: an actor's threads wait for each other.
+
+        Raises:
+            CFCAMError: as `explain`; an error of the images of an earlier call is raised by its own rows.
         """
 
         def step() -> None:
@@ -173,20 +196,38 @@ class BatchExplainer:
             (list(named), list(named.values())),
             (list(labelled), list(labelled.values())),
         ]
+        begun = []
         for positions, indices in groups:
             with self._lock:
-                explained = self._in_batches([items[i] for i in positions], indices, step)
-            for position, row in zip(positions, explained, strict=True):
-                rows[position] = row
-        return rows
+                begun.append((positions, self._in_batches([items[i] for i in positions], indices, step)))
+
+        def result() -> list[Row]:
+            for positions, batches in begun:
+                with self._lock:
+                    explained = [row for batch in batches for row in batch.rows()]
+                for position, row in zip(positions, explained, strict=True):
+                    rows[position] = row
+            return rows
+
+        return result
 
     def explain_batch(
         self, items: Sequence[Item], targets: Sequence[Wanted] | None, check: Check
     ) -> list[Row]:
         """As `explain`, for images of one forward pass; targets None: those of the run."""
-        pixels = stacked_pixels([view for view, _ in items], self.device)
+        return self._rows(read_together(self._tensors(self._of_items(items, targets, check))))
+
+    def _of_items(self, items: Sequence[Item], targets: Sequence[Wanted] | None, check: Check) -> Explanation:
+        pixels = self._pixels([view for view, _ in items])
         chosen = self._run_targets(len(items)) if targets is None else self._targets(targets)
-        return self._rows(self._explanation(pixels, chosen, check))
+        return self._explanation(pixels, chosen, check)
+
+    def _pixels(self, views: Sequence[View]) -> torch.Tensor:
+        """(B, H, W, channels) uint8 on the device."""
+        arrays = [view.pixels for view in views if isinstance(view.pixels, np.ndarray)]
+        if self.transfers is not None and len(arrays) == len(views):
+            return self.transfers.upload(arrays)
+        return stacked_pixels(views, self.device)
 
     def prediction_columns(self, probabilities: torch.Tensor, targets: torch.Tensor) -> dict[str, list[Any]]:
         """The columns of the explained and of the predicted class.
@@ -230,20 +271,61 @@ class BatchExplainer:
         )
         return TargetError(f"the class of its label is to be explained, and {reason}")
 
-    def _in_batches(self, items: Sequence[Item], targets: Sequence[Wanted] | None, check: Check) -> list[Row]:
-        rows: list[Row] = []
-        preprocess = self.loaded.preprocess
-        while len(rows) < len(items):
-            span = slice(len(rows), len(rows) + self.batch_size)
-            batch = items[span]
+    def _in_batches(
+        self, items: Sequence[Item], targets: Sequence[Wanted] | None, check: Check
+    ) -> list[BegunBatch]:
+        """Batches of all items, in order; the last `ahead` ones are under way."""
+        begun: list[BegunBatch] = []
+        start = 0
+        while start < len(items):
+            span = slice(start, start + self.batch_size)
+            batch = (items[span], None if targets is None else targets[span], check)
             try:
-                with model_errors((len(batch), preprocess.channels, *preprocess.size)):
-                    rows += self.explain_batch(batch, None if targets is None else targets[span], check)
+                with self._errors(len(batch[0])):
+                    read = self._begun(*batch)
             except OutOfMemory:
-                if len(batch) == 1:
+                if len(batch[0]) == 1:
                     raise
-                self._halve(len(batch))
-        return rows
+                self._halve(len(batch[0]))
+                continue
+            start = span.stop
+            begun.append(BegunBatch(read, partial(self._again, *batch)))
+            self._unread.append(begun[-1])
+            while len(self._unread) > self.ahead:
+                self._unread.popleft().finish()
+        return begun
+
+    def _begun(
+        self, items: Sequence[Item], targets: Sequence[Wanted] | None, check: Check
+    ) -> Callable[[], list[Row]]:
+        """Begins `explain_batch`; what is returned gives the rows."""
+        if self.transfers is None:
+            rows = self.explain_batch(items, targets, check)
+            return lambda: rows
+        download = self.transfers.download(self._tensors(self._of_items(items, targets, check)))
+
+        def read() -> list[Row]:
+            with self._errors(len(items)):
+                return self._rows(download.values())
+
+        return read
+
+    def _again(
+        self,
+        items: Sequence[Item],
+        targets: Sequence[Wanted] | None,
+        check: Check,
+        error: OutOfMemory,
+    ) -> list[Row]:
+        """The rows of a batch whose reading told that it did not fit in memory, from smaller batches."""
+        if len(items) == 1:
+            raise error
+        self._halve(len(items))
+        return [row for batch in self._in_batches(items, targets, check) for row in batch.rows()]
+
+    def _errors(self, count: int) -> AbstractContextManager[None]:
+        preprocess = self.loaded.preprocess
+        return model_errors((count, preprocess.channels, *preprocess.size))
 
     def _halve(self, batch_size: int) -> None:
         self.batch_size = batch_size // 2
@@ -255,7 +337,8 @@ class BatchExplainer:
         images = self.loaded.preprocess.normalise(copied_to(pixels, self.device))
         return self.cam(images, targets=targets, check=check)
 
-    def _rows(self, explanation: Explanation) -> list[Row]:
+    def _tensors(self, explanation: Explanation) -> dict[str, torch.Tensor]:
+        """What the rows of a batch are made of, (B,…) each."""
         # Both are None only for targets that are functions, and for features captured elsewhere.
         assert explanation.probabilities is not None
         assert explanation.targets is not None
@@ -268,9 +351,13 @@ class BatchExplainer:
             "heatmap_max": explanation.peak,
             "problem": explanation.status,
         }
-        values = read_together({name: tensor for name, tensor in tensors.items() if tensor is not None})
-        count, problems = len(explanation.targets), values.pop("problem").tolist()
-        places: list[Any] = [...] if explanation.targets.ndim == 1 else list(range(values["target"].shape[1]))
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+    def _rows(self, values: dict[str, np.ndarray]) -> list[Row]:
+        """The rows of a batch, from the values of `_tensors`."""
+        targets, problems = values["target"], values.pop("problem").tolist()
+        count = len(targets)
+        places: list[Any] = [...] if targets.ndim == 1 else list(range(targets.shape[1]))
         by_place = [self._rows_of_place(values, place, count) for place in places]
         return [
             error_columns("InvalidImagesError", Problem(problem).sentence)
@@ -291,33 +378,6 @@ class BatchExplainer:
                 **self._named(columns),
             }
         )
-
-
-def stacked_pixels(views: Sequence[View], device: torch.device) -> torch.Tensor:
-    """(B, H, W, channels) uint8 on the device.
-
-    Example:
-        >>> view = View(np.zeros((2, 2, 3), np.uint8), width=4, height=4)
-        >>> stacked_pixels([view, view], torch.device("cpu")).shape
-        torch.Size([2, 2, 2, 3])
-    """
-    arrays = [view.pixels for view in views if isinstance(view.pixels, np.ndarray)]
-    if len(arrays) == len(views):
-        return copied_to(torch.from_numpy(_joined(arrays)), device)
-    return torch.stack([torch.as_tensor(view.pixels).to(device) for view in views])
-
-
-def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """The arrays along a new first axis; in the same memory where they lie there one after the other."""
-    first = arrays[0]
-    if first.base is None or not all(
-        array.base is first.base and array.flags.c_contiguous for array in arrays
-    ):
-        return np.stack(arrays)
-    starts = [array.__array_interface__["data"][0] for array in arrays]
-    if starts != list(range(starts[0], starts[0] + first.nbytes * len(arrays), first.nbytes)):
-        return np.stack(arrays)
-    return np.lib.stride_tricks.as_strided(first, (len(arrays), *first.shape), (first.nbytes, *first.strides))
 
 
 def _predictions(probabilities: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -47,7 +47,9 @@ class _Batch:
         positions: of the samples in their part.
         is_last: whether it is the last batch of its part.
         views: the images being decoded; None before they are submitted, and once they are explained.
-        block: shared memory with their pixels; None: there is none, or the images are explained.
+        block: shared memory with their pixels; None: there is none, or the rows are made.
+        begun: gives the rows of the images that could be decoded, once these are being explained; with the views of
+            all images.
         rows: empty until they are explained.
         overlays: the overlays being written, by the sample's index in the batch and the position of its class.
         is_complete: whether its rows are final, and handed to the journal.
@@ -58,6 +60,7 @@ class _Batch:
     is_last: bool
     views: Results | None = None
     block: Block | None = None
+    begun: tuple[list[Any], Callable[[], list[Row]]] | None = None
     rows: list[Row] = field(default_factory=list)
     overlays: dict[tuple[int, int], Future[Any]] = field(default_factory=dict)
     is_complete: bool = False
@@ -108,6 +111,7 @@ class Pipeline:
         self.gpu_decoder = gpu_decoder
         self.read_options = read_options
         self._warned = False
+        self._begun: deque[_Batch] = deque()
         self._explained: deque[_Batch] = deque()
 
     def __call__(
@@ -135,13 +139,18 @@ class Pipeline:
                     rows = []
 
     def _finished_batches(self, parts: Iterable[PendingPart]) -> Iterator[_Batch]:
-        """Batches whose rows and overlays are complete; a few explained ones wait for their overlays."""
+        """Batches whose rows and overlays are complete; a few explained ones wait for their overlays.
+
+        The rows of a batch are made once the device has the next one to work on.
+        """
         explained = self._explained
         for batch in self._decoded_batches(parts):
-            self._explain(batch)
-            explained.append(batch)
+            self._begin(batch)
+            self._begun.append(batch)
+            self._explain_begun(self.explainer.ahead)
             while len(explained) > self.batches_ahead or (explained and explained[0].overlays_done()):
                 yield self._finish(explained.popleft())
+        self._explain_begun(0)
         while explained:
             yield self._finish(explained.popleft())
 
@@ -188,6 +197,8 @@ class Pipeline:
     def _views(self, batch: _Batch) -> list[Any]:
         """Waits for the images of a batch: for each its view, a failure, or the file for the GPU to decode."""
         assert batch.views is not None
+        if not batch.views.wait(0):
+            self._explain_begun(0)  # the device will have nothing else to do
         while not batch.views.wait(_CHECK_INTERVAL):
             self._check()
         views, batch.views = batch.views.values(), None
@@ -206,15 +217,30 @@ class Pipeline:
                 stop = start + self.batch_size
                 yield _Batch(part, positions[start:stop], is_last=stop >= len(positions))
 
-    def _explain(self, batch: _Batch) -> None:
-        """Waits for the images of a batch, makes its rows, and has the overlays written."""
+    def _begin(self, batch: _Batch) -> None:
+        """Waits for the images of a batch, and has them explained."""
         self._check()
-        samples = batch.samples
         views = self._views(batch)
         if self.gpu_decoder is not None:
-            self._decode_on_gpu(self.gpu_decoder, views, samples)
-        decoded = [i for i, view in enumerate(views) if isinstance(view, View)]
-        rows = self.explainer.explain([views[i] for i in decoded], [samples[i] for i in decoded], self._check)
+            self._decode_on_gpu(self.gpu_decoder, views, batch.samples)
+        decoded = _decoded(views)
+        samples = batch.samples
+        begun = self.explainer.begin([views[i] for i in decoded], [samples[i] for i in decoded], self._check)
+        batch.begun = views, begun
+
+    def _explain_begun(self, left: int) -> None:
+        """Makes the rows of all begun batches but the last few."""
+        while len(self._begun) > left:
+            batch = self._begun.popleft()
+            self._explain(batch)
+            self._explained.append(batch)
+
+    def _explain(self, batch: _Batch) -> None:
+        """Waits for the explanations of a batch, makes its rows, and has the overlays written."""
+        assert batch.begun is not None
+        samples, (views, begun) = batch.samples, batch.begun
+        decoded, rows = _decoded(views), begun()
+        batch.begun = None
         if batch.block is not None:
             self.pool.release(batch.block)
             batch.block = None
@@ -297,6 +323,11 @@ class Pipeline:
             with contextlib.suppress(FutureTimeoutError):
                 future.result(timeout=_CHECK_INTERVAL)
         return future.result()
+
+
+def _decoded(views: list[Any]) -> list[int]:
+    """The positions of the images that could be decoded."""
+    return [i for i, view in enumerate(views) if isinstance(view, View)]
 
 
 def _failed(failure: Failure, stage: str) -> Row:

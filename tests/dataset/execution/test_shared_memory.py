@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import cfcam_gpu
-from cfcam_gpu.dataset.execution.batch_explainer import stacked_pixels
 from cfcam_gpu.dataset.execution.pool import ProcessPool
 from cfcam_gpu.dataset.execution.shared_memory import Progress, SharedMemory
+from cfcam_gpu.dataset.execution.transfers import stacked_pixels
 from cfcam_gpu.dataset.execution.worker import Failure, PlacedView
 from cfcam_gpu.errors import BackendError
 from cfcam_gpu.images.read_options import ReadOptions
