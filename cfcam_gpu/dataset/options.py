@@ -116,7 +116,8 @@ class RunOptions:
         sample_timeout: seconds that a worker may spend on one image.
         max_errors: the run stops when more samples fail: a number, or a percentage of the samples such as
             "1%", which always tolerates at least `FEWEST_ERRORS`.
-        retry_failed: explain the failed samples of finished parts again.
+        retry_failed: explain the samples again that failed in an earlier run. Without it a failed sample is finished,
+            whether the run was ended in the middle of its part or not.
         overwrite: remove the earlier run in the output folder and start anew.
         part_size: samples per part; None: as in the stored run, else `PART_SIZE`.
         rank, world_size: this process explains the parts k with k % world_size == rank.
@@ -359,6 +360,15 @@ class RunOptions:
             raise ConfigError(
                 f"{method.name} reads one layer; a finer layer is for method cfcam-sharp or cfcam-fine"
             )
+
+    def keeps(self, status: str) -> bool:
+        """Whether a row of this status that an earlier run made stays as it is.
+
+        Example:
+            >>> RunOptions().keeps("error"), RunOptions(retry_failed=True).keeps("error")
+            (True, False)
+        """
+        return status == "ok" or not self.retry_failed
 
     def allowed_errors(self, samples: int) -> int:
         """How many of `samples` may fail without stopping the run.

@@ -303,7 +303,7 @@ class _Run:
         return ahead
 
     def _stays(self, row: Row) -> bool:
-        return row["status"] == "ok" or not self.options.retry_failed
+        return self.options.keeps(row["status"])
 
     def _count_before(self, rows: Sequence[Row]) -> None:
         for row in rows:

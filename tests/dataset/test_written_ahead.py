@@ -62,6 +62,22 @@ def test_too_many_errors_keep_what_is_finished_and_retry_failed_does_the_failed_
     assert [row["status"] for row in rows(out)] == ["ok"] * 8 + ["error"] + ["ok"] * 3
 
 
+@pytest.mark.parametrize("whole_parts", [False, True])
+@pytest.mark.parametrize(("retry_failed", "failed"), [(False, 2), (True, 0)])
+def test_a_failed_row_is_finished_unless_asked_for_whether_its_part_is_or_not(
+    inputs, tmp_path, whole_parts, retry_failed, failed
+):
+    out, recorder = tmp_path / "out", Recorder()
+    settings = {**SETTINGS, "part_size": 3} if whole_parts else SETTINGS
+    interrupted(inputs, out, 10, **settings)
+    assert Store(out).finished_parts() == ({0, 1, 2} if whole_parts else set())
+    save(inputs, **{"01": photo(1), "08": photo(8)})
+    summary = run(inputs, out, retry_failed=retry_failed, observer=recorder, **settings)
+    retried = ["01.png", "08.png"] if retry_failed else []
+    assert set(recorder.ids) - {"09.png", "10.png", "11.png"} == set(retried)
+    assert (summary.tally.ok, summary.tally.skipped) == (12 - failed, failed)
+
+
 def test_redone_samples_of_a_finished_part_are_kept_also_without_asking_again(inputs, whole, tmp_path):
     out = tmp_path / "whole"
     save(tmp_path / "in", **{"01": photo(1), "08": photo(8)})

@@ -87,7 +87,9 @@ class ExplainerActor:
             overlays = replace(overlays, temporary=overlays.temporary / self.name)
             overlays.temporary.mkdir(exist_ok=True)
         pipeline = make_pipeline(self.explainer, self.pool, self.options, overlays, never_ends)
-        rest = part.with_rows(journals.rows(part.number, part.samples))
+        # Failed rows of an earlier run lie beside those of an actor that died; with retry_failed both are redone.
+        ahead = journals.rows(part.number, part.samples)
+        rest = part.with_rows({i: row for i, row in ahead.items() if self.options.keeps(row["status"])})
         ((_, rows),) = pipeline([rest], _ignore, journals)
         return rows, self.warnings.take()
 

@@ -24,11 +24,13 @@ from PIL import Image
 
 from cfcam_gpu.dataset import open_results
 from cfcam_gpu.dataset.execution.observer import Interrupted
-from cfcam_gpu.dataset.execution.ray_actor import ActorSetup
+from cfcam_gpu.dataset.execution.parts import PendingPart
+from cfcam_gpu.dataset.execution.ray_actor import ActorSetup, ExplainerActor
 from cfcam_gpu.dataset.execution.ray_cluster import _OwnOutput, joined_cluster, placement
 from cfcam_gpu.dataset.execution.ray_driver import RayPartExplainer
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.run import RunSummary
+from cfcam_gpu.dataset.store.journal import Journals, run_token
 from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import BackendError, ConfigError, MissingPackageError, ModelError, TooManyErrors
 from cfcam_gpu.models import LoadedModel
@@ -211,6 +213,25 @@ def test_failed_samples_of_a_plain_run_are_redone(tmp_path):
     for name in rounded:
         np.testing.assert_allclose(row.pop(name), expected.pop(name), rtol=1e-5)
     assert row == expected
+
+
+@pytest.mark.parametrize(("retry_failed", "status"), [(False, "error"), (True, "ok")])
+def test_an_actor_redoes_failed_rows_of_an_earlier_run_where_asked(tmp_path, retry_failed, status):
+    inputs = save(tmp_path / "in", **{f"{i:03}": photo(i) if i != 1 else b"" for i in range(4)})
+    settings: dict[str, Any] = {"part_size": 4, "batch_size": 2, "overlays": "none", "engine": "torch"}
+    with pytest.raises(KeyboardInterrupt):
+        run(inputs, tmp_path / "out", observer=Recorder(2), **settings)
+    save(inputs, **{"001": photo(1)})
+    options = RunOptions(**settings, retry_failed=retry_failed, layer="conv:relu", device="cpu", workers=0)
+    actor, store = ExplainerActor([]), Store(tmp_path / "out")
+    actor.start(ActorSetup(make_loaded, options, os.getcwd(), None))
+    journals = Journals(store, (8, 8), run_token(store))
+    try:
+        done, _ = actor.explain(PendingPart(0, store.read_plan().samples(0)), None, journals)
+    finally:
+        actor.stack.close()
+        logging.getLogger("cfcam_gpu").removeHandler(actor.warnings)
+    assert [row["status"] for row in done] == ["ok", status, "ok", "ok"]
 
 
 @needs_ray
