@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
+import math
 import os
 import re
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -21,6 +25,12 @@ from cfcam_gpu.errors import BackendError
 
 #: Seconds that a cluster has to accept a connection.
 _CONNECT_TIMEOUT = 5.0
+
+#: The variable with the seconds after which Ray ends every process whose head node is gone, 60 unless set.
+_RAYS_PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
+
+#: Seconds to disconnect from a cluster whose head node is gone.
+_LEAVE_TIMEOUT = 2.0
 
 
 def import_ray() -> ModuleType:
@@ -44,17 +54,30 @@ def joined_cluster(ray: ModuleType) -> Iterator[None]:
 
     Raises:
         BackendError: the cluster cannot be reached or started.
+        HeadGone: what the block raised; Ray disconnects in the background.
         Interrupted: SIGTERM arrived while connecting.
     """
     if ray.is_initialized():
         yield
         return
     _connect(ray, os.environ.get("RAY_ADDRESS") or "local")
+    leave = ray.shutdown
     try:
         with redirect_stdout(_OwnOutput(sys.stdout)):
             yield
+    except HeadGone:
+        leave = partial(_leave_dead, ray)
+        raise
     finally:
-        ray.shutdown()
+        leave()
+
+
+def _leave_dead(ray: ModuleType) -> None:
+    """Disconnects from a cluster without a head, for which Ray would wait here and again at the end of Python."""
+    atexit.unregister(ray.shutdown)
+    thread = threading.Thread(target=ray.shutdown, daemon=True)
+    thread.start()
+    thread.join(_LEAVE_TIMEOUT)
 
 
 def _connect(ray: ModuleType, address: str) -> None:
@@ -77,6 +100,48 @@ def _check_reachable(address: str) -> None:
     match = re.fullmatch(r"(?:ray://)?\[?([^\[\]]+)\]?:(\d{1,5})", address)
     if match:
         socket.create_connection((match[1], int(match[2])), _CONNECT_TIMEOUT).close()
+
+
+class HeadGone(BackendError):
+    """The head node of the cluster does not answer any more."""
+
+
+class HeadWatch:
+    """Notices that the head node of the cluster is gone before Ray ends this process for it, without a word of ours.
+
+    Half of Ray's patience (`_RAYS_PATIENCE`) is left for a head node that is restarted.
+
+    Args:
+        address: HOST:PORT of the head node. One that cannot be reached from the start, as behind Ray's client, is
+            not watched.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.patience = float(os.environ.get(_RAYS_PATIENCE, "60")) / 2
+        self.next_try = time.monotonic() if self._answers() else math.inf
+        self.last_answer = time.monotonic()
+
+    def check(self) -> None:
+        """Raises HeadGone if the head node has not answered for long; asks it a few times a minute."""
+        if time.monotonic() < self.next_try:
+            return
+        if self._answers():
+            self.last_answer = time.monotonic()
+        elif time.monotonic() - self.last_answer > self.patience:
+            raise HeadGone(
+                f"the head node of the Ray cluster at {self.address} has not answered for {self.patience:.0f} s; "
+                "what is finished is kept: the same command goes on in a new cluster, or on this machine without "
+                "--distributed"
+            )
+        self.next_try = time.monotonic() + self.patience / 10
+
+    def _answers(self) -> bool:
+        try:
+            _check_reachable(self.address)
+        except OSError:
+            return False
+        return True
 
 
 class _OwnOutput:

@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from cfcam_gpu._utils.checks import Check
+from cfcam_gpu._utils.checks import Check, never_ends
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.execution.local import Model
 from cfcam_gpu.dataset.execution.observer import Interrupted, Observer, watched_signals
 from cfcam_gpu.dataset.execution.parts import FinishedParts, OverlayFiles, PendingPart
 from cfcam_gpu.dataset.execution.ray_actor import PARTS_AT_ONCE, ActorSetup, ExplainerActor
-from cfcam_gpu.dataset.execution.ray_cluster import import_ray, joined_cluster, placement
+from cfcam_gpu.dataset.execution.ray_cluster import HeadWatch, import_ray, joined_cluster, placement
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.store.fingerprint import differences
 from cfcam_gpu.dataset.store.journal import Journals
@@ -99,7 +99,10 @@ def _ray_part_explainer(
             ExplainerActor
         )
         path = [os.path.abspath(entry) for entry in sys.path]
-        explainer = RayPartExplainer(ray, lambda: actor_class.remote(path), setup, count, observer)
+        head = HeadWatch(ray.get_runtime_context().gcs_address)
+        explainer = RayPartExplainer(
+            ray, lambda: actor_class.remote(path), setup, count, observer, head.check
+        )
         try:
             run = explainer.wait_for_first_actor()
             info = {"command": [os.path.basename(sys.argv[0]), *sys.argv[1:]], "actors": count}
@@ -125,6 +128,7 @@ class RayPartExplainer:
         make_actor: makes an actor and returns its handle.
         setup: what each actor is started with.
         count: number of actors.
+        check_cluster: called several times a second; raises BackendError if the cluster is gone.
     """
 
     def __init__(
@@ -134,8 +138,10 @@ class RayPartExplainer:
         setup: ActorSetup,
         count: int,
         observer: Observer,
+        check_cluster: Check = never_ends,
     ) -> None:
         self.ray, self.make_actor, self.setup, self.observer = ray, make_actor, setup, observer
+        self.check_cluster = check_cluster
         self.run: dict[str, Any] = {}  # the content of run.json, once an actor is ready
         self.actors: list[_Actor] = []
         self.calls: dict[Any, tuple[_Actor, PendingPart | None]] = {}  # part None: the call of `start`
@@ -238,6 +244,7 @@ class RayPartExplainer:
     def _answers(self) -> Iterator[tuple[PendingPart, list[Row]]]:
         """The next part that is done, with all its rows; nothing if none gets done within a moment."""
         errors = self.ray.exceptions
+        self.check_cluster()
         done, _ = self.ray.wait(list(self.calls), timeout=_CHECK_INTERVAL)
         for call in done:
             actor, part = self.calls.pop(call)
