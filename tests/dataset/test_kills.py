@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.common import environment
 from cfcam_gpu.dataset.store.journal import WRITE_EVERY, Journals, run_token
 from cfcam_gpu.dataset.store.store import Store
 from tests.helpers.launcher import Ended, Launcher, Process, is_alive, wait_until
@@ -142,7 +143,8 @@ def test_kills_at_random_moments_cost_a_second_and_some_batches(work, cfcam, who
     figures = {**losses.figures(), **wrong, "explained_again": again}
     print(json.dumps(figures))
     if "CFCAM_KILLS_FILE" in os.environ:
-        Path(os.environ["CFCAM_KILLS_FILE"]).write_text(json.dumps(figures, indent=2) + "\n")
+        record = {"benchmark": "kills", **figures, "environment": environment()}
+        Path(os.environ["CFCAM_KILLS_FILE"]).write_text(json.dumps(record, indent=2) + "\n")
     assert wrong == {"lost_for_good": 0, "twice": 0}
     assert figures["kills_with_finished_rows"] >= KILLS // 4
     # The last second, and two batches: the one that is explained, and the one whose pictures are being written.
