@@ -38,6 +38,13 @@ _MAX_DEATHS = 3
 #: The run ends after this many parts were given up, or after this many failed starts in a row.
 _MAX_GIVEN_UP, _MAX_FAILED_STARTS = 3, 3
 
+#: What is said where Ray has no room for the rows of a part.
+_FULL = (
+    "an object store of the Ray cluster is full, and the disk that it spills to as well; what is finished is kept: "
+    "make room in Ray's folder (/tmp/ray, or --temp-dir of ray start), or start Ray with a larger "
+    "--object-store-memory, and give the same command again"
+)
+
 #: Seconds until the user is told that no actor has started yet.
 _SLOW_START = 60.0
 
@@ -250,6 +257,8 @@ class RayPartExplainer:
             actor, part = self.calls.pop(call)
             try:
                 answer = self.ray.get(call)
+            except (errors.ObjectStoreFullError, errors.OutOfDiskError) as error:
+                raise BackendError(_FULL) from error
             except errors.RayTaskError as error:
                 raise self._cause(error) from error
             except errors.RayError as error:

@@ -307,7 +307,17 @@ class FakeTaskError(FakeError):
     pass
 
 
-ray_exceptions = SimpleNamespace(RayError=FakeError, RayTaskError=FakeTaskError, RaySystemError=FakeError)
+class FakeFullError(FakeTaskError):
+    """As Ray raises what a task raised: of both classes."""
+
+
+ray_exceptions = SimpleNamespace(
+    RayError=FakeError,
+    RayTaskError=FakeTaskError,
+    RaySystemError=FakeError,
+    ObjectStoreFullError=FakeFullError,
+    OutOfDiskError=FakeFullError,
+)
 
 
 class FakeRay:
@@ -351,6 +361,13 @@ def test_actors_that_do_not_start_are_an_error_and_no_endless_wait():
     boom = ray_exceptions.RayError("\x1b[36mno memory.\x1b[39m\nTraceback …")
     with pytest.raises(BackendError, match=r"^actors do not start \(no memory\)$"):
         fake_explainer(1, boom, boom, boom, {"fingerprint": {}}).wait_for_first_actor()
+
+
+def test_a_full_object_store_is_told_in_one_line():
+    with pytest.raises(
+        BackendError, match=r"an object store of the Ray cluster is full, .* what is finished is"
+    ):
+        fake_explainer(1, FakeFullError("Local disk is full\nTip: …")).wait_for_first_actor()
 
 
 def test_a_model_that_an_actor_cannot_read_is_told_in_one_line():
