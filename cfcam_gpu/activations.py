@@ -16,7 +16,7 @@ from cfcam_gpu.config import CFCAMConfig
 from cfcam_gpu.engines import ENGINES
 from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.explanation import Explanation, Problem, finished, status_of, without_invalid
-from cfcam_gpu.methods import Method, find_method
+from cfcam_gpu.methods import Method, find_method, smoothed
 from cfcam_gpu.methods.features import CapturedFeatures, Features
 
 
@@ -28,6 +28,8 @@ def explain_activations(
     engine: str = "auto",
     on_invalid: str = "raise",
     method: str = "cfcam",
+    *,
+    eigen_smooth: bool = False,
 ) -> Explanation:
     """CF-CAM, or another method that needs no model, from activations and gradients captured elsewhere.
 
@@ -36,10 +38,10 @@ def explain_activations(
         gradients: (B,C,h,w), or (B,K,C,h,w) for K targets: of the target scores before the softmax.
             None for methods that use none.
         size: (H,W) of the heatmaps.
-        config, engine, on_invalid, method: as for `CFCAM`.
+        config, engine, on_invalid, method, eigen_smooth: as for `CFCAM`.
 
     Raises:
-        ConfigError: shapes that do not fit each other, or a method that needs more.
+        ConfigError: shapes that do not fit each other, or a method that needs more or cannot be smoothed.
         InvalidImagesError: NaN or Inf, by the image's index.
 
     Example:
@@ -49,7 +51,7 @@ def explain_activations(
         torch.Size([5, 32, 32])
     """
     check_on_invalid(on_invalid)
-    chosen = find_method(method)
+    chosen = smoothed(find_method(method)) if eigen_smooth else find_method(method)
     if gradients is None and not chosen.uses_gradients:
         _check_features(activations, activations, size)
         gradients = activations[:, None][:, :0]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cfcam_gpu import CFCAM, CFCAMConfig, ConfigError
+from cfcam_gpu import CFCAM, CFCAMConfig, ConfigError, explain_activations
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.errors import StoreError
 from cfcam_gpu.evaluation import EvaluationOptions
@@ -77,12 +77,35 @@ def test_an_explainer_smooths(net, name):
     assert not torch.allclose(smooth.heatmap, plain.heatmap, atol=1e-2)
 
 
+@pytest.mark.parametrize("name", [name for name in WEIGHTED if not METHODS[name].needs_model])
+def test_activations_captured_elsewhere_are_smoothed_as_an_explainer_smooths(net, name):
+    cam = CFCAM(net, "conv:relu", method=name, engine="torch", eigen_smooth=True)
+    features = cam.features(IMAGES, TARGETS)
+    found = explain_activations(
+        features.activations,
+        features.gradients,
+        features.size,
+        method=name,
+        engine="torch",
+        eigen_smooth=True,
+    )
+    expected = cam.explain(features)
+    assert expected.grid.amax() > 0
+    torch.testing.assert_close(found.grid, expected.grid)
+    torch.testing.assert_close(found.heatmap, expected.heatmap)
+
+
 def test_other_methods_and_engines_are_refused(net):
     message = "eigen_smooth is for methods whose map is a weighted sum of channels .*got 'refinecam'"
     with pytest.raises(ConfigError, match=message):
         CFCAM(net, method="refinecam", eigen_smooth=True)
     with pytest.raises(ConfigError, match=message):
         RunOptions(method="refinecam", eigen_smooth=True)
+    ones = torch.ones(1, 2, 3, 3)
+    with pytest.raises(ConfigError, match=r"eigen_smooth is for methods .*got 'eigencam'"):
+        explain_activations(ones, None, (3, 3), method="eigencam", eigen_smooth=True)
+    with pytest.raises(ConfigError, match="gradcam with eigen_smooth runs in PyTorch"):
+        explain_activations(ones, ones, (3, 3), method="gradcam", engine="numba", eigen_smooth=True)
     with pytest.raises(ConfigError, match="cfcam with eigen_smooth runs in PyTorch"):
         CFCAM(net, engine="numba", eigen_smooth=True)
     with pytest.raises(ConfigError, match="an evaluation takes no eigen_smooth"):
