@@ -96,7 +96,7 @@ def agreeing(monkeypatch: pytest.MonkeyPatch) -> None:
         sign = np.where((component * whole).sum((1, 2), keepdims=True) < 0, -1, 1)
         return np.float32(component * sign)
 
-    for module in ("base_cam", "layer_cam"):
+    for module in ("base_cam", "layer_cam", "eigen_grad_cam"):
         monkeypatch.setattr(f"pytorch_grad_cam.{module}.get_2d_projection", projection)
 
 
@@ -121,6 +121,48 @@ def test_smoothing_is_theirs(name: str, smoothing: str, model: nn.Sequential) ->
     targets = [("ClassifierOutputTarget", c) for c in classes]
     a, b = both(name, model, [3], targets=targets, **SMOOTHINGS[smoothing])
     np.testing.assert_allclose(a, b, atol=TOLERANCE)
+
+
+@pytest.mark.usefixtures("agreeing")
+@pytest.mark.parametrize("layers", [[3], [1, 3]])
+@pytest.mark.parametrize("smooth", [False, True])
+def test_eigen_grad_cam_is_smoothed_in_any_case(
+    model: nn.Sequential, layers: list[int], *, smooth: bool
+) -> None:
+    a, b = both("EigenGradCAM", model, layers, eigen_smooth=smooth)
+    np.testing.assert_allclose(a, b, atol=TOLERANCE)
+
+
+def test_eigencam_takes_no_notice_of_smoothing(model: nn.Sequential) -> None:
+    cam = ours.EigenCAM(model, [model[3]])
+    np.testing.assert_array_equal(cam(IMAGES, eigen_smooth=True), cam(IMAGES))
+
+
+@pytest.mark.parametrize("aug_smooth", [False, True])
+@pytest.mark.parametrize("name", ["GradCAM", "HiResCAM", "LayerCAM"])
+def test_volumes_are_explained_as_theirs(name: str, *, aug_smooth: bool) -> None:
+    torch.manual_seed(5)
+    net = nn.Sequential(
+        nn.Conv3d(1, 6, 3, stride=2), nn.Sigmoid(), nn.AdaptiveAvgPool3d(2), nn.Flatten(), nn.Linear(48, 3)
+    ).eval()
+    volumes = torch.randn(2, 1, 9, 13, 11)
+    maps = getattr(ours, name)(net, [net[1]])(volumes, aug_smooth=aug_smooth)
+    assert maps.shape == (2, 9, 13, 11)
+    their_cam = getattr(theirs, name)(net, [net[1]])
+    if not aug_smooth:  # there, the mirror images of a volume fail
+        np.testing.assert_allclose(maps, their_cam(volumes, targets=None), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", sorted({*vars(theirs)} & {*ours._MISSING}))
+def test_a_class_that_is_missing_is_named_with_those_there_are(name: str) -> None:
+    with pytest.raises(ImportError, match=f"has no {name}; keep importing it .*EigenGradCAM, GradCAM"):
+        getattr(ours, name)
+    assert not hasattr(ours, "another")
+
+
+def test_all_of_their_classes_are_here_or_named_as_missing() -> None:
+    classes = {name for name, value in vars(theirs).items() if isinstance(value, type)}
+    assert classes <= {*ours.__all__, *ours._MISSING}
 
 
 @pytest.mark.usefixtures("agreeing")

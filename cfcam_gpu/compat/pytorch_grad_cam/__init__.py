@@ -15,6 +15,7 @@ from cfcam_gpu.compat.pytorch_grad_cam.cams import (
     BaseCAM,
     CFCAMSharp,
     EigenCAM,
+    EigenGradCAM,
     GradCAM,
     GradCAMPlusPlus,
     HiResCAM,
@@ -29,6 +30,7 @@ __all__ = [
     "BaseCAM",
     "CFCAMSharp",
     "EigenCAM",
+    "EigenGradCAM",
     "GradCAM",
     "GradCAMPlusPlus",
     "HiResCAM",
@@ -36,3 +38,19 @@ __all__ = [
     "ScoreCAM",
     "XGradCAM",
 ]
+
+#: What that package has and this one does not.
+_MISSING = (
+    "AblationLayer", "AblationLayerFasterRCNN", "AblationLayerVit", "ActivationsAndGradients",
+    "DeepFeatureFactorization", "FEM", "FinerCAM", "FullGrad", "GradCAMElementWise", "GuidedBackpropReLUModel",
+    "KPCA_CAM", "RandomCAM", "RefineCAM", "SESS", "SegEigenCAM", "ShapleyCAM", "run_dff_on_image",
+)  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    if name in _MISSING:
+        raise ImportError(
+            f"cfcam_gpu.compat.pytorch_grad_cam has no {name}; keep importing it from pytorch_grad_cam, "
+            f"or take one of {', '.join(__all__)}"
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -43,6 +43,9 @@ class BaseCAM:
     #: A key of `cfcam_gpu.methods.METHODS`.
     method: ClassVar[str]
 
+    #: Whether maps are principal components in any case (True) or whatever a call says (False); None: as it says.
+    smoothed: ClassVar[bool | None] = None
+
     def __init__(
         self,
         model: nn.Module,
@@ -79,7 +82,7 @@ class BaseCAM:
         aug_smooth: bool = False,  # noqa: FBT001, FBT002  (pytorch-grad-cam's signature)
         eigen_smooth: bool = False,  # noqa: FBT001, FBT002
     ) -> Maps:
-        """Maps (B,H,W) in [0,1] of images (B,C,H,W).
+        """Maps (B,H,W) in [0,1] of images (B,C,H,W), or (B,D,H,W) of volumes (B,C,D,H,W).
 
         Args:
             targets: a function of one image's output for each image; None: each image's likeliest class.
@@ -96,9 +99,9 @@ class BaseCAM:
         maps: list[Maps] = []
         for flip in (False, True):
             for factor in _FACTORS:
-                images = (input_tensor.flip(3) if flip else input_tensor) * factor
+                images = (input_tensor.flip(-1) if flip else input_tensor) * factor
                 one = self.forward(images, targets, eigen_smooth=eigen_smooth)
-                maps.append(one[:, :, ::-1] if flip else one)
+                maps.append(one[..., ::-1] if flip else one)
         return np.mean(np.asarray(maps, np.float32), axis=0)
 
     def forward(
@@ -110,7 +113,9 @@ class BaseCAM:
     ) -> Maps:
         """As a call without augmentation."""
         images = input_tensor.to(device_of(self.model))
-        size = (images.shape[3], images.shape[2])
+        size = tuple(reversed(images.shape[2:]))
+        if self.smoothed is not None:
+            eigen_smooth = self.smoothed
         if eigen_smooth and self._smoothed is None:
             self._smoothed = self._explainers(eigen_smooth=True)
         layers = []
@@ -118,7 +123,7 @@ class BaseCAM:
             result = explainer(images, None if targets is None else list(targets))
             self.outputs = result.logits
             layers.append(scale_cam_image(result.grid.cpu().numpy(), size))
-        return scale_cam_image(np.mean(layers, axis=0))
+        return scale_cam_image(np.mean(np.maximum(layers, 0), axis=0))  # splines fall below zero
 
     def __enter__(self) -> BaseCAM:
         return self
@@ -158,9 +163,17 @@ class LayerCAM(BaseCAM):
 
 
 class EigenCAM(BaseCAM):
-    """Eigen-CAM, with the sign that this package chooses; see `BaseCAM`."""
+    """Eigen-CAM, with the sign that this package chooses; `eigen_smooth` changes nothing; see `BaseCAM`."""
 
     method = "eigencam"
+    smoothed = False
+
+
+class EigenGradCAM(BaseCAM):
+    """The first principal component of gradient times activation, with HiResCAM's sign; see `BaseCAM`."""
+
+    method = "hirescam"
+    smoothed = True
 
 
 class ScoreCAM(BaseCAM):

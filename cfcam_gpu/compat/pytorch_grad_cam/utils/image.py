@@ -15,9 +15,11 @@ from cfcam_gpu.errors import ConfigError
 
 
 def scale_cam_image(
-    cam: Iterable[npt.NDArray[Any]], target_size: tuple[int, int] | None = None
+    cam: Iterable[npt.NDArray[Any]], target_size: tuple[int, ...] | None = None
 ) -> npt.NDArray[np.float32]:
     """Each map (h,w) less its minimum, over its maximum, resized to (width, height).
+
+    Maps of volumes (d,h,w) are resized to (width, height, depth) by cubic splines, as in pytorch-grad-cam.
 
     Example:
         >>> scale_cam_image([np.array([[1.0, 3.0]])]).round(4).tolist()
@@ -27,8 +29,18 @@ def scale_cam_image(
     for values in cam:
         values = values - np.min(values)
         values = (values / (1e-7 + np.max(values))).astype(np.float32)
-        scaled.append(values if target_size is None else cv2.resize(values, target_size))
+        scaled.append(values if target_size is None else _resized(values, target_size))
     return np.asarray(scaled, np.float32)
+
+
+def _resized(values: npt.NDArray[np.float32], size: tuple[int, ...]) -> npt.NDArray[Any]:
+    if values.ndim == 2:
+        return cv2.resize(values, size)
+    from scipy.ndimage import zoom
+
+    factors = [new / old for new, old in zip(reversed(size), values.shape, strict=True)]
+    resized: npt.NDArray[Any] = zoom(values, factors)
+    return resized
 
 
 def show_cam_on_image(
