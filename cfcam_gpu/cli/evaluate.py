@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import cfcam_gpu
 from cfcam_gpu._utils.option import OUTPUT, Option
+from cfcam_gpu.cli.early_checks import check_before_loading
 from cfcam_gpu.cli.interrupt import raise_again
 from cfcam_gpu.cli.options import Inputs, Json, LogFormat, Records, command, with_rank
 from cfcam_gpu.cli.printing import print_json
@@ -43,6 +44,8 @@ def evaluate(
     Without --metrics, those that need masks of the objects are measured where
     images have masks. The same command goes on with a run that was ended.
     """
+    check_before_loading(inputs, model, options)
+
     from cfcam_gpu._utils.allocator import keep_freed_memory
     from cfcam_gpu._utils.device import names_cpu
     from cfcam_gpu.cli.evaluation_table import print_evaluation

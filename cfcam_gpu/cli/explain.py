@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import cfcam_gpu
 from cfcam_gpu._utils.option import OUTPUT, Option
+from cfcam_gpu.cli.early_checks import check_before_loading
 from cfcam_gpu.cli.interrupt import raise_again
 from cfcam_gpu.cli.options import Inputs, Json, LogFormat, Records, command, with_rank
 from cfcam_gpu.cli.printing import print_json, say
@@ -64,6 +65,8 @@ def explain(
     be read is named with its reason and skipped; the others are explained.
     The same command goes on with a run that was ended.
     """
+    check_before_loading(inputs, model, options)
+
     from cfcam_gpu._utils.allocator import keep_freed_memory
     from cfcam_gpu._utils.device import names_cpu
     from cfcam_gpu.cli.outcome import RunOutcome

@@ -30,6 +30,8 @@ def layers(
     as_json: Json = False,
 ) -> None:
     """List the layers whose output may be a map of the image, how it is read, and the automatic choice."""
+    options.check()  # before PyTorch is imported, which takes seconds
+
     import torch
 
     from cfcam_gpu._utils.device import model_errors

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from cfcam_gpu._utils.messages import either
 from cfcam_gpu._utils.option import MODEL, image_size, numbers, option
+from cfcam_gpu.models.class_names import read_class_names
 from cfcam_gpu.models.kinds import FORMS
+from cfcam_gpu.models.weights_file import check_weights_file
 
 if TYPE_CHECKING:
     from cfcam_gpu.models.loaded import LoadedModel
@@ -63,6 +65,13 @@ class ModelOptions:
         default=None,
         metadata=option("Normalisation: deviation of R,G,B.", MODEL, "R,G,B", parse=numbers),
     )
+
+    def check(self) -> None:
+        """Raises ModelError for files that `load` would refuse before it makes the model; imports no PyTorch."""
+        if self.weights is not None:
+            check_weights_file(self.weights.expanduser())
+        if self.class_names is not None:
+            read_class_names(self.class_names.expanduser(), self.num_classes)
 
     def load(self) -> LoadedModel:
         """Loads the model. Raises ModelError, MissingPackageError (see `load_model`)."""

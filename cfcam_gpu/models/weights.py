@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import pickle
 import re
 import warnings
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from cfcam_gpu._utils.messages import listed, one_line
 from cfcam_gpu.errors import ModelError
 from cfcam_gpu.models.checkpoints import SAVE_HINT, Checkpoint, matching_names, unwrapped_checkpoint
+from cfcam_gpu.models.weights_file import check_weights_file
 
 
 def read_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
@@ -40,7 +40,7 @@ def read_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
         >>> checkpoint.entry, sorted(checkpoint.state)
         ('state_dict', ['bias', 'weight'])
     """
-    _check_weights_file(path)
+    check_weights_file(path)
     try:
         if path.suffix.lower() == ".safetensors":
             content: Any = safetensors.torch.load_file(path, device="cpu")
@@ -93,25 +93,6 @@ def load_state_dict(model: nn.Module, state: Mapping[str, Tensor], problem: str)
         hint += _channels_hint(shapes.pop(first, None))
         raise ModelError(f"{problem}: {', '.join(mismatches)}{hint}{_classes_hint(shapes.values())}")
     model.load_state_dict(state, strict=False)
-
-
-def _check_weights_file(path: Path) -> None:
-    try:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would wait for ever
-            raise OSError(errno.EINVAL, "not a regular file")
-        with path.open("rb") as file:
-            start = file.read(512).lstrip().lower()
-    except OSError as error:
-        reason = (
-            "do not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-        )
-        raise ModelError(f"the weights {path} {reason}; give a .pth, .pt or .safetensors file") from error
-    if not start:
-        raise ModelError(f"the weights {path} are an empty file; copy or download it again")
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise ModelError(f"the weights {path} are a web page, not weights; download the file itself")
-    if start.startswith(b"version https://git-lfs"):
-        raise ModelError(f"the weights {path} are a Git LFS pointer, not weights; run git lfs pull")
 
 
 def _load_problem(error: Exception) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import cfcam_gpu
-from tests.helpers.command import INTERRUPTED, OK, USAGE
+from tests.helpers.command import FAILED, INTERRUPTED, OK, USAGE
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cfcam_gpu.__file__).parents[1]), "COLUMNS": "100"}
 
@@ -44,6 +44,13 @@ QUICK = [
     (["explain", "photos", "--out", "out", "--engine", "warp"], USAGE),
     (["explain", "photos", "--out", "out", "--size", "2x"], USAGE),
     (["evaluate", "photos", "--out", "out", "--metrics", "dorp"], USAGE),
+    (["explain", "nowhere", "--out", "out"], FAILED),
+    (["explain", ".", "*.nothing", "--out", "out"], FAILED),
+    (["explain", "{.,nowhere}", "--out", "out"], FAILED),
+    (["explain", ".", "--out", "out", "--weights", "none.pth"], FAILED),
+    (["explain", ".", "--out", "out", "--class-names", "none.txt"], FAILED),
+    (["evaluate", "nowhere", "--out", "out"], FAILED),
+    (["layers", "torchvision:resnet18", "--weights", "none.pth"], FAILED),
 ]
 
 

@@ -81,6 +81,25 @@ def expand_input(text: str, exclude: Path | None = None) -> Iterator[InputFile]:
     return iter(_expand_pattern(str(path), text, excluded))
 
 
+def check_input(text: str) -> None:
+    """Raises InputError, as `expand_input` does, for an input that does not exist or matches nothing; lists no files.
+
+    Example:
+        >>> check_input("nowhere")
+        Traceback (most recent call last):
+        cfcam_gpu.errors.InputError: input 'nowhere' does not exist or cannot be reached; check the path
+    """
+    path = os.path.expanduser(text)
+    if os.path.lexists(path):
+        return
+    texts = _brace_texts(text)
+    if texts != [text]:
+        for one in texts:
+            check_input(one)
+    elif next(glob.iglob(path, recursive=True), None) is None:
+        expand_input(text)
+
+
 def _file(path: Path) -> InputFile:
     return InputFile(path, os.path.realpath(path), PurePath(path.name))
 
