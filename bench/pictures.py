@@ -1,17 +1,20 @@
 """Makes the pictures of the README, of photos that installed packages hold.
 
-    python -m bench.pictures
+    python -m bench.pictures [NAME.jpg ...]
 
-Needs the extra `demo`, and Chromium with playwright (extra `dev`) for the picture of the report.
+Needs the extras `demo` and `evaluate`, and Chromium with playwright (extra `dev`) for the picture of the report.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
+from bench.method_sheet import COMPOSITES, composites, draw_sheet
 from cfcam_gpu import CFCAM
 from cfcam_gpu.cli.demo_photos import MODEL, PHOTOS, QUESTION, find_photos
 from cfcam_gpu.cli.demo_pictures import two_questions
@@ -22,17 +25,28 @@ from cfcam_gpu.report import write_report
 
 FOLDER = Path(__file__).parents[1] / "docs" / "images"
 METHOD = "cfcam-sharp"
-WIDTH = 1000
 
 
-def main() -> None:
-    """Writes `questions.jpg` and `report.jpg`."""
+def main(names: Sequence[str]) -> None:
+    """Writes the pictures of these names, all by default."""
+    unknown = {*names} - {*PICTURES}
+    if unknown:
+        raise SystemExit(f"unknown pictures {sorted(unknown)}; known: {', '.join(PICTURES)}")
     FOLDER.mkdir(exist_ok=True)
-    _save(_questions(), "questions.jpg")
+    for name in names or PICTURES:
+        draw, width = PICTURES[name]
+        _save(draw(), name, width)
+
+
+def _methods() -> Image.Image:
+    return draw_sheet(load_model(MODEL), composites(), COMPOSITES)
+
+
+def _report() -> Image.Image:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "maps"
         explain_dataset(find_photos()[0], out, load_model(MODEL), RunOptions(method=METHOD))
-        _save(_screenshot(write_report(out), Path(folder) / "report.png"), "report.jpg")
+        return _screenshot(write_report(out), Path(folder) / "report.png")
 
 
 def _questions() -> Image.Image:
@@ -60,10 +74,18 @@ def _screenshot(page: Path, to: Path) -> Image.Image:
     return Image.open(to).convert("RGB")
 
 
-def _save(picture: Image.Image, name: str) -> None:
-    height = round(picture.height * WIDTH / picture.width)
-    picture.resize((WIDTH, height), Image.Resampling.LANCZOS).save(FOLDER / name, quality=80, optimize=True)
+def _save(picture: Image.Image, name: str, width: int) -> None:
+    height = round(picture.height * width / picture.width)
+    picture.resize((width, height), Image.Resampling.LANCZOS).save(FOLDER / name, quality=80, optimize=True)
+
+
+#: File name -> what draws the picture, and its width in pixels.
+PICTURES = {
+    "questions.jpg": (_questions, 1000),
+    "report.jpg": (_report, 1000),
+    "methods.jpg": (_methods, 1200),
+}
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
