@@ -17,6 +17,9 @@ from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.images.encode import encode_image
 from cfcam_gpu.images.overlay import colorize
 
+#: FiftyOne resolves relative paths of media in the folders `fields/FIELD`.
+_HEATMAPS = "fields/heatmap"
+
 
 def write_png(results: Results, destination: Path, settings: ExportSettings) -> int:
     """Writes coloured heatmaps into a folder; returns their number."""
@@ -29,11 +32,11 @@ def write_png(results: Results, destination: Path, settings: ExportSettings) -> 
 
 
 def write_fiftyone(results: Results, destination: Path, _settings: ExportSettings) -> int:
-    """Writes gray heatmaps and samples.json into a folder; returns the number of maps."""
+    """Writes gray heatmaps and samples.json, a `FiftyOneDataset`, into a folder; returns the number of maps."""
 
     def entries() -> Iterator[dict[str, Any]]:
         for name, row in _explained(results):
-            map_path = f"heatmaps/{name}.png"
+            map_path = f"{_HEATMAPS}/{name}.png"
             gray = np.rint(results.heatmap(row, "original") * 255).astype(np.uint8)
             write_atomically(destination / map_path, encode_image(gray, "png"))
             yield _entry(row, map_path)
@@ -50,10 +53,15 @@ def _entry(row: Row, map_path: str) -> dict[str, Any]:
     return {
         "filepath": parts[0] if scheme == "file" else row["uri"],
         "sample_id": row["sample_id"],
-        "ground_truth": None if row["label"] is None else {"label": row["label"]},
-        "prediction": {"label": row["pred_name"], "confidence": row["prob"]},
-        "heatmap": {"map_path": map_path, "range": [0, 255], "target": row["target_name"]},
+        "ground_truth": None if row["label"] is None else _label("Classification", label=row["label"]),
+        "prediction": _label("Classification", label=row["pred_name"], confidence=row["prob"]),
+        "heatmap": _label("Heatmap", map_path=map_path, range=[0, 255], target=row["target_name"]),
     }
+
+
+def _label(kind: str, **content: Any) -> dict[str, Any]:
+    """A label as FiftyOne stores one; by `_cls` it knows the kind."""
+    return {"_cls": kind, **content}
 
 
 def _explained(results: Results) -> Iterator[tuple[str, Row]]:

@@ -198,9 +198,10 @@ def test_fiftyone_files_name_their_samples_and_maps(results, out, tmp_path):
     row, entry = results.row("id/sub/d"), samples[2]
     assert [sample["sample_id"] for sample in samples] == ["id/a", "id/c", "id/sub/d", "id/e"]
     assert entry["filepath"] == str(out.parent / "in/d.png")
-    assert entry["ground_truth"] == {"label": "sub/d"}
-    assert entry["prediction"] == {"label": row["pred_name"], "confidence": row["prob"]}
-    assert entry["heatmap"]["map_path"] == "heatmaps/sub/d.png"
+    assert entry["ground_truth"] == {"_cls": "Classification", "label": "sub/d"}
+    prediction = {"_cls": "Classification", "label": row["pred_name"], "confidence": row["prob"]}
+    assert entry["prediction"] == prediction
+    assert (entry["heatmap"]["_cls"], entry["heatmap"]["map_path"]) == ("Heatmap", "fields/heatmap/sub/d.png")
     gray = Image.open(tmp_path / "maps" / entry["heatmap"]["map_path"])
     assert (gray.mode, gray.size) == ("L", (45, 45))
     np.testing.assert_array_equal(np.asarray(gray), np.rint(results.heatmap(row, "original") * 255))
