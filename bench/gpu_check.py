@@ -21,6 +21,7 @@ import argparse
 import contextlib
 import hashlib
 import importlib
+import itertools
 import json
 import math
 import os
@@ -30,7 +31,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,9 @@ Work = Callable[[float, Save], Mapping[str, Any]]
 #: Characters of the printed summary, and of one sentence in it.
 SUMMARY, SENTENCE = 8_000, 300
 
+#: Lines of the output of a part that failed, in the results.
+LOG_LINES = 60
+
 #: Seconds between the signal that asks a part to end and the one that ends it.
 GRACE_S = 3.0
 
@@ -59,27 +64,31 @@ class Part:
         least_s: a part is not begun with less time left than this.
         most_s: its time limit.
         required: nothing else is run when this part fails.
+        timed: it measures speed, so no other part runs beside it.
     """
 
     work: str
     least_s: float
     most_s: float
     required: bool = False
+    timed: bool = True
 
 
-#: By worth. Their most likely times add up to less than nine minutes on an H100.
+#: By worth. Neighbours that are not timed run side by side. Their most likely times add up to less than eight minutes
+#: on an H200.
 PARTS: dict[str, Part] = {
-    "machine": Part("bench.gpu_parts:machine", 10, 40, required=True),
-    "equivalence": Part("bench.gpu_parts:equivalence", 20, 90),
+    "machine": Part("bench.gpu_parts:machine", 10, 60, required=True),
+    "equivalence": Part("bench.gpu_parts:equivalence", 20, 90, timed=False),
+    "no waits": Part("bench.gpu_parts:no_waits", 10, 60, timed=False),
+    "CUDA graph": Part("bench.gpu_parts:cuda_graph", 10, 60, timed=False),
+    "memory": Part("bench.gpu_parts:memory", 15, 60, timed=False),
+    "tests": Part("bench.gpu_parts:device_tests", 30, 120, timed=False),
     "batch 64": Part("bench.gpu_parts:batch_64", 30, 90),
-    "no waits": Part("bench.gpu_parts:no_waits", 10, 30),
-    "dataset": Part("bench.gpu_parts:dataset", 20, 60),
+    "dataset": Part("bench.gpu_parts:dataset", 30, 70),
     "batch 256": Part("bench.gpu_parts:batch_256", 25, 60),
-    "batch 16": Part("bench.gpu_parts:batch_16", 25, 50),
-    "memory": Part("bench.gpu_parts:memory", 15, 40),
-    "tests": Part("bench.gpu_parts:device_tests", 30, 120),
-    "CUDA graph": Part("bench.gpu_parts:cuda_graph", 10, 30),
+    "kernels": Part("bench.gpu_parts:kernels", 10, 40),
     "other libraries": Part("bench.gpu_parts:other_libraries", 20, 40),
+    "batch 16": Part("bench.gpu_parts:batch_16", 25, 50),
     "cuML": Part("bench.gpu_parts:cuml_loop", 10, 30),
 }
 
@@ -190,6 +199,8 @@ def run_part(part: Part, limit_s: float) -> dict[str, Any]:
         failed.append(f"{reason}; last line: {lines[-1][-SENTENCE:] if lines else 'none'}")
     if failed and state == "done":
         state = "failed"
+    if failed:
+        content["log"] = lines[-LOG_LINES:]
     return {"state": state, "seconds": round(time.monotonic() - begun, 1), "failed": failed, **content}
 
 
@@ -241,24 +252,43 @@ def run(parts: Mapping[str, Part], path: Path, limit_s: float, *, again: bool = 
     earlier = {} if again else read(path)
     kept = earlier.get("parts", {}) if earlier.get("sources") == sources else {}
     result: dict[str, Any] = {"benchmark": "gpu_check", "sources": sources, "parts": {}, "skipped": []}
-    for name, part in parts.items():
-        if not part.required and kept.get(name, {}).get("state") == "done":
-            result["parts"][name] = kept[name]
-            continue
-        left = end - time.monotonic()
-        if left < part.least_s:
-            result["skipped"].append(f"{name}: {left:.0f} s left, {part.least_s:.0f} s needed")
-            result["parts"] |= {name: kept[name]} if name in kept else {}
-            continue
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        result["parts"][name] = run_part(part, min(left, part.most_s))
-        write(path, result)
-        if part.required and result["parts"][name]["failed"]:
+    for group in _side_by_side(parts):
+        begun = {}
+        for name, part in group.items():
+            left = end - time.monotonic()
+            if not part.required and kept.get(name, {}).get("state") == "done":
+                result["parts"][name] = kept[name]
+            elif left < part.least_s:
+                result["skipped"].append(f"{name}: {left:.0f} s left, {part.least_s:.0f} s needed")
+                result["parts"] |= {name: kept[name]} if name in kept else {}
+            else:
+                begun[name] = min(left, part.most_s)
+        for name, findings in _run_group({name: (group[name], limit) for name, limit in begun.items()}):
+            result["parts"][name] = findings
+            write(path, result)
+        required = {name: result["parts"][name] for name, part in group.items() if part.required}
+        if any(findings["failed"] for findings in required.values()):
             break
-        if part.required and result["parts"][name].get("gpu") != kept.get(name, {}).get("gpu"):
+        if any(findings.get("gpu") != kept.get(name, {}).get("gpu") for name, findings in required.items()):
             kept = {}  # figures of two GPUs do not go into one file
     write(path, result)
     return result
+
+
+def _side_by_side(parts: Mapping[str, Part]) -> list[dict[str, Part]]:
+    """The parts in order, each alone, or neighbours that are not timed together."""
+    groups = itertools.groupby(parts.items(), key=lambda item: item[0] if item[1].timed else "")
+    return [dict(members) for _, members in groups]
+
+
+def _run_group(parts: Mapping[str, tuple[Part, float]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Runs parts at the same time, each with its limit in seconds: what each found, as they end."""
+    with ThreadPoolExecutor(max(1, len(parts))) as pool:
+        for name in parts:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+        running = {pool.submit(run_part, *part): name for name, part in parts.items()}
+        for ended in as_completed(running):
+            yield running[ended], ended.result()
 
 
 def summary(result: Mapping[str, Any]) -> str:

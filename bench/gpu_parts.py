@@ -26,6 +26,7 @@ from torch import Tensor
 from bench import stages, throughput
 from bench.common import (
     Setup,
+    arithmetic,
     environment,
     interleaved,
     make_features,
@@ -262,11 +263,9 @@ def memory(_limit_s: float, _save: Save) -> Mapping[str, Any]:
 
 
 def batch_64(limit_s: float, save: Save) -> Mapping[str, Any]:
-    """The speed, then the stages of each engine beside their floors."""
+    """The speed, then the stages of engine `triton` beside their floors."""
     findings = _speed(64, limit_s * 0.6, save)
-    for engine in NEVER_WAIT:
-        findings[f"stages, {engine}"] = _in_stages(engine)
-        save(findings)
+    findings["stages, triton"] = _in_stages("triton")
     return findings
 
 
@@ -287,8 +286,9 @@ def _speed(batch: int, limit_s: float, save: Save) -> dict[str, Any]:
             channels_last=True,
             batches=(batch,),
             repeats=30,
-            limit_s=limit_s / 4,
+            limit_s=limit_s / 5,
             others=False,
+            brief=True,
         )
     )
     save(findings)
@@ -326,38 +326,60 @@ def other_libraries(limit_s: float, save: Save) -> Mapping[str, Any]:
 
 
 def dataset(limit_s: float, save: Save) -> Mapping[str, Any]:
-    """JPEG files through `explain_dataset`, beside the forward passes alone of the same model and batch."""
+    """JPEG files through `explain_dataset`, decoded by cores or by the GPU, beside the forward passes alone of the
+    same model and batch.
+    """
     from bench.dataset import generate
-    from cfcam_gpu.dataset import explain_dataset
     from cfcam_gpu.models import load_model
 
-    begun, images, batch = time.monotonic(), 2000, 64
+    images, different, batch = 16000, 500, 256
+    forward = _forward_rate(batch, limit_s / 6)
+    findings: dict[str, Any] = {
+        "images": images,
+        "forward_only_images_per_s": round(forward, 1),
+        "failed": [],
+    }
+    save(findings)
     loaded = load_model("torchvision:resnet50@none")
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "images"
         source.mkdir()
-        generate(source, images)
-        summary_of_run = explain_dataset(
-            [str(source)], Path(folder) / "out", loaded, overlays="none", device="cuda", batch_size=batch,
-            max_errors="5%", precision="bfloat16", channels_last=True,
-        )  # fmt: skip
-    rate = summary_of_run.now / summary_of_run.seconds
-    findings: dict[str, Any] = {
-        "images": images,
-        "images_per_s": round(rate, 1),
+        generate(source, different)
+        for i in range(different, images):
+            os.link(source / f"{i % different:05}.jpg", source / f"{i:05}.jpg")
+        for decode in ("full", "gpu"):
+            try:
+                findings[decode] = _dataset_run(source, Path(folder) / decode, loaded, batch, decode)
+                findings[decode]["of_forward"] = round(findings[decode]["images_per_s"] / forward, 3)
+            except Exception as error:  # a decoder that fails must not cost the other's figures
+                findings["failed"].append(f"--decode {decode}: {type(error).__name__}: {first_line(error)}")
+            save(findings)
+    shares = [findings[decode]["of_forward"] for decode in ("full", "gpu") if decode in findings]
+    return {**findings, **(_goal("of forward only", max(shares), DATASET_GOAL) if shares else {})}
+
+
+def _dataset_run(source: Path, out: Path, loaded: Any, batch: int, decode: str) -> dict[str, Any]:
+    from cfcam_gpu.dataset import explain_dataset
+
+    begun = time.monotonic()
+    summary_of_run = explain_dataset(
+        [str(source)], out, loaded, overlays="none", device="cuda", batch_size=batch, max_errors="5%",
+        precision="bfloat16", channels_last=True, decode=decode,
+    )  # fmt: skip
+    return {
+        "images_per_s": round(summary_of_run.now / summary_of_run.seconds, 1),
+        "with_setup": round(summary_of_run.now / (time.monotonic() - begun), 1),
         "ok": summary_of_run.tally.ok,
+        "failed_images": summary_of_run.tally.skipped,
     }
-    save(findings)
+
+
+def _forward_rate(batch: int, limit_s: float) -> float:
+    """Images/s of the forward passes alone in bfloat16, channels last."""
     setup = Setup(device="cuda", precision="bfloat16", channels_last=True)
     model, views = make_model(setup), make_images(setup, batch)
-    seconds = interleaved(
-        {"forward": lambda: throughput.forward(model, views)},
-        50,
-        limit_s=max(1, limit_s - time.monotonic() + begun),
-    )
-    forward = 1000 / summary(seconds["forward"], batch)["ms_per_image"]
-    findings |= {"forward_only_images_per_s": round(forward, 1), "of_forward": round(rate / forward, 3)}
-    return {**findings, **_goal("of forward only", rate / forward, DATASET_GOAL)}
+    seconds = interleaved({"forward": lambda: throughput.forward(model, views)}, 50, limit_s=max(1, limit_s))
+    return 1000 / summary(seconds["forward"], batch)["ms_per_image"]
 
 
 def cuml_loop(limit_s: float, _save: Save) -> Mapping[str, Any]:
@@ -382,6 +404,44 @@ def cuml_loop(limit_s: float, _save: Save) -> Mapping[str, Any]:
         "cases": {name: summary(values, batch) for name, values in seconds.items()},
         "cuml_over_auto": times,
         **_goal("times a loop over cuML", times, CUML_GOAL),
+    }
+
+
+def kernels(_limit_s: float, save: Save) -> Mapping[str, Any]:
+    """Which kernels a call of each engine launches, and how long the GPU works on each, by PyTorch's profiler."""
+    findings: dict[str, Any] = {}
+    for engine, batch in (("triton", 256), ("triton", 64), ("torch", 16)):
+        setup = Setup(device="cuda", precision="bfloat16", channels_last=True)
+        cam = CFCAM(make_model(setup), setup.layer, engine=engine, on_invalid="flag")
+        images = make_images(setup, batch)
+        with arithmetic(setup):
+            findings[f"{engine}, batch {batch}"] = _profiled(functools.partial(cam, images), batch)
+        save(findings)
+    return findings
+
+
+def _profiled(call: Callable[[], Any], batch: int, most: int = 25) -> dict[str, Any]:
+    """Microseconds an image of the kernels that take longest, of all kernels, and by the clock, of a third call."""
+    for _ in range(2):
+        call()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        begun = time.perf_counter()
+        call()
+        torch.cuda.synchronize()
+        clock = time.perf_counter() - begun
+    events = sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total)
+    return {
+        "us_per_image": round(sum(event.self_device_time_total for event in events) / batch, 2),
+        "clock_us_per_image": round(1e6 * clock / batch, 2),
+        "launches": sum(event.count for event in events),
+        "longest": {
+            event.key[:80]: {
+                "count": event.count,
+                "us_per_image": round(event.self_device_time_total / batch, 2),
+            }
+            for event in events[:most]
+        },
     }
 
 

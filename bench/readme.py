@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 #: Page -> names of its tables.
 PAGES = {
     ROOT / "README.md": ("which", "survey"),
-    ROOT / "docs" / "benchmarks.md": ("throughput", "precision", "dataset", "discrimination"),
+    ROOT / "docs" / "benchmarks.md": ("throughput", "gpu", "precision", "dataset", "discrimination"),
     ROOT / "docs" / "methods.md": ("scenes",),
 }
 
@@ -61,7 +61,8 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
     """Name -> Markdown of every table."""
     return {
         "which": which(results),
-        "throughput": _throughput(results["throughput"]["batches"]),
+        "throughput": _throughput(results["throughput"]["batches"], results["gpu_check"]["parts"]),
+        "gpu": _gpu(results["gpu_check"]["parts"]),
         "precision": _precision(results),
         "dataset": _dataset(results["dataset"]["rates"]),
         "discrimination": _discrimination(results["discrimination"]["presets"]),
@@ -70,14 +71,56 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _throughput(batches: dict[str, Any]) -> str:
-    head = ["time an image ÷ that of an explanation", "batch 1", "16", "64", "GPU"]
+def _throughput(batches: dict[str, Any], parts: Mapping[str, Any]) -> str:
+    head = ["time an image ÷ that of an explanation", "batch 1", "16", "64", "NVIDIA H200, 16"]
+    if parts["machine"]["gpu"] not in head[-1]:
+        raise SystemExit(
+            f"the column of the GPU is headed {head[-1]}, the results are of {parts['machine']['gpu']}"
+        )
+    gpu = parts["other libraries"]["batches"]["16"]
     rows = [
-        [heading, *(_ratio(batch[over].get(case)) for batch in batches.values()), "not measured"]
+        [heading, *(_ratio(batch[over].get(case)) for batch in (*batches.values(), gpu))]
         for over, cases in (("over_explained", CASES), ("over_prepared", PREPARED))
         for case, heading in cases.items()
     ]
     return table(head, rows)
+
+
+def _gpu(parts: Mapping[str, Any]) -> str:
+    """Speeds on the GPU, in bfloat16, and what the other parts of its check found."""
+    cases = {
+        "forward only": "forward only",
+        "forward only, compiled, CUDA graph": "forward only, compiled, in a CUDA graph",
+        "explained": "explained",
+        "explained, compiled": "explained, compiled",
+    }
+    figures = {batch: parts[f"batch {batch}"]["batches"][str(batch)]["cases"] for batch in (64, 256)}
+    rows = [
+        [heading, *(f"{1000 / figures[batch][case]['ms_per_image']:,.0f}" for batch in figures)]
+        for case, heading in cases.items()
+    ]
+    runs = parts["dataset"]
+    ended = {"full": "decoded by the machine's 16 cores", "gpu": "`--decode gpu`"}
+    rows += [
+        [f"JPEG files through a dataset run, {how}", "–", f"{runs[decode]['images_per_s']:,.0f}"]
+        for decode, how in ended.items()
+    ]
+    engines = parts["equivalence"]["engines"]
+    compared = {
+        name: [case for case in engines[name].values() if isinstance(case, dict)]
+        for name in ("triton", "torch")
+    }
+    labels = sum(case["other_labels"] for cases in compared.values() for case in cases)
+    largest = " and ".join(
+        f"{max(case['heatmap'] for case in cases):.0e} with `{name}`" for name, cases in compared.items()
+    )
+    return "\n".join([
+        table([f"images/s on an {parts['machine']['gpu']}", *(f"batch {batch}" for batch in figures)], rows),
+        "",
+        f"Heatmaps differ from the reference's by at most {largest};",
+        f"other labels: {labels or 'none'}. Waits for the device: {len(parts['no waits']['failed']) or 'none'}.",
+        f"The tests of the engines and kernels there: {parts['tests']['closing_line'].partition(' in ')[0]}.",
+    ])  # fmt: skip
 
 
 def which(results: Mapping[str, Any]) -> str:
@@ -227,7 +270,15 @@ def _mean(figure: dict[str, float]) -> str:
 
 
 def read_results(
-    names: Sequence[str] = ("throughput", "precision", "dataset", "discrimination", "models", "scenes"),
+    names: Sequence[str] = (
+        "throughput",
+        "precision",
+        "dataset",
+        "discrimination",
+        "models",
+        "scenes",
+        "gpu_check",
+    ),
 ) -> dict[str, Any]:
     """The committed results by name."""
     return {name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in names}

@@ -74,13 +74,17 @@ COMPILED_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.01, "autoc
 
 @dataclass(frozen=True)
 class Options(Setup):
-    """What is timed. No turn begins after `limit_s` seconds at a batch size, once there are three."""
+    """What is timed. No turn begins after `limit_s` seconds at a batch size, once there are three.
+
+    `brief`: only the forward pass and the explanation, as they are and compiled.
+    """
 
     batches: tuple[int, ...] = (1, 16, 64)
     repeats: int = 7
     limit_s: float = 80.0
     compiled: bool = True
     others: bool = True
+    brief: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,11 @@ def run(options: Options) -> dict[str, Any]:
         result["published_difference"] = check_published(plain, options.layer, make_images(float32, 1))
         others, result["peers"] = other_entries(plain, float32)
     explained, result["engines"] = explained_entries(model, options)
-    faster, result["prepared"] = prepared_entries(plain, float32)
+    faster: dict[str, Entry] = {}
+    if options.brief:
+        explained = {"explained": explained["explained"]}
+    else:
+        faster, result["prepared"] = prepared_entries(plain, float32)
     compiled = compiled_entries(entries | explained | faster) if options.compiled else {}
     entries |= compiled | explained | faster | others
     result |= {"compiled": {}, "batches": {}}
@@ -235,7 +243,7 @@ def compiled_entries(eager: Mapping[str, Entry]) -> dict[str, Entry]:
         eager: has the entries of the explanations, whose models are compiled.
     """
     entries = {}
-    for kind in ("", ", prepared"):
+    for kind in (kind for kind in ("", ", prepared") if f"explained{kind}" in eager):
         setup = eager[f"explained{kind}"].setup
         cam = eager[f"explained{kind}"].work
         assert isinstance(cam, CFCAM)
@@ -282,11 +290,15 @@ def measure(entries: Mapping[str, Entry], batch: int, options: Options) -> dict[
     seconds = interleaved(cases, options.repeats, warmup, options.limit_s)
     counts = {name: entry.count(batch) for name, entry in entries.items()}
     per_image = {name: [s / counts[name] for s in values] for name, values in seconds.items()}
+    over = {"over_explained": "explained", "over_prepared": "explained, prepared"}
     return {
         "repeats": len(seconds["explained"]),
         "cases": {name: summary(seconds[name], counts[name]) for name in cases},
-        "over_explained": {name: ratio(per_image[name], per_image["explained"]) for name in cases},
-        "over_prepared": {name: ratio(per_image[name], per_image["explained, prepared"]) for name in cases},
+        **{
+            key: {name: ratio(per_image[name], per_image[base]) for name in cases}
+            for key, base in over.items()
+            if base in cases
+        },
     }
 
 

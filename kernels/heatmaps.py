@@ -19,6 +19,10 @@ from torch import Tensor
 #: Number of outputs that are computed at once.
 _OUTPUTS = 1024
 
+#: Products and sums are rounded one by one, in both kernels: the largest output is then the peak exactly, so that the
+#: heatmap's maximum is 1 and not the number below.
+_AS_WRITTEN = {"enable_fp_fusion": False}
+
 
 def finish(
     grid: Tensor, status: Tensor, size: tuple[int, int], not_finite: int
@@ -41,9 +45,9 @@ def finish(
     peak = torch.empty(b, k, device=grid.device)
     blank = torch.empty(b, k, dtype=torch.bool, device=grid.device)
     block = min(_OUTPUTS, triton.next_power_of_2(max(16, 9 * h * w)))
-    _peaks[(b,)](grid, status, peak, blank, k, h, w, *size, not_finite, block)
+    _peaks[(b,)](grid, status, peak, blank, k, h, w, *size, not_finite, block, **_AS_WRITTEN)
     blocks = triton.cdiv(size[0] * size[1], _OUTPUTS)
-    _heatmaps[(b * k * blocks,)](grid, peak, heatmap, h, w, *size, blocks, _OUTPUTS)
+    _heatmaps[(b * k * blocks,)](grid, peak, heatmap, h, w, *size, blocks, _OUTPUTS, **_AS_WRITTEN)
     return heatmap, peak, blank
 
 

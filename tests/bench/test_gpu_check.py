@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -93,6 +94,16 @@ def test_results_are_written_after_every_part(results, monkeypatch):
     assert stored_parts == [[], ["machine"], ["machine", "good"]]
 
 
+def test_parts_that_time_nothing_run_side_by_side(results):
+    hang = gpu_check.Part("bench.gpu_check:stub_hangs", 0, 1, timed=False)
+    parts = {"machine": gpu_check.STUBS["machine"], **{f"hang {i}": hang for i in range(4)}}
+    begun = time.monotonic()
+    found = gpu_check.run(parts, results, 60)["parts"]
+    assert [found[f"hang {i}"]["state"] for i in range(4)] == ["timed out"] * 4
+    alone = max(found[f"hang {i}"]["seconds"] for i in range(4))
+    assert time.monotonic() - begun < found["machine"]["seconds"] + 2.5 * alone
+
+
 def test_the_limits_are_those_of_the_parts_and_of_the_time_that_is_left(results, monkeypatch):
     limits = {}
 
@@ -108,9 +119,12 @@ def test_the_limits_are_those_of_the_parts_and_of_the_time_that_is_left(results,
 
 
 def test_the_most_likely_order_and_times():
-    assert list(gpu_check.PARTS)[:4] == ["machine", "equivalence", "batch 64", "no waits"]
+    groups = gpu_check._side_by_side(gpu_check.PARTS)
+    assert [list(group) for group in groups[:3]] == [
+        ["machine"], ["equivalence", "no waits", "CUDA graph", "memory", "tests"], ["batch 64"],
+    ]  # fmt: skip
     assert gpu_check.PARTS["equivalence"].most_s == gpu_check.PARTS["batch 64"].most_s == 90
-    four_minutes = [part.least_s for part in list(gpu_check.PARTS.values())[:5]]
+    four_minutes = [max(part.least_s for part in group.values()) for group in groups[:4]]
     assert sum(four_minutes) < 240
     for part in gpu_check.PARTS.values():
         module, _, name = part.work.partition(":")

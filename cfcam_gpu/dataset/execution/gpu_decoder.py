@@ -88,14 +88,23 @@ class GpuDecoder:
         return views
 
     def _decoded(self, contents: Sequence[bytes]) -> list[Tensor | None]:
-        """All files at once; one by one where that fails, since the error does not say which file it was."""
+        """All files at once; in halves where that fails, since the error does not say which file it was.
+
+        A file that is cut off would fail, so it is not tried.
+        """
+        whole = [content for content in contents if _ends(content)]
+        decoded = iter(self._in_halves(whole) if whole else [])
+        return [next(decoded) if _ends(content) else None for content in contents]
+
+    def _in_halves(self, contents: Sequence[bytes]) -> list[Tensor | None]:
         try:
             return list(self.decode_jpegs(contents))
         except RuntimeError as error:
             if len(contents) == 1:
                 self._report(error)
                 return [None]
-        return [pixels for content in contents for pixels in self._decoded([content])]
+        middle = len(contents) // 2
+        return [*self._in_halves(contents[:middle]), *self._in_halves(contents[middle:])]
 
     def _report(self, error: RuntimeError) -> None:
         if not self._reported:
@@ -112,6 +121,11 @@ class GpuDecoder:
             self._report(error)
             return None
         return View(view, file.width, file.height, mask=file.mask)
+
+
+def _ends(content: bytes) -> bool:
+    """Whether a JPEG's end marker is there, before what some writers append."""
+    return content.rfind(b"\xff\xd9") > 0
 
 
 def _groups(files: Sequence[FileView]) -> Iterator[list[FileView]]:
