@@ -5,9 +5,10 @@
 The samples are made as they are asked for (see `explain_dataset`), with ids, paths and names of 20 to 45 characters.
 All parts but the last are finished: links to one part, whose rows count and are not compared. `listing` only makes the
 samples. `plan` stores them. `resume` is what the same call does before its first image: it compares all samples with
-the plan and counts the rows of all finished parts; `compare` is the first of these alone. `shuffled` compares samples
-in another order of which one is new. Memory is the growth of the process's peak over what it had with the packages
-imported; every step has a process of its own.
+the plan and counts the rows of all finished parts; `compare` is the first of these alone. `objects` is `resume` of
+samples that come as an object each, not as columns. `shuffled` compares samples in another order of which one is new.
+`unfinished` is `resume` where one part in ten is left, whose samples are then asked for. Memory is the growth of the
+process's peak over what it had with the packages imported; every step has a process of its own.
 """
 
 from __future__ import annotations
@@ -21,20 +22,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from bench.common import print_table, save
 from bench.store import MAP_SHAPE, make_rows
 from cfcam_gpu.dataset.execution.observer import Observer, Tally
-from cfcam_gpu.dataset.execution.parts import FinishedParts
+from cfcam_gpu.dataset.execution.parts import FinishedParts, PendingPart
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.run import carry_out
+from cfcam_gpu.dataset.sources.columns import AT_ONCE, Columns, ColumnSource
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.resume import _new_samples
 from cfcam_gpu.dataset.store.store import Store
 
 PART_SIZE = 1024
+
+#: Of this many parts one is left, in `unfinished`.
+LEFT = 10
+
 RUN = {
     "fingerprint": {"method": "gradcam"},
     "shard_size": PART_SIZE,
@@ -43,7 +50,7 @@ RUN = {
 }
 
 
-class Generated(Collection[Sample]):
+class Generated(ColumnSource):
     """Samples like the files of ImageNet, made as they are asked for.
 
     Args:
@@ -56,14 +63,36 @@ class Generated(Collection[Sample]):
     def __len__(self) -> int:
         return self.count
 
+    def pieces(self, *names: str) -> Iterator[Columns]:
+        numbers = (i for first in range(self.step) for i in range(first, self.count, self.step))
+        while some := list(islice(numbers, AT_ONCE)):
+            stems = [f"n{i // 1300:08}/n{i // 1300:08}_{i}" for i in some]
+            yield {name: _MADE[name](stems) for name in names}
+
+
+#: Field of the samples -> its values, from the names.
+_MADE: dict[str, Callable[[list[str]], list[Any]]] = {
+    "sample_id": lambda stems: [f"{stem}.JPEG" for stem in stems],
+    "uri": lambda stems: [f"/data/imagenet/train/{stem}.JPEG" for stem in stems],
+    "name": lambda stems: stems,
+    **dict.fromkeys(("label", "target", "mask"), lambda stems: [None] * len(stems)),
+}
+
+
+class Objects(Collection[Sample]):
+    """The samples of a `Generated` that gives no columns, but an object for each."""
+
+    def __init__(self, samples: Generated) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
     def __contains__(self, sample: object) -> bool:
-        return any(sample == one for one in self)
+        return sample in self.samples
 
     def __iter__(self) -> Iterator[Sample]:
-        for first in range(self.step):
-            for i in range(first, self.count, self.step):
-                name = f"n{i // 1300:08}/n{i // 1300:08}_{i}"
-                yield Sample(f"{name}.JPEG", f"/data/imagenet/train/{name}.JPEG", name=name)
+        return iter(self.samples)
 
 
 class Ended(Exception):
@@ -77,7 +106,8 @@ class Nothing:
     layer = engine = device = "none"
     steps = 0
 
-    def explain(self, *_: Any) -> FinishedParts:
+    def explain(self, parts: Iterable[PendingPart], *_: Any) -> FinishedParts:
+        assert sum(len(part.new_positions()) for part in parts) > PART_SIZE
         raise Ended
 
 
@@ -113,15 +143,32 @@ def shuffled(out: Path, count: int) -> None:
 
 
 def resume(out: Path, count: int) -> None:
+    carry_on(out, Generated(count), Begun())
+
+
+def objects(out: Path, count: int) -> None:
+    carry_on(out, Objects(Generated(count)), Begun())
+
+
+def unfinished(out: Path, count: int) -> None:
+    store = Store(out)
+    for part in range(1, store.read_plan().parts, LEFT):
+        store.part_file(part).unlink(missing_ok=True)
+    carry_on(out, Generated(count), Observer())
+
+
+def carry_on(out: Path, samples: Collection[Sample], observer: Observer) -> None:
+    """A run up to where it explains its first image, or has asked for all that are left."""
     try:
-        carry_out(Store(out), Generated(count), Nothing(), RUN, RunOptions(overlays="none"), Begun())
+        carry_out(Store(out), samples, Nothing(), RUN, RunOptions(overlays="none"), observer)
     except Ended:
         return
     raise AssertionError("the run did not begin")
 
 
 STEPS: dict[str, Callable[[Path, int], None]] = {
-    "listing": listing, "plan": plan, "compare": compare, "resume": resume, "shuffled": shuffled,
+    "listing": listing, "plan": plan, "compare": compare, "resume": resume, "objects": objects,
+    "shuffled": shuffled, "unfinished": unfinished,
 }  # fmt: skip
 
 

@@ -8,24 +8,20 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, chain, islice
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cfcam_gpu.dataset.sources.columns import AT_ONCE, FIELDS, Columns, pieces_of, samples_in
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.arrays import arrow_array
 from cfcam_gpu.dataset.store.atomic_files import atomic_file, sync_folder
 from cfcam_gpu.errors import StoreError
 
-#: The attributes of `Sample`, in its order. Plans of earlier versions of the package lack the last one.
-_FIELDS = ("sample_id", "uri", "label", "target", "name", "mask")
-_SCHEMA = pa.schema([(name, pa.string()) for name in _FIELDS])
-
-#: Rows that are read or written at a time: one row group of the file.
-_GROUP = 16_384
+_SCHEMA = pa.schema([(name, pa.string()) for name in FIELDS])
 
 
 class Plan:
@@ -102,20 +98,23 @@ class Plan:
             inside = row - self._group_start[group]
             piece = self._read(group).slice(inside, stop - row)
             samples += map(
-                Sample, *(piece[name].to_pylist() for name in _FIELDS if name in piece.column_names)
+                Sample, *(piece[name].to_pylist() for name in FIELDS if name in piece.column_names)
             )
             row += len(piece)
         return samples
 
     def columns(self, *names: str) -> Iterator[dict[str, Any]]:
         """Fields of every sample, in order; `names`: those of `Sample`'s attributes."""
-        for batch in self._file.iter_batches(_GROUP, columns=list(names)):
+        for batch in self._file.iter_batches(AT_ONCE, columns=list(names)):
             yield from batch.to_pylist()
 
-    def pieces(self, *names: str) -> Iterator[dict[str, list[Any]]]:
-        """As `columns`, but lists of the fields of some thousand samples at a time."""
+    def pieces(self, *names: str) -> Iterator[Columns]:
+        """As `columns`, but lists of the fields of some thousand samples at a time.
+
+        Plans of earlier versions of the package have no masks: these are None.
+        """
         stored = [name for name in names if name in self._file.schema_arrow.names]
-        for batch in self._file.iter_batches(_GROUP, columns=stored):
+        for batch in self._file.iter_batches(AT_ONCE, columns=stored):
             none = [None] * len(batch)
             yield {name: batch[name].to_pylist() if name in stored else none for name in names}
 
@@ -125,13 +124,13 @@ class Plan:
         Raises:
             OSError: it cannot be written.
         """
-        earlier = (_sample(row) for row in self.columns(*_FIELDS))
+        earlier = chain.from_iterable(map(samples_in, self.pieces(*FIELDS)))
         return write_plan(self.path, chain(earlier, samples), [*self.segments, len(samples)], self.part_size)
 
     def _read(self, group: int) -> pa.Table:
         """A row group of the file; the last one stays in memory."""
         if self._group is None or self._group[0] != group:
-            self._group = group, self._file.read_row_group(group, columns=list(_FIELDS))
+            self._group = group, self._file.read_row_group(group, columns=list(FIELDS))
         return self._group[1]
 
 
@@ -139,7 +138,7 @@ def write_plan(path: Path, samples: Iterable[Sample], segments: Sequence[int], p
     """Stores a plan in place of one that may be there, and returns it.
 
     Args:
-        samples: those of all segments, in order; may be a generator.
+        samples: those of all segments, in order; may be a generator or a `ColumnSource`.
         segments: number of samples in each segment.
         part_size: number of samples in a part.
 
@@ -148,15 +147,9 @@ def write_plan(path: Path, samples: Iterable[Sample], segments: Sequence[int], p
     """
     about = json.dumps({"shard_size": part_size, "segments": list(segments)})
     schema = _SCHEMA.with_metadata({"cfcam": about})
-    rest = iter(samples)
     with atomic_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        while piece := list(islice(rest, _GROUP)):
-            columns = [arrow_array([getattr(s, name) for s in piece], pa.string()) for name in _FIELDS]
+        for piece in pieces_of(samples, *FIELDS):
+            columns = [arrow_array(piece[name], pa.string()) for name in FIELDS]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
     sync_folder(path.parent)
     return Plan(path)
-
-
-def _sample(values: dict[str, Any]) -> Sample:
-    """A sample from its stored fields. Plans of earlier versions of the package have no masks."""
-    return Sample(**{name: values.get(name) for name in _FIELDS})  # type: ignore[arg-type]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import compress, islice, starmap, zip_longest
+from operator import eq
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,15 @@ import numpy.typing as npt
 from cfcam_gpu.dataset.execution.observer import Observer, counted
 from cfcam_gpu.dataset.execution.parts import overlay_name
 from cfcam_gpu.dataset.options import RunOptions
+from cfcam_gpu.dataset.sources.columns import (
+    AT_ONCE,
+    FIELDS,
+    Columns,
+    cut,
+    pieces_of,
+    rows_in,
+    samples_in,
+)
 from cfcam_gpu.dataset.sources.names import name_key, unique_names
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.fingerprint import differences, with_later_fields
@@ -26,9 +36,6 @@ from cfcam_gpu.images.encode import IMAGE_FORMATS
 
 #: A run of more samples than this puts its pictures into one folder for each part.
 _MOST_IN_ONE_FOLDER = 10_000
-
-#: Samples that are compared with the plan at a time.
-_AT_ONCE = 16_384
 
 _REMEDY = "choose another output folder, or --overwrite to begin anew"
 
@@ -104,12 +111,14 @@ def _new_samples(store: Store, plan: Plan, samples: Collection[Sample], observer
         return []
     planned = _Planned(plan, places)
     new: list[Sample] = []
-    rest = iter(samples)
-    while piece := list(islice(rest, _AT_ONCE)):
+    for piece in pieces_of(samples, *FIELDS):
         positions = planned.positions(piece)
-        new += [piece[i] for i in np.flatnonzero(positions < 0)]
-        for i in np.flatnonzero((positions >= 0) & ~planned.are_in_place(piece, positions))[:1]:
-            _refuse_other_place(store, plan, piece[i], int(positions[i]))
+        unplanned = positions < 0
+        if unplanned.any():
+            new += compress(samples_in(piece), unplanned)
+        for i in np.flatnonzero(~unplanned & ~planned.are_in_place(piece, positions))[:1]:
+            sample = next(islice(samples_in(piece), i, None))
+            _refuse_other_place(store, plan, sample, int(positions[i]))
     missing = len(plan) - (len(samples) - len(new))
     if missing > 0:
         observer.note(counted(missing, "planned sample", " no longer among the inputs; the run keeps it"))
@@ -120,13 +129,8 @@ def _are_planned_in_order(plan: Plan, samples: Collection[Sample], fields: Seque
     """Whether the samples are the plan's, in its order, as they are where nothing was added or removed."""
     if len(samples) != len(plan):
         return False
-    rest = iter(samples)
-    for piece in plan.pieces(*fields):
-        listed = list(islice(rest, len(piece["sample_id"])))
-        for name in fields:
-            if [getattr(sample, name) for sample in listed] != piece[name]:
-                return False
-    return True
+    planned, listed = cut(plan.pieces(*fields), AT_ONCE), pieces_of(samples, *fields)
+    return all(starmap(eq, zip_longest(planned, listed)))
 
 
 class _Planned:
@@ -145,34 +149,30 @@ class _Planned:
         self.files: npt.NDArray[np.int32] = np.empty(len(plan), np.int32)
         start = 0
         for piece in plan.pieces("sample_id", *places):
-            span = slice(start, start := start + len(piece["sample_id"]))
-            ids[span] = [hash(sample_id) for sample_id in piece["sample_id"]]
-            files = zip(*(piece[name] for name in places), strict=True)
-            self.files[span] = [_short_hash(values) for values in files]
+            span = slice(start, start := start + rows_in(piece))
+            ids[span] = list(map(hash, piece["sample_id"]))
+            self.files[span] = self._short_hashes(piece)
         order = np.argsort(ids)
         self.ids = ids[order]
         self.order = order.astype(np.uint32) if len(plan) < 2**32 else order
 
-    def positions(self, samples: Sequence[Sample]) -> npt.NDArray[np.int64]:
+    def positions(self, piece: Columns) -> npt.NDArray[np.int64]:
         """Position of each sample in the plan; -1 if it is not there."""
         if not len(self.ids):
-            return np.full(len(samples), -1)
-        ids = np.array([hash(sample.sample_id) for sample in samples], np.int64)
+            return np.full(rows_in(piece), -1)
+        ids = np.fromiter(map(hash, piece["sample_id"]), np.int64)
         places = np.searchsorted(self.ids, ids).clip(max=len(self.ids) - 1)
         return np.where(self.ids[places] == ids, self.order[places].astype(np.int64), -1)
 
-    def are_in_place(
-        self, samples: Sequence[Sample], positions: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.bool_]:
+    def are_in_place(self, piece: Columns, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Whether each sample's files are where the plan has those at its position."""
-        files = [_short_hash(tuple(getattr(sample, name) for name in self.places)) for sample in samples]
-        same: npt.NDArray[np.bool_] = self.files[positions] == np.array(files, np.int32)
+        same: npt.NDArray[np.bool_] = self.files[positions] == self._short_hashes(piece)
         return same
 
-
-def _short_hash(values: tuple[str | None, ...]) -> int:
-    """A 32-bit hash."""
-    return (hash(values) & 0xFFFFFFFF) - 0x80000000
+    def _short_hashes(self, piece: Columns) -> npt.NDArray[np.int32]:
+        """The last 32 bits of the hashes of the files."""
+        files = zip(*(piece[name] for name in self.places), strict=True)
+        return np.fromiter(map(hash, files), np.int64).astype(np.int32)
 
 
 def _refuse_other_place(store: Store, plan: Plan, sample: Sample, position: int) -> None:

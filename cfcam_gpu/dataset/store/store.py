@@ -261,8 +261,9 @@ class Store:
         """
         path = self.part_file(part)
         try:
-            with pq.ParquetFile(path) as file:  # `pq.read_table` imports pandas where it is installed
-                table = file.read(columns)
+            # `pq.read_table` imports pandas where it is installed; a path and threads cost more than small parts do.
+            with pa.OSFile(str(path)) as content, pq.ParquetFile(content) as file:
+                table = file.read(columns, use_threads=False)
             return table if columns is None else table.select(columns)
         except (OSError, KeyError, pa.ArrowException) as error:
             raise StoreError(

@@ -1,0 +1,96 @@
+"""Samples as columns: lists of their ids, places and so on, some thousand at a time, without an object for each."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import fields
+from itertools import islice
+from operator import attrgetter
+
+from cfcam_gpu.dataset.sources.sample import Sample
+
+#: The attributes of `Sample`, in its order.
+FIELDS = tuple(field.name for field in fields(Sample))
+
+#: Samples in a piece.
+AT_ONCE = 16_384
+
+#: The values of some samples, by field; all lists are equally long.
+Columns = dict[str, list[str | None]]
+
+
+class ColumnSource(Collection[Sample]):
+    """Samples that are made as they are asked for, as columns: a run of them is resumed several times as fast.
+
+    A subclass has `__len__` and `pieces`, which give the same samples whenever they are called.
+
+    Example:
+        >>> class Numbered(ColumnSource):
+        ...     def __len__(self):
+        ...         return 3
+        ...
+        ...     def pieces(self, *names):
+        ...         ids = [f"{i}.png" for i in range(3)]
+        ...         columns = {"sample_id": ids, "uri": [f"/photos/{name}" for name in ids], "name": ["0", "1", "2"]}
+        ...         yield {name: columns.get(name, [None] * 3) for name in names}
+        >>> [sample.uri for sample in Numbered()]
+        ['/photos/0.png', '/photos/1.png', '/photos/2.png']
+    """
+
+    @abstractmethod
+    def pieces(self, *names: str) -> Iterator[Columns]:
+        """The values of every sample, in order, of the fields `names`: attributes of `Sample`; each piece has all."""
+
+    def __iter__(self) -> Iterator[Sample]:
+        for piece in self.pieces(*FIELDS):
+            yield from samples_in(piece)
+
+    def __contains__(self, sample: object) -> bool:
+        return any(sample == one for one in self)
+
+
+def samples_in(piece: Columns) -> Iterator[Sample]:
+    """The samples of a piece that has all fields."""
+    return map(Sample, *(piece[name] for name in FIELDS))  # type: ignore[arg-type]
+
+
+def pieces_of(samples: Iterable[Sample], *names: str) -> Iterator[Columns]:
+    """The values of any samples, `AT_ONCE` at a time.
+
+    Example:
+        >>> list(pieces_of([Sample("a", "/a.png"), Sample("b", "/b.png")], "sample_id", "uri"))
+        [{'sample_id': ['a', 'b'], 'uri': ['/a.png', '/b.png']}]
+    """
+    pieces = samples.pieces(*names) if isinstance(samples, ColumnSource) else _of_objects(samples, names)
+    return cut(pieces, AT_ONCE)
+
+
+def _of_objects(samples: Iterable[Sample], names: Sequence[str]) -> Iterator[Columns]:
+    rest = iter(samples)
+    while piece := list(islice(rest, AT_ONCE)):
+        yield {name: list(map(attrgetter(name), piece)) for name in names}
+
+
+def cut(pieces: Iterable[Columns], count: int) -> Iterator[Columns]:
+    """The same rows, `count` in a piece; the last may have fewer.
+
+    Example:
+        >>> list(cut([{"uri": ["a", "b"]}, {"uri": ["c", "d", "e"]}], 3))
+        [{'uri': ['a', 'b', 'c']}, {'uri': ['d', 'e']}]
+    """
+    held: Columns = {}
+    for piece in pieces:
+        held = {name: held[name] + list(values) for name, values in piece.items()} if held else piece
+        length = rows_in(held)
+        ends = range(count, length + 1, count)
+        yield from ({name: values[end - count : end] for name, values in held.items()} for end in ends)
+        left = length - length % count
+        held = {name: values[left:] for name, values in held.items()} if left < length else {}
+    if held:
+        yield held
+
+
+def rows_in(piece: Columns) -> int:
+    """Number of samples in a piece."""
+    return len(next(iter(piece.values())))
