@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cfcam_gpu.dataset.execution.observer import Observer
     from cfcam_gpu.dataset.options import RunOptions
     from cfcam_gpu.dataset.run import RunSummary, explain_dataset
+    from cfcam_gpu.dataset.sources.columns import ColumnSource
     from cfcam_gpu.dataset.sources.find import find_samples
     from cfcam_gpu.dataset.sources.open_image import open_image
     from cfcam_gpu.dataset.sources.sample import Sample
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from cfcam_gpu.dataset.store.results import Results, open_results
 
 __all__ = [
+    "ColumnSource",
     "Observer",
     "Results",
     "RunOptions",
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "ColumnSource": "sources.columns",
     "Observer": "execution.observer",
     "Results": "store.results",
     "RunOptions": "options",

@@ -21,7 +21,7 @@ Columns = dict[str, list[str | None]]
 
 
 class ColumnSource(Collection[Sample]):
-    """Samples that are made as they are asked for, as columns: a run of them is resumed several times as fast.
+    """Samples that are made as they are asked for, as columns: a run of them is resumed faster.
 
     A subclass has `__len__` and `pieces`, which give the same samples whenever they are called.
 
@@ -52,7 +52,7 @@ class ColumnSource(Collection[Sample]):
 
 def samples_in(piece: Columns) -> Iterator[Sample]:
     """The samples of a piece that has all fields."""
-    return map(Sample, *(piece[name] for name in FIELDS))  # type: ignore[arg-type]
+    return map(Sample, *(piece[name] for name in FIELDS))
 
 
 def pieces_of(samples: Iterable[Sample], *names: str) -> Iterator[Columns]:
