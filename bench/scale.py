@@ -33,10 +33,11 @@ INPUTS: dict[str, tuple[str, str, str, str]] = {
     "webp_ms": ("store", "pictures.webp.cpu_ms", "ms of a core", "its overlay as WebP, decoding included"),
     "webp": ("store", "pictures.webp.bytes", "bytes", "that overlay"),
     "list": ("store", "plan.list_us", "µs of a core", "finding a sample in a folder"),
-    "list_bytes": ("store", "plan.list_bytes", "bytes", "memory of a sample meanwhile, at the peak"),
     "plan": ("store", "plan.write_us", "µs of a core", "planning a sample"),
     "read_plan": ("store", "plan.read_us", "µs of a core", "comparing a sample with a stored plan"),
     "plan_bytes": ("store", "plan.bytes_per_sample", "bytes", "a sample in the plan"),
+    "plan_memory": ("listing", "steps.plan.memory_mb", "MB", "memory of planning ten million samples"),
+    "resume_memory": ("listing", "steps.resume.memory_mb", "MB", "memory of resuming a run of ten million"),
 }  # fmt: skip
 PART_SIZES = (256, 1024, 4096)
 for _size in PART_SIZES:
@@ -174,12 +175,11 @@ def _start(inputs: Inputs) -> str:
     lines = [
         (what, f"{inputs[name]:g} µs", _time(IMAGES * inputs[name] / 1e6)) for what, name in names.items()
     ]
-    memory = (
-        "memory while it lists",
-        f"{inputs['list_bytes']:,.0f} bytes",
-        _bytes(IMAGES * inputs["list_bytes"]),
-    )
-    return table(("once, in each process", "a sample", "ten million"), [*lines, memory])
+    lines += [
+        ("memory of storing the plan", "", _bytes(1e6 * inputs["plan_memory"])),
+        ("memory of comparing, and counting what is finished", "", _bytes(1e6 * inputs["resume_memory"])),
+    ]
+    return table(("once, in each process", "a sample", "ten million"), lines)
 
 
 def _here(dataset: Mapping[str, Any]) -> str:

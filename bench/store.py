@@ -16,7 +16,6 @@ import shutil
 import statistics
 import tempfile
 import time
-import tracemalloc
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from PIL import Image
 from bench.common import print_table, save
 from bench.dataset import SIZE, generate
 from cfcam_gpu.dataset.execution.worker import OverlayStyle, read_view, write_overlay
-from cfcam_gpu.dataset.sources.find import find_samples
+from cfcam_gpu.dataset.sources.find import listed_samples
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.dataset.store.store import Store
@@ -101,19 +100,15 @@ def resume(out: Path, count: int, size: int = 256) -> dict[str, Any]:
 
 
 def plan(out: Path) -> dict[str, Any]:
-    """Per sample: microseconds of listing a folder, and of writing and reading a plan; and peak bytes of memory."""
+    """Per sample: microseconds of listing a folder, and of writing and reading a plan; and its bytes there."""
     folder = out / "listed"
     for i in range(FILES):
         path = folder / f"n{i // 1300:08}/{i}.JPEG"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     cpu = time.process_time()
-    count = len(find_samples([str(folder)]))
+    count = len(listed_samples([str(folder)]))
     listing = (time.process_time() - cpu) / count
-    tracemalloc.start()
-    samples = find_samples([str(folder)])
-    memory = tracemalloc.get_traced_memory()[1] / len(samples)
-    tracemalloc.stop()
     rows = make_rows(PLANNED)
     samples = [Sample(row["sample_id"], row["uri"], name=row["sample_id"][:-5]) for row in rows]
     store, cpu = Store(out), time.process_time()
@@ -123,7 +118,6 @@ def plan(out: Path) -> dict[str, Any]:
     reading = (time.process_time() - cpu) / len(uris)
     return {
         "list_us": round(1e6 * listing, 2),
-        "list_bytes": round(memory),
         "write_us": round(1e6 * writing, 2),
         "read_us": round(1e6 * reading, 2),
         "bytes_per_sample": round(store.plan_file.stat().st_size / PLANNED, 1),

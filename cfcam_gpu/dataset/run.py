@@ -28,9 +28,10 @@ from cfcam_gpu.dataset.execution.ray_driver import ray_part_explainer
 from cfcam_gpu.dataset.execution.worker import OverlayStyle
 from cfcam_gpu.dataset.given import as_given
 from cfcam_gpu.dataset.options import RunOptions
-from cfcam_gpu.dataset.sources.find import find_samples
+from cfcam_gpu.dataset.sources.find import listed_samples
 from cfcam_gpu.dataset.sources.folder_labels import chosen_labels, with_folder_labels
 from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.sources.spool import SpooledSamples
 from cfcam_gpu.dataset.store.journal import Journals, run_token
 from cfcam_gpu.dataset.store.locks import claim, setup_lock
 from cfcam_gpu.dataset.store.plan import Plan
@@ -91,9 +92,9 @@ def explain_dataset(
 
     Args:
         inputs: files, folders, glob patterns, manifests or tar shards; or samples. An object with a length that makes
-            its samples whenever it is iterated is never held in memory as a whole. Or a data set in memory: a list of
-            images, a torch `Dataset` or `DataLoader` of (image, label), a `datasets.Dataset` (see
-            `sources.object_kinds.object_samples`), which this process reads.
+            its samples whenever it is iterated is never held in memory as a whole; a `ColumnSource` resumes faster.
+            Or a data set in memory: a list of images, a torch `Dataset` or `DataLoader` of (image, label), a
+            `datasets.Dataset` (see `sources.object_kinds.object_samples`), which this process reads.
         out: folder of the results; made if it does not exist.
         model: a specification (see `cfcam_gpu.models`), the result of `load_model`, or a function that
             returns one; or a module. A distributed run takes a specification or an importable function.
@@ -173,7 +174,9 @@ def _labelled(
     if note is not None:
         observer.note(note)
     run_content["labels"] = labels
-    return with_folder_labels(samples) if labels == "folders" and isinstance(samples, list) else samples
+    if labels == "folders" and isinstance(samples, (list, SpooledSamples)):
+        return with_folder_labels(samples)
+    return samples
 
 
 def _part_explainer(
@@ -208,7 +211,7 @@ def samples_of(
     if others or (samples and len(samples) < len(items)):
         kinds = ", ".join(sorted({type(item).__name__ for item in others or items}))
         raise InputError(f"inputs must be paths, or samples and nothing else, got {kinds}")
-    return samples or find_samples([str(item) for item in items], exclude=out, path_column=path_column)
+    return samples or listed_samples([str(item) for item in items], exclude=out, path_column=path_column)
 
 
 def _is_source(inputs: object) -> bool:
@@ -229,7 +232,7 @@ def carry_out(
     """Claims the output folder, stores the plan or resumes the stored one, and explains this process's parts.
 
     Args:
-        samples: a list is emptied, since a million samples take memory and the plan on disk has them.
+        samples: a list is emptied, since a million samples take memory or space on the disk, and the plan has them.
         run_content: the content of run.json.
 
     Raises:
@@ -241,7 +244,7 @@ def carry_out(
             claimed = claim(stack, store.locks_folder, options.rank, options.world_size)
             store.clear_leftovers(claimed.rank, claimed.world_size)
             plan = open_plan(store, claimed, samples, options, run_content, observer)
-            if isinstance(samples, list):
+            if isinstance(samples, (list, SpooledSamples)):
                 samples.clear()
         return _Run(store, plan, part_explainer, options, observer).explain_parts()
 

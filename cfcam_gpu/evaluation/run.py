@@ -5,7 +5,7 @@ samples -> plan -> parts (capture once, a map by each method, all metrics) -> al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +25,7 @@ from cfcam_gpu.dataset.execution.pool import make_pool
 from cfcam_gpu.dataset.execution.ray_driver import ray_part_explainer
 from cfcam_gpu.dataset.given import as_given
 from cfcam_gpu.dataset.run import RunSummary, carry_out, samples_of
+from cfcam_gpu.dataset.sources.columns import pieces_of
 from cfcam_gpu.dataset.sources.masks import check_masks, with_masks
 from cfcam_gpu.dataset.sources.open_image import open_image
 from cfcam_gpu.dataset.sources.sample import Sample
@@ -115,8 +116,8 @@ def evaluate(
     observer, device = observer or Observer(), resolve_device(options.device)
     given = as_given(inputs, model, options, preprocess, class_names)
     options = given.options
-    samples = _masked_samples(list(samples_of(given.inputs, Path(out), options.path_column)), options)
-    metrics = options.metrics_to_measure(masked=any(sample.mask for sample in samples))
+    samples = _masked_samples(samples_of(given.inputs, Path(out), options.path_column), options)
+    metrics = options.metrics_to_measure(masked=_are_masked(samples))
     store = EvaluationStore(Path(out), columns_of(metrics))
     make = partial(
         Evaluator, options=options, metrics=metrics, on_cost=partial(store.write_cost, options.rank)
@@ -148,19 +149,25 @@ def _part_explainer(
             yield LocalPartExplainer(evaluator, options, pool), about(evaluator, weights, options)
 
 
-def _masked_samples(samples: list[Sample], options: EvaluationOptions) -> list[Sample]:
+def _masked_samples(samples: Collection[Sample], options: EvaluationOptions) -> Collection[Sample]:
     """The samples with the masks of the folder `options.masks`, where one is given. Raises InputError."""
     check_masks(samples)
     if options.masks is None:
         return samples
     folder = Path(options.masks)
     masked = with_masks(samples, folder)
-    if not any(sample.mask for sample in masked):
+    if not _are_masked(masked):
+        first = next(iter(samples))
         raise InputError(
             f"the folder of masks {str(folder)!r} has none for any of the inputs; "
-            f"the mask of {samples[0].sample_id!r} would be {samples[0].name}.png"
+            f"the mask of {first.sample_id!r} would be {first.name}.png"
         )
     return masked
+
+
+def _are_masked(samples: Collection[Sample]) -> bool:
+    """Whether any sample has a mask."""
+    return any(any(piece["mask"]) for piece in pieces_of(samples, "mask"))
 
 
 def _fingerprint(

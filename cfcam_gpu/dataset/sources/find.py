@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -12,17 +11,11 @@ from cfcam_gpu._utils.messages import listed
 from cfcam_gpu.dataset.sources.folders import InputFile, expand_input
 from cfcam_gpu.dataset.sources.hub_parquet import hub_samples, is_hub_parquet
 from cfcam_gpu.dataset.sources.huggingface import dataset_samples, is_saved_dataset, refuse_cache
+from cfcam_gpu.dataset.sources.listing import Listing, Unnamed
 from cfcam_gpu.dataset.sources.manifests import is_manifest, manifest_samples
-from cfcam_gpu.dataset.sources.names import (
-    all_differ,
-    image_stem,
-    name_key,
-    names_of,
-    output_name,
-    safe_name,
-    unique_names,
-)
+from cfcam_gpu.dataset.sources.names import image_stem, names_of, safe_name
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri, path_uri
+from cfcam_gpu.dataset.sources.spool import SpooledSamples
 from cfcam_gpu.dataset.sources.webdataset import is_compressed, refuse_compressed, tar_samples
 from cfcam_gpu.errors import InputError
 
@@ -62,27 +55,34 @@ def find_samples(
         >>> [(sample.sample_id, sample.name) for sample in find_samples([str(folder)])]
         [('cat.jpg', 'cat.jpg'), ('cat.png', 'cat.png'), ('dog.png', 'dog')]
     """
+    return list(listed_samples(inputs, exclude, path_column))
+
+
+def listed_samples(
+    inputs: Sequence[str], exclude: Path | None = None, path_column: str | None = None
+) -> SpooledSamples:
+    """As `find_samples`, but the samples of folders and shards are never all in memory."""
     if not inputs:
         raise InputError("no inputs: name at least one image file, folder, pattern, manifest or shard")
-    listed_files: set[str] = set()
-    unnamed: list[_Unnamed] = []
+    listing = Listing()
     manifests = 0
     for text in inputs:
         in_folder = os.path.isdir(os.path.expanduser(text))
         for file in _expand(text, exclude):
-            if file.real not in listed_files:
-                listed_files.add(file.real)
-                source = _Input(
-                    file, in_folder, alone=in_folder and len(inputs) == 1, path_column=path_column
-                )
+            source = _Input(file, in_folder, alone=in_folder and len(inputs) == 1, path_column=path_column)
+            kind = None if file.problem else next((k for k in _KINDS.values() if k.includes(source)), None)
+            if kind is None:
+                listing.add_file(_file_sample(source), file.real)
+            elif listing.is_new(file.real):
                 manifests += _KINDS["manifest"].includes(source)
-                unnamed += _samples_of(source)
-    del listed_files
+                for sample in kind.samples(source):
+                    name = safe_name(sample.sample_id)
+                    listing.add(Unnamed(sample, source.path.as_posix(), str(image_stem(name)), str(name)))
     if path_column is not None and not manifests:
         raise InputError(f"the path column {path_column!r} is for manifests, and none of the inputs is one")
-    if not unnamed:
+    if not len(listing):
         raise InputError(f"no samples in {listed(inputs)}: the shards are empty")
-    return _named(unnamed)
+    return listing.named()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,22 +109,6 @@ class _Input:
         return clean_text((self.file.relative if self.alone else self.path).as_posix())
 
 
-@dataclass(frozen=True, slots=True)
-class _Unnamed:
-    """A sample whose id and name are not yet compared with those of the others.
-
-    Attributes:
-        origin: path of its shard, manifest or data set as given; empty for a file.
-        stem: name of its output files.
-        full: their name where others have the same stem.
-    """
-
-    sample: Sample
-    origin: str
-    stem: str
-    full: str
-
-
 #: The relative path of a saved data set. No file has it, so a data set is recognised without the disk.
 _WHOLE_FOLDER = PurePath()
 
@@ -138,22 +122,12 @@ def _expand(text: str, exclude: Path | None) -> Iterator[InputFile]:
     return expand_input(text, exclude)
 
 
-def _samples_of(source: _Input) -> Iterator[_Unnamed]:
-    if source.file.problem is not None:
-        broken = _broken(source, source.file.problem)
-        yield _Unnamed(broken, "", *names_of(PurePath(clean_text(str(source.file.relative)))))
-        return
-    for kind in _KINDS.values():
-        if kind.includes(source):
-            for sample in kind.samples(source):
-                name = safe_name(sample.sample_id)
-                yield _Unnamed(sample, source.path.as_posix(), str(image_stem(name)), str(name))
-            return
-    # Equal texts are one object: of millions of samples each text counts.
-    sample_id, uri = source.file_id, path_uri(os.path.abspath(source.path))
+def _file_sample(source: _Input) -> Unnamed:
+    """The image in a file, or the sample that says why there is none."""
     stem, full = names_of(PurePath(clean_text(str(source.file.relative))))
-    sample = Sample(sample_id, source.file.real if uri == source.file.real else uri)
-    yield _Unnamed(sample, "", stem, sample_id if full == sample_id else full)
+    if source.file.problem is not None:
+        return Unnamed(_broken(source, source.file.problem), "", stem, full)
+    return Unnamed(Sample(source.file_id, path_uri(os.path.abspath(source.path))), "", stem, full)
 
 
 @dataclass(frozen=True)
@@ -209,37 +183,3 @@ _KINDS = {
     "compressed shard": _Kind(lambda source: is_compressed(source.path), _compressed_samples),
     "WebDataset shard": _Kind(lambda source: source.path.suffix.lower() == ".tar", _shard_samples),
 }
-
-
-def _named(unnamed: list[_Unnamed]) -> list[Sample]:
-    """The samples with their final ids and names; the list is emptied, so that they are never there twice."""
-    stems = [output_name(one.stem) for one in unnamed]
-    names = stems if all_differ(map(name_key, stems)) else _names_that_differ(unnamed, stems)
-    ids = None if all_differ(one.sample.sample_id for one in unnamed) else list(_unique_ids(unnamed))
-    unnamed.reverse()
-    samples = []
-    for position, name in enumerate(names):
-        sample = unnamed.pop().sample
-        sample_id = sample.sample_id if ids is None else ids[position]
-        samples.append(Sample(sample_id, sample.uri, sample.label, sample.target, name, sample.mask))
-    return samples
-
-
-def _names_that_differ(unnamed: list[_Unnamed], stems: list[str]) -> list[str]:
-    return unique_names(stems, [output_name(one.full) for one in unnamed])
-
-
-def _unique_ids(unnamed: list[_Unnamed]) -> Iterator[str]:
-    counts = Counter(one.sample.sample_id for one in unnamed)
-    taken: set[str] = set()
-    last_number: Counter[str] = Counter()
-    for one in unnamed:
-        sample_id = one.sample.sample_id
-        if counts[sample_id] > 1 and one.origin:
-            sample_id = clean_text(f"{one.origin}#{sample_id}")
-        unique = sample_id
-        while unique in taken:  # a tar file may hold a key twice
-            last_number[sample_id] += 1
-            unique = f"{sample_id}-{last_number[sample_id] + 1}"
-        taken.add(unique)
-        yield unique

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from cfcam_gpu._utils.messages import listed
 from cfcam_gpu.dataset.judging import Judge
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, split_uri
+from cfcam_gpu.dataset.sources.spool import SpooledSamples
 from cfcam_gpu.errors import InputError
 
 
@@ -33,7 +34,7 @@ def chosen_labels(
 
     Args:
         wanted: one of `cfcam_gpu.dataset.options.LABELS`.
-        samples: samples that are made as they are asked for have the labels they come with.
+        samples: those of an object that makes them as they are asked for have the labels they come with.
         class_names: of the model; None: not known.
 
     Raises:
@@ -44,7 +45,7 @@ def chosen_labels(
         >>> chosen_labels("auto", samples, ["cat", "dog"])[0], chosen_labels("auto", samples, ["cat"])[0]
         ('folders', 'given')
     """
-    if not isinstance(samples, list):
+    if not isinstance(samples, (list, SpooledSamples)):
         if wanted == "folders":
             raise InputError("labels from folders are for files; give the samples their labels")
         return "given", None
@@ -66,17 +67,17 @@ def chosen_labels(
     )
 
 
-def with_folder_labels(samples: list[Sample]) -> list[Sample]:
+def with_folder_labels(samples: Iterable[Sample]) -> SpooledSamples:
     """The samples; each without a label gets the name of its file's folder.
 
     Example:
-        >>> with_folder_labels([Sample("x", "/train/cat/x.jpg")])[0].label
-        'cat'
+        >>> [sample.label for sample in with_folder_labels([Sample("x", "/train/cat/x.jpg")])]
+        ['cat']
     """
-    return [
+    return SpooledSamples(
         sample if sample.label is not None else replace(sample, label=folder_label(sample))
         for sample in samples
-    ]
+    )
 
 
 def _nearly(matches: int, folders: int) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePath
 
+from cfcam_gpu.dataset.sources.folder_entries import sorted_entries
 from cfcam_gpu.errors import InputError
 
 
@@ -123,34 +124,24 @@ def _walk(folder: Path, excluded: str | None) -> Iterator[InputFile]:
         return
     entered = {real}
     # A stack, since a function that calls itself ends at a depth of some hundred folders.
-    levels = [(folder, PurePath(), real, iter(_entries(folder)))]
+    levels = [(folder, PurePath(), real, sorted_entries(folder))]
     while levels:
         parent, below, parent_real, entries = levels[-1]
         entry = next(entries, None)
         if entry is None:
             levels.pop()
             continue
-        if entry.name.startswith("."):
-            continue
-        path, relative, link = parent / entry.name, below / entry.name, entry.is_symlink()
-        real = os.path.realpath(path) if link else os.path.join(parent_real, entry.name)
+        path, relative = parent / entry.name, below / entry.name
+        real = os.path.realpath(path) if entry.is_link else os.path.join(parent_real, entry.name)
         # A link that leads nowhere or to itself counts as a file; decoding it then reports an error.
-        if not (os.path.isdir(path) if link else entry.is_dir()):
+        if not (os.path.isdir(path) if entry.is_link else entry.is_folder):
             yield InputFile(path, real, relative)
         elif real != excluded and real not in entered:
             entered.add(real)
             try:
-                levels.append((path, relative, real, iter(_entries(path))))
+                levels.append((path, relative, real, sorted_entries(path)))
             except InputError as error:
                 yield InputFile(path, real, relative, problem=str(error))
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise InputError(f"folder {str(folder)!r} cannot be read: {error.strerror}") from error
 
 
 def _expand_pattern(pattern: str, text: str, excluded: str | None) -> list[InputFile]:

@@ -5,14 +5,16 @@ A sample's mask is "box:x0,y0,x1,y1", or the URI of an image file whose pixels o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from cfcam_gpu.dataset.sources.columns import pieces_of
 from cfcam_gpu.dataset.sources.sample import Sample, path_uri, split_uri
+from cfcam_gpu.dataset.sources.spool import SpooledSamples
 from cfcam_gpu.errors import InputError
 from cfcam_gpu.images.masks import box_text, draw_box, mask_view, parse_box, read_mask
 from cfcam_gpu.images.preprocess import Preprocess
@@ -56,7 +58,7 @@ def open_mask(mask: str, size: tuple[int, int], preprocess: Preprocess) -> npt.N
     return mask_view(pixels, preprocess)
 
 
-def with_masks(samples: Sequence[Sample], folder: Path) -> list[Sample]:
+def with_masks(samples: Iterable[Sample], folder: Path) -> SpooledSamples:
     """The samples, each with the mask `folder`/NAME.png where that file exists.
 
     NAME is the sample's name: the relative path of its image, without extension.
@@ -74,7 +76,9 @@ def with_masks(samples: Sequence[Sample], folder: Path) -> list[Sample]:
     """
     if not folder.is_dir():
         raise InputError(f"the folder of masks {str(folder)!r} does not exist")
-    return [_with_mask(sample, (folder / f"{sample.name}.png").absolute()) for sample in samples]
+    return SpooledSamples(
+        _with_mask(sample, (folder / f"{sample.name}.png").absolute()) for sample in samples
+    )
 
 
 def _with_mask(sample: Sample, path: Path) -> Sample:
@@ -87,7 +91,7 @@ def _with_mask(sample: Sample, path: Path) -> Sample:
     return replace(sample, mask=path_uri(str(path)))
 
 
-def check_masks(samples: Sequence[Sample]) -> None:
+def check_masks(samples: Iterable[Sample]) -> None:
     """Raises InputError for the first sample whose manifest gives a mask or box with a mistake.
 
     Example:
@@ -95,7 +99,8 @@ def check_masks(samples: Sequence[Sample]) -> None:
         Traceback (most recent call last):
         cfcam_gpu.errors.InputError: list.csv, line 2: the box is empty
     """
-    for sample in samples:
-        if sample.mask is not None and sample.mask.startswith("broken:"):
-            _, (where, reason) = split_uri(sample.mask)
-            raise InputError(f"{where}: {reason}")
+    for piece in pieces_of(samples, "mask"):
+        for mask in piece["mask"]:
+            if mask is not None and mask.startswith("broken:"):
+                _, (where, reason) = split_uri(mask)
+                raise InputError(f"{where}: {reason}")

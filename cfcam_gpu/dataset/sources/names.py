@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import PurePath, PurePosixPath
-
-import numpy as np
 
 from cfcam_gpu.dataset.sources.sample import clean_text
 
@@ -119,38 +117,41 @@ def unique_names(stems: Sequence[str], fulls: Sequence[str]) -> list[str]:
         ['cat.png', 'cat.jpg', 'dog', 'Dog-2']
     """
     stem_counts, full_counts = Counter(map(name_key, stems)), Counter(map(name_key, fulls))
-    return _numbered([
+    wanted = [
         full if stem_counts[name_key(stem)] > 1 and full_counts[name_key(full)] == 1 else stem
         for stem, full in zip(stems, fulls, strict=True)
-    ])  # fmt: skip
+    ]
+    numbering = Numbering(reserved=set(map(name_key, wanted)))
+    return [numbering.unique(name) for name in wanted]
 
 
-def all_differ(texts: Iterable[str]) -> bool:
-    """Whether no two texts are equal, by 64-bit hashes, which take 8 bytes each. It may be wrong only with False.
+class Numbering:
+    """Different texts: of equal ones the first stays as it is, the others end with "-2", "-3", …
+
+    Args:
+        reserved: keys of texts that no text becomes by a number.
+        key: equal for texts that count as equal.
 
     Example:
-        >>> all_differ(["cat", "dog"]), all_differ(["cat", "cat"])
-        (True, False)
+        >>> numbering = Numbering(reserved={"cat-2"})
+        >>> [numbering.unique(name) for name in ("cat", "Cat", "cat-2")]
+        ['cat', 'Cat-3', 'cat-2']
     """
-    hashes = np.fromiter(map(hash, texts), np.int64)
-    hashes.sort()
-    return not bool((hashes[1:] == hashes[:-1]).any())
 
+    def __init__(self, reserved: Container[str] = (), key: Callable[[str], str] | None = None) -> None:
+        self.reserved = reserved
+        self.key = key or name_key
+        self.taken: set[str] = set()
+        self.last_number: Counter[str] = Counter()
 
-def _numbered(wanted: list[str]) -> list[str]:
-    """Different names: of equal ones the first stays as it is, the others end with "-2", "-3", …"""
-    names: list[str] = []
-    # No sample gets a numbered name that another sample has without a number.
-    reserved, taken = set(map(name_key, wanted)), set[str]()
-    last_number: Counter[str] = Counter()
-    for name in wanted:
-        key, unique = name_key(name), name
-        while name_key(unique) in taken or (unique != name and name_key(unique) in reserved):
-            last_number[key] += 1
-            unique = f"{name}-{last_number[key] + 1}"
-        taken.add(name_key(unique))
-        names.append(unique)
-    return names
+    def unique(self, text: str) -> str:
+        """The text, with a number where it was given before."""
+        key, unique = self.key(text), text
+        while self.key(unique) in self.taken or (unique != text and self.key(unique) in self.reserved):
+            self.last_number[key] += 1
+            unique = f"{text}-{self.last_number[key] + 1}"
+        self.taken.add(self.key(unique))
+        return unique
 
 
 def name_key(name: str) -> str:

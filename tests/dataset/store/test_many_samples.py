@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.listing import Generated
+from bench.listing import Generated, Objects
 from cfcam_gpu.dataset import open_results
+from cfcam_gpu.dataset.sources import columns, spool
+from cfcam_gpu.dataset.sources.columns import Columns, ColumnSource, cut
+from cfcam_gpu.dataset.sources.masks import with_masks
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.resume import _new_samples
 from cfcam_gpu.dataset.store.store import Store
@@ -46,6 +49,48 @@ def test_the_samples_of_the_plan_are_not_new_in_any_order(store):
     assert new_samples(store, changed(random.Random(0).shuffle)) == ([], [])
 
 
+class Uneven(ColumnSource):
+    """The samples of another source in pieces of all lengths."""
+
+    def __init__(self, samples: Generated) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def pieces(self, *names: str) -> Iterator[Columns]:
+        draw = random.Random(0)
+        for piece in self.samples.pieces(*names):
+            rest = piece[names[0]]
+            start = 0
+            while start < len(rest):
+                end = start + draw.choice((1, 300, 5000, 16_384))
+                yield {name: values[start:end] for name, values in piece.items()}
+                start = end
+
+
+@pytest.mark.parametrize("source", [Objects, Uneven, list])
+def test_columns_and_objects_make_the_same_plan(store, tmp_path, source):
+    other = Store(tmp_path)
+    other.write_plan(source(Generated(COUNT)), 1024)
+    assert other.plan_file.read_bytes() == store.plan_file.read_bytes()
+    assert new_samples(store, source(Generated(COUNT))) == ([], [])
+    new, _ = new_samples(store, source(Generated(COUNT + 2, 7)))
+    assert [sample.sample_id for sample in new] == [
+        sample.sample_id for sample in Generated(COUNT + 2, 7) if int(sample.name.split("_")[1]) >= COUNT
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 100])
+def test_rows_are_cut_without_losing_any(count):
+    lengths = [0, 1, 5, 0, 2, 9]
+    values = [str(i) for i in range(sum(lengths))]
+    rest = iter(values)
+    pieces = [{"uri": [next(rest) for _ in range(length)]} for length in lengths]
+    wanted = [values[i : i + count] for i in range(0, len(values), count)]
+    assert [piece["uri"] for piece in cut(pieces, count)] == wanted
+
+
 def test_new_and_missing_samples_are_found(store):
     extra = [Sample("x.png", "/x.png", name="x"), Sample("y.png", "/y.png", name="n00000000/N00000000_5")]
     samples = changed(lambda samples: samples.__setitem__(slice(100, 105), extra))
@@ -78,6 +123,21 @@ def test_memory_does_not_grow_with_the_samples(tmp_path):
 
     assert peak(160_000, 1) <= 1.1 * peak(40_000, 1)
     assert peak(160_000, 7) - peak(40_000, 7) <= 40 * 120_000  # hashes; 1.25 kB with the samples
+
+
+def test_samples_with_the_masks_of_a_folder_are_not_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(spool, "AT_ONCE", 500)
+    monkeypatch.setattr(columns, "AT_ONCE", 500)
+
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        assert len(with_masks(Generated(count), tmp_path)) == count
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    peak(2_000)  # modules are imported
+    assert peak(8_000) - peak(2_000) < 100 * 6_000
 
 
 class Pictures:

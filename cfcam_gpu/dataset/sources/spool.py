@@ -1,0 +1,130 @@
+"""Many samples in little memory: on the disk, from the first ten thousands on."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
+from typing import IO, TYPE_CHECKING
+
+from cfcam_gpu.dataset.sources.columns import AT_ONCE, FIELDS, Columns, ColumnSource
+from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+
+class Spool:
+    """Rows of texts, in order: the last ones, at most `AT_ONCE`, in memory, all before them in a temporary file.
+
+    The file has no name and is gone when this is. Reading and then adding more rows begins a further file.
+
+    Args:
+        names: of the columns.
+
+    Raises:
+        InputError: the temporary file cannot be written or read.
+
+    Example:
+        >>> spool = Spool(("uri", "label"))
+        >>> spool.append(("/a.png", None))
+        >>> len(spool), list(spool.pieces("uri"))
+        (1, [{'uri': ['/a.png']}])
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self._held: list[tuple[str | None, ...]] = []
+        self._stored = 0
+        self._files: list[IO[bytes]] = []
+        self._writer: pq.ParquetWriter | None = None
+
+    def __len__(self) -> int:
+        return self._stored + len(self._held)
+
+    def append(self, row: tuple[str | None, ...]) -> None:
+        """Adds a row."""
+        if len(self._held) == AT_ONCE:
+            self._store()
+        self._held.append(row)
+
+    def pieces(self, *names: str) -> Iterator[Columns]:
+        """The values of all rows, `AT_ONCE` at a time."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        for file in self._files:
+            yield from _stored_pieces(file, names)
+        if self._held:
+            columns = dict(zip(self.names, map(list, zip(*self._held, strict=True)), strict=True))
+            yield {name: columns[name] for name in names}
+
+    def clear(self) -> None:
+        """Removes all rows."""
+        self._held, self._stored, self._writer = [], 0, None
+        while self._files:
+            self._files.pop().close()
+
+    def _store(self) -> None:
+        """Moves the held rows into the file."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        from cfcam_gpu.dataset.store.arrays import arrow_array
+
+        columns = [arrow_array(values, pa.string()) for values in zip(*self._held, strict=True)]
+        table = pa.Table.from_arrays(columns, names=list(self.names))
+        try:
+            if self._writer is None:
+                self._files.append(tempfile.TemporaryFile(prefix="cfcam-"))  # noqa: SIM115
+                self._writer = pq.ParquetWriter(self._files[-1], table.schema, compression="zstd")
+            self._writer.write_table(table)
+        except OSError as error:
+            raise _failure("written", error) from error
+        self._stored += len(self._held)
+        self._held = []
+
+
+class SpooledSamples(ColumnSource):
+    """Samples in a `Spool`.
+
+    Example:
+        >>> samples = SpooledSamples([Sample("a", "/a.png")])
+        >>> len(samples), [sample.uri for sample in samples]
+        (1, ['/a.png'])
+    """
+
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        self._spool = Spool(FIELDS)
+        for values in map(attrgetter(*FIELDS), samples):
+            self._spool.append(values)
+
+    def __len__(self) -> int:
+        return len(self._spool)
+
+    def pieces(self, *names: str) -> Iterator[Columns]:
+        return self._spool.pieces(*names)
+
+    def clear(self) -> None:
+        """Removes all samples, and their file from the disk."""
+        self._spool.clear()
+
+
+def _stored_pieces(content: IO[bytes], names: Sequence[str]) -> Iterator[Columns]:
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(content)
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=list(names), use_threads=False)
+            yield {name: table[name].to_pylist() for name in names}
+    except OSError as error:
+        raise _failure("read", error) from error
+
+
+def _failure(verb: str, error: OSError) -> InputError:
+    folder = tempfile.gettempdir()
+    return InputError(
+        f"the list of samples cannot be {verb} in {folder}: {error.strerror or error}; TMPDIR names another folder"
+    )
