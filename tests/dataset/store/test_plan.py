@@ -17,7 +17,7 @@ def samples(start: int, stop: int) -> list[Sample]:
 
 @pytest.mark.parametrize("group", [2, 7, 100])
 def test_the_plan_gives_each_part_its_samples_through_all_segments(tmp_path, monkeypatch, group):
-    monkeypatch.setattr("cfcam_gpu.dataset.store.plan._GROUP", group)
+    monkeypatch.setattr("cfcam_gpu.dataset.sources.columns.AT_ONCE", group)
     path = tmp_path / "plan.parquet"
     first = write_plan(path, samples(0, 10), [10], 4)
     assert (first.parts, len(first)) == (3, 10)
