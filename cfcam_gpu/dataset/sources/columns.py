@@ -9,6 +9,7 @@ from itertools import islice
 from operator import attrgetter
 
 from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.errors import InputError
 
 #: The attributes of `Sample`, in its order.
 FIELDS = tuple(field.name for field in fields(Sample))
@@ -43,7 +44,7 @@ class ColumnSource(Collection[Sample]):
         """The values of every sample, in order, of the fields `names`: attributes of `Sample`; each piece has all."""
 
     def __iter__(self) -> Iterator[Sample]:
-        for piece in self.pieces(*FIELDS):
+        for piece in pieces_of(self, *FIELDS):
             yield from samples_in(piece)
 
     def __contains__(self, sample: object) -> bool:
@@ -58,12 +59,24 @@ def samples_in(piece: Columns) -> Iterator[Sample]:
 def pieces_of(samples: Iterable[Sample], *names: str) -> Iterator[Columns]:
     """The values of any samples, `AT_ONCE` at a time.
 
+    Raises:
+        InputError: the columns of a `ColumnSource` are not equally long.
+
     Example:
         >>> list(pieces_of([Sample("a", "/a.png"), Sample("b", "/b.png")], "sample_id", "uri"))
         [{'sample_id': ['a', 'b'], 'uri': ['/a.png', '/b.png']}]
     """
-    pieces = samples.pieces(*names) if isinstance(samples, ColumnSource) else _of_objects(samples, names)
+    pieces = _of_columns(samples, names) if isinstance(samples, ColumnSource) else _of_objects(samples, names)
     return cut(pieces, AT_ONCE)
+
+
+def _of_columns(samples: ColumnSource, names: Sequence[str]) -> Iterator[Columns]:
+    for piece in samples.pieces(*names):
+        lengths = {name: len(piece.get(name, ())) for name in names}
+        if len(set(lengths.values())) > 1:
+            got = ", ".join(f"{name}: {length:,}" for name, length in lengths.items())
+            raise InputError(f"the columns of a piece of samples must be equally long, got {got}")
+        yield {name: list(piece.get(name, ())) for name in names}
 
 
 def _of_objects(samples: Iterable[Sample], names: Sequence[str]) -> Iterator[Columns]:

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from cfcam_gpu.dataset.sources.spool import temporary_file_errors
 from cfcam_gpu.errors import InputError
 
 #: Entries that are sorted in memory; a folder with more is sorted on the disk.
@@ -19,6 +20,10 @@ _IN_MEMORY = 65_536
 _WINDOW = 1 << 14
 
 _FILE, _FOLDER, _LINK = "fdl"
+
+
+class UnreadableFolder(InputError):
+    """A folder cannot be read."""
 
 
 class Entry(NamedTuple):
@@ -42,7 +47,8 @@ def sorted_entries(folder: Path) -> Iterator[Entry]:
     """The entries of a folder that are not hidden, sorted by name. The folder is read before this returns.
 
     Raises:
-        InputError: the folder cannot be read, or its names cannot be written into a temporary file.
+        UnreadableFolder: the folder cannot be read.
+        InputError: its names cannot be written into a temporary file.
 
     Example:
         >>> folder = Path(tempfile.mkdtemp())
@@ -56,7 +62,7 @@ def sorted_entries(folder: Path) -> Iterator[Entry]:
             texts = (f"{entry.name}\0{_kind(entry)}" for entry in entries if not entry.name.startswith("."))
             ordered = _sorted(texts)
     except OSError as error:
-        raise InputError(f"folder {str(folder)!r} cannot be read: {error.strerror}") from error
+        raise UnreadableFolder(f"folder {str(folder)!r} cannot be read: {error.strerror}") from error
     return (Entry(*text.split("\0")) for text in ordered)
 
 
@@ -71,7 +77,9 @@ def _sorted(texts: Iterator[str]) -> Iterator[str]:
     some = sorted(islice(texts, _IN_MEMORY))
     if len(some) < _IN_MEMORY:
         return iter(some)
-    file, spans = tempfile.TemporaryFile(prefix="cfcam-"), []  # noqa: SIM115
+    with temporary_file_errors("written"):
+        file = tempfile.TemporaryFile(prefix="cfcam-")  # noqa: SIM115
+    spans = []
     while some:
         spans.append(_write(file, some))
         some = sorted(islice(texts, _IN_MEMORY))
@@ -81,8 +89,9 @@ def _sorted(texts: Iterator[str]) -> Iterator[str]:
 def _write(file: IO[bytes], texts: Iterable[str]) -> tuple[int, int]:
     """Appends texts to a file, each with a slash behind it, which no name has. Returns where they begin and end."""
     start = file.tell()
-    file.write(b"".join(text.encode("utf-8", "surrogateescape") + b"/" for text in texts))
-    file.flush()
+    with temporary_file_errors("written"):
+        file.write(b"".join(text.encode("utf-8", "surrogateescape") + b"/" for text in texts))
+        file.flush()
     return start, file.tell()
 
 

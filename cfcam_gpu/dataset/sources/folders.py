@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePath
 
-from cfcam_gpu.dataset.sources.folder_entries import sorted_entries
+from cfcam_gpu.dataset.sources.folder_entries import UnreadableFolder, sorted_entries
 from cfcam_gpu.errors import InputError
 
 
@@ -140,7 +140,7 @@ def _walk(folder: Path, excluded: str | None) -> Iterator[InputFile]:
             entered.add(real)
             try:
                 levels.append((path, relative, real, sorted_entries(path)))
-            except InputError as error:
+            except UnreadableFolder as error:
                 yield InputFile(path, real, relative, problem=str(error))
 
 

@@ -38,8 +38,8 @@ class Unnamed:
 class Listing:
     """What the inputs hold, in their order; a file that is found twice comes once.
 
-    Texts are compared by hashes of 8 bytes. Those that occur several times are in memory where a file was found
-    twice, an id is there twice in one shard, or two samples have the same path below their folders.
+    Texts are compared by hashes of 8 bytes. In memory are the files that were found twice, the names that must get
+    numbers, since two samples have the same path below their folders, and all ids where one shard has an id twice.
 
     Example:
         >>> listing = Listing()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import IO, TYPE_CHECKING
 
@@ -52,7 +53,8 @@ class Spool:
     def pieces(self, *names: str) -> Iterator[Columns]:
         """The values of all rows, `AT_ONCE` at a time."""
         if self._writer is not None:
-            self._writer.close()
+            with temporary_file_errors("written"):
+                self._writer.close()
             self._writer = None
         for file in self._files:
             yield from _stored_pieces(file, names)
@@ -75,13 +77,11 @@ class Spool:
 
         columns = [arrow_array(values, pa.string()) for values in zip(*self._held, strict=True)]
         table = pa.Table.from_arrays(columns, names=list(self.names))
-        try:
+        with temporary_file_errors("written"):
             if self._writer is None:
                 self._files.append(tempfile.TemporaryFile(prefix="cfcam-"))  # noqa: SIM115
                 self._writer = pq.ParquetWriter(self._files[-1], table.schema, compression="zstd")
             self._writer.write_table(table)
-        except OSError as error:
-            raise _failure("written", error) from error
         self._stored += len(self._held)
         self._held = []
 
@@ -114,17 +114,23 @@ class SpooledSamples(ColumnSource):
 def _stored_pieces(content: IO[bytes], names: Sequence[str]) -> Iterator[Columns]:
     import pyarrow.parquet as pq
 
-    try:
+    with temporary_file_errors("read"):
         file = pq.ParquetFile(content)
-        for group in range(file.num_row_groups):
+        groups = file.num_row_groups
+    for group in range(groups):
+        with temporary_file_errors("read"):
             table = file.read_row_group(group, columns=list(names), use_threads=False)
-            yield {name: table[name].to_pylist() for name in names}
+        yield {name: table[name].to_pylist() for name in names}
+
+
+@contextmanager
+def temporary_file_errors(verb: str) -> Iterator[None]:
+    """Raises InputError where a temporary file cannot be written or read."""
+    try:
+        yield
     except OSError as error:
-        raise _failure("read", error) from error
-
-
-def _failure(verb: str, error: OSError) -> InputError:
-    folder = tempfile.gettempdir()
-    return InputError(
-        f"the list of samples cannot be {verb} in {folder}: {error.strerror or error}; TMPDIR names another folder"
-    )
+        folder = tempfile.tempdir or "a folder for temporary files"  # None: there is no usable one
+        raise InputError(
+            f"the list of samples cannot be {verb} in {folder}: {error.strerror or error}; "
+            "TMPDIR names another folder"
+        ) from error

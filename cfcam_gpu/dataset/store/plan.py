@@ -15,11 +15,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cfcam_gpu.dataset.sources.columns import AT_ONCE, FIELDS, Columns, pieces_of, samples_in
+from cfcam_gpu.dataset.sources.columns import AT_ONCE, FIELDS, Columns, pieces_of, rows_in, samples_in
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.arrays import arrow_array
 from cfcam_gpu.dataset.store.atomic_files import atomic_file, sync_folder
-from cfcam_gpu.errors import StoreError
+from cfcam_gpu.errors import InputError, StoreError
 
 _SCHEMA = pa.schema([(name, pa.string()) for name in FIELDS])
 
@@ -143,13 +143,20 @@ def write_plan(path: Path, samples: Iterable[Sample], segments: Sequence[int], p
         part_size: number of samples in a part.
 
     Raises:
+        InputError: there are more or fewer samples than the segments have; nothing is stored then.
         OSError: the file cannot be written.
     """
     about = json.dumps({"shard_size": part_size, "segments": list(segments)})
     schema = _SCHEMA.with_metadata({"cfcam": about})
     with atomic_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        count = 0
         for piece in pieces_of(samples, *FIELDS):
+            count += rows_in(piece)
             columns = [arrow_array(piece[name], pa.string()) for name in FIELDS]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+        if count != sum(segments):
+            raise InputError(
+                f"a source of samples has the length {sum(segments):,}, and gave {count:,} samples"
+            )
     sync_folder(path.parent)
     return Plan(path)

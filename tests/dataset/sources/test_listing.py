@@ -123,6 +123,26 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         listed_samples([str(_write(tmp_path / f"{n}", *map(str, range(3)))) for n in range(3)])
 
 
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("allowed", range(4))
+def test_a_folder_whose_names_do_not_fit_on_the_disk_is_not_taken_for_one_broken_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: int
+) -> None:
+    """The disk is full at the first temporary file, or at a later one."""
+    root = _write(tmp_path / "in", *(f"{folder}/{n}" for folder in "abc" for n in range(9)))
+    made = iter(range(allowed))
+    temporary_file = tempfile.TemporaryFile
+
+    def full(**options: str) -> object:
+        if next(made, None) is None:
+            raise OSError(28, "No space left on device")
+        return temporary_file(**options)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(InputError, match="list of samples cannot be written"):
+        listed_samples([str(root)])
+
+
 class _Entry:
     """Stands for `os.DirEntry`."""
 

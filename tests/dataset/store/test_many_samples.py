@@ -18,7 +18,7 @@ from cfcam_gpu.dataset.sources.masks import with_masks
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.resume import _new_samples
 from cfcam_gpu.dataset.store.store import Store
-from cfcam_gpu.errors import StoreError
+from cfcam_gpu.errors import InputError, StoreError
 from tests.helpers.smallnet import Recorder, photo, run, save
 
 COUNT = 40_000
@@ -79,6 +79,33 @@ def test_columns_and_objects_make_the_same_plan(store, tmp_path, source):
     assert [sample.sample_id for sample in new] == [
         sample.sample_id for sample in Generated(COUNT + 2, 7) if int(sample.name.split("_")[1]) >= COUNT
     ]
+
+
+class Wrong(ColumnSource):
+    """Three samples, of a source that says it has `said`, in columns of which one may be too short."""
+
+    def __init__(self, said: int = 3, names: int = 3) -> None:
+        self.said, self.names = said, names
+
+    def __len__(self) -> int:
+        return self.said
+
+    def pieces(self, *names: str) -> Iterator[Columns]:
+        values: list[str | None] = ["a", "b", "c"]
+        yield {name: values[: self.names] if name == "name" else values for name in names}
+
+
+@pytest.mark.parametrize("source", [Wrong(said=2), Wrong(said=4), Wrong(names=2), Wrong(names=0)])
+def test_no_sample_of_a_source_that_does_not_fit_together_is_left_out(tmp_path, source):
+    store = Store(tmp_path)
+    with pytest.raises(InputError, match=r"the length [24], and gave 3|equally long, got .*name: [02]"):
+        store.write_plan(source, 2)
+    assert not store.plan_file.exists()
+
+
+def test_a_source_iterates_over_whole_samples_only():
+    with pytest.raises(InputError, match="equally long"):
+        list(Wrong(names=2))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 100])
