@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import fields
 from itertools import islice
 from operator import attrgetter
+from typing import Any
 
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.errors import InputError
@@ -17,8 +18,8 @@ FIELDS = tuple(field.name for field in fields(Sample))
 #: Samples in a piece.
 AT_ONCE = 16_384
 
-#: The values of some samples, by field; all lists are equally long.
-Columns = dict[str, list[str | None]]
+#: The values of some samples, by field: texts, or None. All lists are equally long.
+Columns = dict[str, list[Any]]
 
 
 class ColumnSource(Collection[Sample]):

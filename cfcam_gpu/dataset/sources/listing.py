@@ -90,7 +90,7 @@ class Listing:
         del hashes
         id_of, name_of = _different_ids(self._pieces), _different_names(self._pieces)
         samples = SpooledSamples(
-            Sample(sample_id, uri, label, target, name, mask)  # type: ignore[arg-type]
+            Sample(sample_id, uri, label, target, name, mask)
             for piece in self._pieces(*_COLUMNS[:-1])
             for sample_id, uri, label, target, name, mask in zip(
                 id_of(piece), piece["uri"], piece["label"], piece["target"], name_of(piece), piece["mask"],
@@ -139,7 +139,7 @@ def _different_ids(pieces: Pieces) -> OfPiece:
     """The ids; where several samples have one, the path of their shard or manifest before it, and then numbers."""
     ids = _Texts(lambda: (one for piece in pieces("sample_id") for one in piece["sample_id"]))
     if not ids.repeat:
-        return lambda piece: piece["sample_id"]  # type: ignore[return-value]
+        return lambda piece: piece["sample_id"]
 
     def wanted(piece: Columns) -> list[str]:
         rows = zip(piece["sample_id"], piece["origin"], ids.repeated(piece["sample_id"]), strict=True)
@@ -158,7 +158,7 @@ def _different_names(pieces: Pieces) -> OfPiece:
     """As `unique_names`, for all samples."""
     stems = _Texts(lambda: (name_key(one) for piece in pieces("stem") for one in piece["stem"]))
     if not stems.repeat:
-        return lambda piece: piece["stem"]  # type: ignore[return-value]
+        return lambda piece: piece["stem"]
     fulls = _Texts(lambda: (name_key(one) for piece in pieces("full") for one in piece["full"]))
 
     def wanted(piece: Columns) -> list[str]:

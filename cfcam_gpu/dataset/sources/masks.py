@@ -5,6 +5,8 @@ A sample's mask is "box:x0,y0,x1,y1", or the URI of an image file whose pixels o
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -76,19 +78,26 @@ def with_masks(samples: Iterable[Sample], folder: Path) -> SpooledSamples:
     """
     if not folder.is_dir():
         raise InputError(f"the folder of masks {str(folder)!r} does not exist")
-    return SpooledSamples(
-        _with_mask(sample, (folder / f"{sample.name}.png").absolute()) for sample in samples
-    )
+    root = str(folder.absolute())
+    # A `Path` would keep each of its parts in the interpreter's table of names.
+    return SpooledSamples(_with_mask(sample, os.path.join(root, f"{sample.name}.png")) for sample in samples)
 
 
-def _with_mask(sample: Sample, path: Path) -> Sample:
-    if not path.is_file():
+def _with_mask(sample: Sample, path: str) -> Sample:
+    if not _is_file(path):
         return sample
     if sample.mask is not None:
         raise InputError(
             f"sample {sample.sample_id!r} has a mask in the manifest and in the folder of masks; leave out one"
         )
-    return replace(sample, mask=path_uri(str(path)))
+    return replace(sample, mask=path_uri(path))
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def check_masks(samples: Iterable[Sample]) -> None:

@@ -115,7 +115,7 @@ class Plan:
         """
         stored = [name for name in names if name in self._file.schema_arrow.names]
         for batch in self._file.iter_batches(AT_ONCE, columns=stored):
-            none: list[str | None] = [None] * len(batch)
+            none = [None] * len(batch)
             yield {name: batch[name].to_pylist() if name in stored else none for name in names}
 
     def extended(self, samples: Sequence[Sample]) -> Plan:

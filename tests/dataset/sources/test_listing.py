@@ -133,10 +133,10 @@ def test_a_folder_whose_names_do_not_fit_on_the_disk_is_not_taken_for_one_broken
     made = iter(range(allowed))
     temporary_file = tempfile.TemporaryFile
 
-    def full(**options: str) -> object:
+    def full(prefix: str) -> object:
         if next(made, None) is None:
             raise OSError(28, "No space left on device")
-        return temporary_file(**options)
+        return temporary_file(prefix=prefix)
 
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
     with pytest.raises(InputError, match="list of samples cannot be written"):
@@ -184,8 +184,8 @@ def test_memory_does_not_grow_with_the_files_of_a_folder(
 
     monkeypatch.setattr(os, "scandir", Scan)
     monkeypatch.setattr(spool, "AT_ONCE", 500)
+    # The least of three: once in a while the interpreter's table of names grows at once by some megabytes.
     count = 2_000
-    peak()  # modules are imported
-    few = peak()
+    few = min(peak() for _ in range(3))
     count = 8_000
-    assert peak() - few < 100 * 6_000
+    assert min(peak() for _ in range(3)) - few < 100 * 6_000

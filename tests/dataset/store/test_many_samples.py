@@ -155,6 +155,7 @@ def test_memory_does_not_grow_with_the_samples(tmp_path):
 def test_samples_with_the_masks_of_a_folder_are_not_held(tmp_path, monkeypatch):
     monkeypatch.setattr(spool, "AT_ONCE", 500)
     monkeypatch.setattr(columns, "AT_ONCE", 500)
+    monkeypatch.setattr("bench.listing.AT_ONCE", 500)
 
     def peak(count: int) -> int:
         tracemalloc.start()
