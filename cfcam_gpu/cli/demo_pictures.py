@@ -22,8 +22,11 @@ from cfcam_gpu.errors import InputError
 from cfcam_gpu.explainer import CFCAM
 from cfcam_gpu.images.contact_sheet import Entry, Strip, draw_contact_sheet
 from cfcam_gpu.images.encode import encode_image
-from cfcam_gpu.images.overlay import colorize, draw_overlay
+from cfcam_gpu.images.overlay import Pixels, colorize, draw_overlay, fit_heatmap
 from cfcam_gpu.models import LoadedModel
+
+#: The method whose maps stand beside those of the run.
+BESIDE = "cfcam-sharp"
 
 
 def is_demo(out: Path) -> bool:
@@ -61,7 +64,8 @@ def write_pictures(loaded: LoadedModel, results: Results) -> Path:
     out = results.store.out
     path = out / "contact_sheet.png"
     try:
-        entries = [_entry(results, row) for row in results.rows() if row["status"] == "ok"]
+        with CFCAM(loaded.model, method=BESIDE) as cam:
+            entries = [_entry(loaded, cam, results, row) for row in results.rows() if row["status"] == "ok"]
         encoded = io.BytesIO()
         _sheet(loaded, results, entries).save(encoded, "PNG", optimize=True)
         write_atomically(path, encoded.getvalue())
@@ -82,25 +86,36 @@ def _sheet(loaded: LoadedModel, results: Results, entries: list[Entry]) -> Image
         entries,
         strip,
         title="What EfficientNet-Lite0 looks at",
-        subtitle="CF-CAM heatmaps for the class the model predicts, with its probability",
+        subtitle=f"Heatmaps of cfcam and {BESIDE} for the class the model predicts, with its probability",
+        headings=("photo", "cfcam", BESIDE),
     )
 
 
-def _entry(results: Results, row: Row) -> Entry:
+def _entry(loaded: LoadedModel, cam: CFCAM, results: Results, row: Row) -> Entry:
+    """Writes a photo and its heatmap; the entry has the overlays of the run and of another explainer."""
     paths = {kind: results.store.out / file for kind, file in picture_files(row).items()}
+    photo = open_image(row["uri"])
     pixels = {
-        "original": np.asarray(open_image(row["uri"])),
+        "original": np.asarray(photo),
         "heatmap": colorize(results.heatmap(row, "original")),
     }
     for kind, picture in pixels.items():
         write_atomically(paths[kind], encode_image(picture, "png"))
     return Entry(
-        photo=Image.fromarray(pixels["original"]),
-        heatmap=Image.fromarray(pixels["heatmap"]),
-        overlay=Image.open(paths["overlay"]),
+        photo=photo,
+        heatmap=Image.open(paths["overlay"]),
+        overlay=Image.fromarray(_overlay(loaded, cam, photo, row["target"])),
         title=f"{row['target_name']}, {row['target_prob']:.0%}",
         detail=f"{plural(row['n_clusters'] or 0, 'cluster')}, {row['noise_fraction']:.0%} noise",
     )
+
+
+def _overlay(loaded: LoadedModel, cam: CFCAM, photo: Image.Image, target: int | None) -> Pixels:
+    """The heatmap of a photo for a class over it, at the photo's size."""
+    images = loaded.preprocess(photo)[None].to(next(loaded.model.parameters()).device)
+    heatmap = cam(images, targets=target).heatmap[0].cpu().numpy()
+    fitted = fit_heatmap(heatmap, loaded.preprocess.visible_box(*photo.size), *photo.size)
+    return draw_overlay(np.asarray(photo), fitted)
 
 
 def two_questions(loaded: LoadedModel, cam: CFCAM, photos: Sequence[Image.Image]) -> Strip:

@@ -26,7 +26,8 @@ _INK = "#16181d"
 _FAINT = "#6a7080"
 _RULE = "#dfe2e8"
 
-_HEADINGS = ("photo", "heatmap", "overlay")
+#: What the three pictures of an entry are, unless told otherwise.
+HEADINGS = ("photo", "heatmap", "overlay")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Entry:
     """One explained photo: three pictures of the same aspect ratio, and two texts below them.
 
     Attributes:
+        photo, heatmap, overlay: from left to right, or others for which the sheet has headings.
         title: on the left.
         detail: on the right, smaller.
     """
@@ -59,7 +61,13 @@ class Strip:
 
 
 def draw_contact_sheet(
-    entries: Sequence[Entry], strip: Strip | None = None, *, title: str, subtitle: str, cmap: str = "inferno"
+    entries: Sequence[Entry],
+    strip: Strip | None = None,
+    *,
+    title: str,
+    subtitle: str,
+    cmap: str = "inferno",
+    headings: Sequence[str] = HEADINGS,
 ) -> Image.Image:
     """Draws the sheet, `WIDTH` pixels wide: two entries per row, then the strip over the full width.
 
@@ -68,9 +76,10 @@ def draw_contact_sheet(
         strip: the last row; None: there is none.
         title, subtitle: texts at the top.
         cmap: the colour map of the heatmaps, shown as a bar at the top.
+        headings: three texts above the columns of the entries' pictures.
 
     Raises:
-        ConfigError: no entry and no strip, or an unknown colour map.
+        ConfigError: no entry and no strip, an unknown colour map, or not three headings.
 
     Example:
         >>> photo = Image.new("RGB", (30, 20))
@@ -81,6 +90,8 @@ def draw_contact_sheet(
     """
     if not entries and (strip is None or not strip.pictures):
         raise ConfigError("a contact sheet needs at least one picture, got none")
+    if len(headings) != len(HEADINGS):
+        raise ConfigError(f"headings must be three texts, got {list(headings)}")
     rows = (len(entries) + 1) // 2
     body = HEADER + rows * ENTRY
     sheet = Image.new("RGB", (WIDTH, body + _strip_height(strip) + MARGIN // 2), _PAPER)
@@ -89,7 +100,7 @@ def draw_contact_sheet(
         row, column = divmod(index, 2)
         _draw_entry(sheet, entry, MARGIN + column * (COLUMN + GUTTER), HEADER + row * ENTRY)
     if entries:
-        _draw_headings(sheet, columns=min(len(entries), 2))
+        _draw_headings(sheet, headings, columns=min(len(entries), 2))
     if strip is not None and strip.pictures:
         _draw_strip(sheet, strip, body)
     return sheet
@@ -110,9 +121,9 @@ def _draw_header(sheet: Image.Image, title: str, subtitle: str, cmap: str) -> No
         _text(sheet, (x, top + height + 6), text, 17, _FAINT, anchor)
 
 
-def _draw_headings(sheet: Image.Image, columns: int) -> None:
+def _draw_headings(sheet: Image.Image, headings: Sequence[str], columns: int) -> None:
     for column in range(columns):
-        for slot, heading in enumerate(_HEADINGS):
+        for slot, heading in enumerate(headings):
             x = MARGIN + column * (COLUMN + GUTTER) + slot * (SLOT[0] + GAP) + SLOT[0] // 2
             _text(sheet, (x, HEADER - 8), heading, 17, _FAINT, "ms")
 

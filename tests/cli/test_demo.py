@@ -13,6 +13,8 @@ from PIL import Image
 
 import cfcam_gpu
 from cfcam_gpu.cli import demo_photos, demo_pictures
+from cfcam_gpu.dataset import RunOptions, explain_dataset
+from cfcam_gpu.dataset.store.results import open_results
 from tests.helpers.command import FAILED, OK, SKIPPED, Outcome, cfcam
 from tests.helpers.tinynet import files
 
@@ -54,7 +56,30 @@ def test_the_contact_sheet_is_a_page_of_moderate_size(demo_run):
     width, height = Image.open(sheet).size
     assert 1200 <= width <= 1800
     assert 900 <= height <= 1800
-    assert sheet.stat().st_size < 1_500_000
+    assert sheet.stat().st_size < 2_000_000
+
+
+def test_the_sheet_shows_cfcam_beside_cfcam_sharp(demo_run, lite0, tmp_path, monkeypatch):
+    """The overlay of the second method is the one that a run of its own writes."""
+    shown: dict[str, object] = {}
+
+    def draw(entries, _strip, **texts):
+        shown.update(texts, entries=entries)
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr(demo_pictures, "draw_contact_sheet", draw)
+    results = open_results(demo_run[1])
+    monkeypatch.setattr(demo_pictures, "write_atomically", lambda _path, _content: None)
+    demo_pictures.write_pictures(lite0, results)
+    assert shown["headings"] == ("photo", "cfcam", "cfcam-sharp")
+    samples = demo_photos.find_photos()[0][:1]
+    explain_dataset(samples, tmp_path / "sharp", lite0, RunOptions(method="cfcam-sharp"))
+    (row,) = open_results(tmp_path / "sharp").rows()
+    (cfcam_row,) = [one for one in results.rows() if one["sample_id"] == samples[0].sample_id]
+    first = shown["entries"][[one["sample_id"] for one in results.rows()].index(cfcam_row["sample_id"])]
+    written = np.asarray(Image.open(tmp_path / "sharp" / row["overlay"]), dtype=int)
+    assert np.abs(np.asarray(first.overlay, dtype=int) - written).max() <= 2
+    assert np.abs(np.asarray(first.heatmap, dtype=int) - written).mean() > 2
 
 
 def test_the_last_row_of_the_sheet_answers_each_question_on_its_half(lite0, photos):

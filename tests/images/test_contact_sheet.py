@@ -99,3 +99,13 @@ def test_the_colour_bar_runs_from_0_to_1_in_the_colour_map_used(cmap):
 def test_an_empty_sheet_is_refused():
     with pytest.raises(ConfigError, match="a contact sheet needs at least one picture, got none"):
         draw_contact_sheet([], None, title="", subtitle="")
+
+
+def test_columns_have_the_headings_that_are_asked_for():
+    plain = np.asarray(draw_contact_sheet([entry()], title="", subtitle=""))
+    named = np.asarray(draw_contact_sheet([entry()], title="", subtitle="", headings=("photo", "one", "two")))
+    changed = np.nonzero((plain != named).any((0, 2)))[0]
+    assert (changed >= MARGIN + SLOT[0]).all()
+    assert len(changed)
+    with pytest.raises(ConfigError, match=r"headings must be three texts, got \['photo'\]"):
+        draw_contact_sheet([entry()], title="", subtitle="", headings=("photo",))
