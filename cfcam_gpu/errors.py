@@ -95,6 +95,22 @@ class InputError(CFCAMError, ValueError):
     """The inputs do not exist or match nothing."""
 
 
+class PlaceError(CFCAMError, OSError):
+    """A file at a URL cannot be read; the message is the reason, without the URL.
+
+    Attributes:
+        passing: whether it may go better the next time.
+
+    Example:
+        >>> PlaceError("access denied").passing
+        False
+    """
+
+    def __init__(self, reason: str, *, passing: bool = False) -> None:
+        self.passing = passing
+        super().__init__(reason)
+
+
 class OutOfMemory(CFCAMError, RuntimeError):
     """The batch does not fit into the device's memory."""
 

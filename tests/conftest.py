@@ -42,6 +42,7 @@ SLOW = (
     "dataset/execution/test_ray.py",
     "dataset/test_few_images.py",
     "dataset/test_kills.py",
+    "dataset/test_places.py",
     "dataset/test_survival.py",
     "engines/test_triton_engine.py",
     "evaluation",

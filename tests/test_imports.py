@@ -62,6 +62,8 @@ OPTIONAL = (
     "monai",
     "tensorboard",
     "mlflow",
+    "s3fs",
+    "gcsfs",
 )
 
 

@@ -15,6 +15,8 @@ from typing import Annotated, Any, TypeVar
 import click
 
 from cfcam_gpu._utils.option import KEY, OUTPUT, Option
+from cfcam_gpu._utils.places.masking import masked
+from cfcam_gpu._utils.places.schemes import not_written
 from cfcam_gpu.cli.help import Row, help_page
 from cfcam_gpu.cli.printing import say
 from cfcam_gpu.dataset.options import LOG_FORMATS, RECORD_KINDS
@@ -277,6 +279,9 @@ class _PathType(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
             self.fail("the path is an empty text; '.' is the current folder", param, ctx)
+        problem = not_written(str(value))
+        if problem is not None:
+            self.fail(f"{masked(str(value))}: {problem}", param, ctx)
         return super().convert(value, param, ctx)
 
 

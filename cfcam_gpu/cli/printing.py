@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cfcam_gpu._utils.messages import printable
+from cfcam_gpu._utils.places.masking import masked
 from cfcam_gpu.dataset.sources.sample import split_uri
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def say(line: str) -> None:
     """One line on stderr."""
-    click.echo(printable(line), err=True)
+    click.echo(printable(masked(line)), err=True)
 
 
 def shown_path(row: Row) -> str:

@@ -30,7 +30,7 @@ from cfcam_gpu.dataset.given import as_given
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.sources.find import listed_samples
 from cfcam_gpu.dataset.sources.folder_labels import chosen_labels, with_folder_labels
-from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.sources.sample import Sample, masked_urls, without_credentials
 from cfcam_gpu.dataset.sources.spool import SpooledSamples
 from cfcam_gpu.dataset.store.journal import Journals, run_token
 from cfcam_gpu.dataset.store.locks import claim, setup_lock
@@ -211,7 +211,9 @@ def samples_of(
     if others or (samples and len(samples) < len(items)):
         kinds = ", ".join(sorted({type(item).__name__ for item in others or items}))
         raise InputError(f"inputs must be paths, or samples and nothing else, got {kinds}")
-    return samples or listed_samples([str(item) for item in items], exclude=out, path_column=path_column)
+    if samples:
+        return [without_credentials(sample) for sample in samples]
+    return listed_samples([str(item) for item in items], exclude=out, path_column=path_column)
 
 
 def _is_source(inputs: object) -> bool:
@@ -348,7 +350,8 @@ class _Run:
     def _pending_part(self, part: int, ahead: dict[int, Row] | None, *, redo: bool) -> PendingPart:
         stored = dict(enumerate(self.store.read_rows(part))) if redo else {}
         kept = {i: row for i, row in stored.items() if self._stays(row)} if ahead is None else ahead
-        return PendingPart(part, self.plan.samples(part), kept)
+        samples = self.plan.samples(part)
+        return PendingPart(part, samples, kept, masked_urls(samples))
 
     def _explain(self, parts: Iterator[PendingPart]) -> None:
         temporary = self.store.make_temporary_folder(self.options.rank)

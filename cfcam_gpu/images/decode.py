@@ -16,7 +16,8 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from cfcam_gpu._utils.messages import printable
-from cfcam_gpu.errors import ImageError
+from cfcam_gpu._utils.places.place import Place
+from cfcam_gpu.errors import ImageError, PlaceError
 from cfcam_gpu.images.dicom import is_dicom, load_dicom
 from cfcam_gpu.images.gray_range import gray_range
 from cfcam_gpu.images.identify import what_it_is
@@ -36,6 +37,9 @@ _DEFAULT_OPTIONS = ReadOptions()
 # Without a handler, what these log of damaged files would be printed to stderr. The reason says it.
 for _name in ("PIL", "tifffile"):
     logging.getLogger(_name).addHandler(logging.NullHandler())
+
+#: A file at a URL of more bytes is not read: it is held in memory.
+MAX_URL_BYTES = 1 << 30
 
 #: Most characters of a reason.
 _LONGEST = 500
@@ -101,12 +105,16 @@ def load_image_bytes(
 
 
 @contextmanager
-def open_file(path: Path) -> Iterator[BinaryIO]:
-    """An image file opened for reading.
+def open_file(path: Path | Place) -> Iterator[BinaryIO]:
+    """An image file opened for reading; one at a URL is read into memory.
 
     Raises:
         ImageError: the file cannot be opened or read, is empty, or is no file.
+        MissingPackageError: what reads such URLs is not installed.
     """
+    if isinstance(path, Place):
+        yield _downloaded(path)
+        return
     _check_file(path)
     try:
         with path.open("rb") as stream:
@@ -190,6 +198,18 @@ def decoding_errors(
         raise
     except Exception as error:  # the plugins raise nearly anything on damaged files
         raise ImageError(_reason(error, max_pixels)) from error
+
+
+def _downloaded(place: Place) -> BinaryIO:
+    try:
+        content = place.read(0, MAX_URL_BYTES + 1)
+    except PlaceError as error:
+        raise ImageError(str(error)) from error
+    if not content:
+        raise ImageError("empty file")
+    if len(content) > MAX_URL_BYTES:
+        raise ImageError(f"more than {MAX_URL_BYTES:,} bytes, which is the limit of files at URLs")
+    return io.BytesIO(content)
 
 
 def _check_file(path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from cfcam_gpu._utils.places.place import Place
 from cfcam_gpu.errors import ImageError
 from cfcam_gpu.images.decode import decoding_errors, image_formats, open_file
 from cfcam_gpu.images.identify import what_it_is
@@ -85,7 +86,7 @@ def draw_box(box: Box, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
     return pixels
 
 
-def read_mask(path: Path, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+def read_mask(path: Path | Place, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """The mask (height, width) in an image file: true where a pixel is not 0.
 
     Opacity does not count, unless the colour is 0 everywhere or nowhere and only the opacity has a shape. In a
@@ -159,7 +160,7 @@ def _is_lossy(picture: Image.Image, stream: BinaryIO) -> bool:
     return not lossless
 
 
-def _check_size(path: Path, actual: tuple[int, int], expected: tuple[int, int]) -> None:
+def _check_size(path: Path | Place, actual: tuple[int, int], expected: tuple[int, int]) -> None:
     """Before the pixels are decoded, so that a wrong file cannot use much memory."""
     if actual != expected:
         raise MaskError(

@@ -127,7 +127,7 @@ def data_name(rows: Sequence[Row]) -> str | None:
     folders = set()
     for row in rows:
         scheme, parts = split_uri(row["uri"])
-        folders.add(os.path.dirname(parts[0]) if scheme == "file" else parts[0])
+        folders.add(os.path.dirname(parts[0]) if scheme in ("file", "url") else parts[0])
     try:
         return clean_text(os.path.basename(os.path.commonpath(folders))) or None
     except ValueError:  # relative and absolute paths, or two drives

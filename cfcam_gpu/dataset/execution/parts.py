@@ -26,6 +26,7 @@ class PendingPart:
         number: the part's number in the plan.
         samples: its samples, in order.
         kept_rows: rows of an earlier run that stay as they are, by the sample's position in the part.
+        urls: masked URLs of the samples -> the URLs with their credentials, for an explainer in another process.
 
     Example:
         >>> samples = [Sample("a", "a.png"), Sample("b", "b.png")]
@@ -39,6 +40,7 @@ class PendingPart:
     number: int
     samples: list[Sample]
     kept_rows: dict[int, Row] = field(default_factory=dict)
+    urls: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def new_positions(self) -> list[int]:
         """Positions of the samples that are to be explained."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from cfcam_gpu._utils.checks import Check
 from cfcam_gpu._utils.messages import printable
+from cfcam_gpu._utils.places.masking import remember
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer
 from cfcam_gpu.dataset.execution.gpu_decoder import GpuDecoder
 from cfcam_gpu.dataset.execution.parts import FinishedParts, OverlayFiles, PendingPart
@@ -23,7 +24,7 @@ from cfcam_gpu.dataset.execution.pool import Pool
 from cfcam_gpu.dataset.execution.results import Results
 from cfcam_gpu.dataset.execution.shared_memory import Block, Slot
 from cfcam_gpu.dataset.execution.worker import Failure, PlacedView
-from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.sources.sample import Sample, revealed_uri
 from cfcam_gpu.dataset.store.atomic_files import NO_SPACE
 from cfcam_gpu.dataset.store.journal import Journals
 from cfcam_gpu.dataset.store.schema import Row, others_of
@@ -192,7 +193,9 @@ class Pipeline:
     def _view_arguments(self, sample: Sample, decode: str, slot: Slot | None = None) -> tuple[Any, ...]:
         """Those of `worker.read_view`."""
         mask = sample.mask if self.explainer.needs_masks else None
-        return sample.uri, self.explainer.loaded.preprocess, mask, decode, self.read_options, slot
+        preprocess = self.explainer.loaded.preprocess
+        mask = None if mask is None else revealed_uri(mask)
+        return revealed_uri(sample.uri), preprocess, mask, decode, self.read_options, slot
 
     def _views(self, batch: _Batch) -> list[Any]:
         """Waits for the images of a batch: for each its view, a failure, or the file for the GPU to decode."""
@@ -212,6 +215,7 @@ class Pipeline:
     def _batches(self, parts: Iterable[PendingPart]) -> Iterator[_Batch]:
         """At least one batch of each part: a part without new samples has an empty one."""
         for part in parts:
+            remember(part.urls)
             positions = part.new_positions()
             for start in range(0, max(len(positions), 1), self.batch_size):
                 stop = start + self.batch_size
@@ -285,7 +289,7 @@ class Pipeline:
         preprocess = self.explainer.loaded.preprocess
         destination = (overlays.out, row["overlay"], overlays.temporary, overlays.style)
         return self.pool.submit(
-            "overlay", sample.uri, preprocess, row["grid"], *destination, self.read_options
+            "overlay", revealed_uri(sample.uri), preprocess, row["grid"], *destination, self.read_options
         )
 
     def _finish(self, batch: _Batch) -> _Batch:

@@ -21,7 +21,7 @@ from cfcam_gpu.dataset.execution.shared_memory import Progress, Slot
 from cfcam_gpu.dataset.sources.masks import open_mask
 from cfcam_gpu.dataset.sources.open_image import open_stream
 from cfcam_gpu.dataset.store.atomic_files import os_reason, write_atomically
-from cfcam_gpu.errors import ImageError
+from cfcam_gpu.errors import ImageError, PlaceError
 from cfcam_gpu.images.bands import read_bands
 from cfcam_gpu.images.decode import decode as read_image
 from cfcam_gpu.images.decoders import DECODERS
@@ -180,7 +180,7 @@ def _failure(task: str, error: Exception) -> Failure:
         return Failure("write", type(cause).__name__, message, code)
     if isinstance(error, MaskError):
         return Failure("mask", type(cause).__name__, str(error), code)
-    stage = "decode" if code is None else "read"
+    stage = "decode" if code is None and not isinstance(cause, PlaceError) else "read"
     return Failure(stage, type(cause).__name__, str(error) or type(error).__name__, code)
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from cfcam_gpu._utils.messages import listed
+from cfcam_gpu._utils.places.masking import hidden, masked
+from cfcam_gpu._utils.places.place import Place
+from cfcam_gpu._utils.places.schemes import is_url, unread_scheme
 from cfcam_gpu.dataset.sources.folders import InputFile, expand_input
 from cfcam_gpu.dataset.sources.hub_parquet import hub_samples, is_hub_parquet
 from cfcam_gpu.dataset.sources.huggingface import dataset_samples, is_saved_dataset, refuse_cache
 from cfcam_gpu.dataset.sources.listing import Listing, Unnamed
 from cfcam_gpu.dataset.sources.manifests import is_manifest, manifest_samples
 from cfcam_gpu.dataset.sources.names import image_stem, names_of, safe_name
-from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri, path_uri
+from cfcam_gpu.dataset.sources.places import expand_url
+from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri, path_uri, url_uri
 from cfcam_gpu.dataset.sources.spool import SpooledSamples
 from cfcam_gpu.dataset.sources.webdataset import is_compressed, refuse_compressed, tar_samples
 from cfcam_gpu.errors import InputError
@@ -25,7 +29,8 @@ def find_samples(
 ) -> list[Sample]:
     """The samples of all inputs, in their order; a file that is named twice comes once.
 
-    An input is a file, folder or glob pattern (see `expand_input`). A .csv, .tsv, .jsonl or .parquet file, or a
+    An input is a file, folder or glob pattern (see `expand_input`), or the URL of one (see `expand_url`).
+    A .csv, .tsv, .jsonl or .parquet file, or a
     .txt file that lists paths, is a manifest, unless it was found in a folder. A .tar file is a WebDataset
     shard, a folder that `save_to_disk` wrote a Hugging Face data set; a .parquet file with images in it is one
     too. Every other file counts as an image;
@@ -67,21 +72,22 @@ def listed_samples(
     listing = Listing()
     manifests = 0
     for text in inputs:
-        in_folder = os.path.isdir(os.path.expanduser(text))
-        for file in _expand(text, exclude):
+        in_folder, files = _expand(text, exclude)
+        for file in files:
             source = _Input(file, in_folder, alone=in_folder and len(inputs) == 1, path_column=path_column)
             kind = None if file.problem else next((k for k in _KINDS.values() if k.includes(source)), None)
             if kind is None:
                 listing.add_file(_file_sample(source), file.real)
             elif listing.is_new(file.real):
                 manifests += _KINDS["manifest"].includes(source)
+                origin = str(source.path) if isinstance(source.path, Place) else source.path.as_posix()
                 for sample in kind.samples(source):
-                    name = safe_name(sample.sample_id)
-                    listing.add(Unnamed(sample, source.path.as_posix(), str(image_stem(name)), str(name)))
+                    name = safe_name(_without_scheme(sample.sample_id))
+                    listing.add(Unnamed(sample, origin, str(image_stem(name)), str(name)))
     if path_column is not None and not manifests:
         raise InputError(f"the path column {path_column!r} is for manifests, and none of the inputs is one")
     if not len(listing):
-        raise InputError(f"no samples in {listed(inputs)}: the shards are empty")
+        raise InputError(f"no samples in {masked(listed(inputs))}: the shards are empty")
     return listing.named()
 
 
@@ -101,25 +107,39 @@ class _Input:
     path_column: str | None = None
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Path | Place:
         return self.file.path
 
     @property
+    def place(self) -> str:
+        """The absolute path, or the URL without credentials."""
+        return hidden(self.path.url) if isinstance(self.path, Place) else os.path.abspath(self.path)
+
+    @property
     def file_id(self) -> str:
-        return clean_text((self.file.relative if self.alone else self.path).as_posix())
+        if self.alone:
+            return clean_text(self.file.relative.as_posix())
+        return clean_text(self.place if isinstance(self.path, Place) else self.path.as_posix())
 
 
 #: The relative path of a saved data set. No file has it, so a data set is recognised without the disk.
 _WHOLE_FOLDER = PurePath()
 
 
-def _expand(text: str, exclude: Path | None) -> Iterator[InputFile]:
+def _expand(text: str, exclude: Path | None) -> tuple[bool, Iterable[InputFile]]:
+    """Whether an input is a folder, and its files."""
+    if is_url(text):
+        return expand_url(text)
     path = Path(os.path.expanduser(text))
+    in_folder = os.path.isdir(path)
+    problem = None if os.path.lexists(path) else unread_scheme(text)
+    if problem is not None:
+        raise InputError(f"input {masked(text)!r} {problem}")
     if is_saved_dataset(path):
-        return iter([InputFile(path, os.path.realpath(path), _WHOLE_FOLDER)])
-    if os.path.isdir(path):
+        return in_folder, [InputFile(path, os.path.realpath(path), _WHOLE_FOLDER)]
+    if in_folder:
         refuse_cache(path)
-    return expand_input(text, exclude)
+    return in_folder, expand_input(text, exclude)
 
 
 def _file_sample(source: _Input) -> Unnamed:
@@ -127,7 +147,12 @@ def _file_sample(source: _Input) -> Unnamed:
     stem, full = names_of(PurePath(clean_text(str(source.file.relative))))
     if source.file.problem is not None:
         return Unnamed(_broken(source, source.file.problem), "", stem, full)
-    return Unnamed(Sample(source.file_id, path_uri(os.path.abspath(source.path))), "", stem, full)
+    uri = url_uri(source.path.url) if isinstance(source.path, Place) else path_uri(source.place)
+    return Unnamed(Sample(source.file_id, uri), "", stem, full)
+
+
+def _without_scheme(sample_id: str) -> str:
+    return Place(sample_id).path if is_url(sample_id) else sample_id
 
 
 @dataclass(frozen=True)
@@ -166,14 +191,14 @@ def _compressed_samples(source: _Input) -> list[Sample]:
 
 
 def _broken(source: _Input, reason: str) -> Sample:
-    return Sample(source.file_id, make_uri("broken", os.path.abspath(source.path), reason))
+    return Sample(source.file_id, make_uri("broken", source.place, reason))
 
 
 #: The kinds of input other than images; an input is of the first kind that includes it.
 _KINDS = {
     "Hugging Face data set": _Kind(
         lambda source: source.file.relative == _WHOLE_FOLDER,
-        lambda source: dataset_samples(source.path),
+        lambda source: dataset_samples(Path(source.place)),
     ),
     "Parquet file with images": _Kind(lambda source: is_hub_parquet(source.path), _hub_samples),
     "manifest": _Kind(

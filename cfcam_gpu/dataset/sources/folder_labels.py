@@ -23,7 +23,11 @@ def folder_label(sample: Sample) -> str | None:
     if sample.uri.startswith("tar:"):
         return None
     scheme, parts = split_uri(sample.uri)
-    name = posixpath.basename(posixpath.dirname(parts[0].replace("\\", "/"))) if scheme == "file" else ""
+    name = (
+        posixpath.basename(posixpath.dirname(parts[0].replace("\\", "/")))
+        if scheme in ("file", "url")
+        else ""
+    )
     return clean_text(name) or None
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePath
 
+from cfcam_gpu._utils.places.place import Place
+from cfcam_gpu._utils.places.schemes import is_url
 from cfcam_gpu.dataset.sources.folder_entries import UnreadableFolder, sorted_entries
 from cfcam_gpu.errors import InputError
 
@@ -20,12 +22,12 @@ class InputFile:
 
     Attributes:
         path: as it was given.
-        real: its absolute path with symbolic links resolved, the same for all paths of one file.
+        real: its absolute path with symbolic links resolved, the same for all paths of one file; of a `Place` its URL.
         relative: the path below the folder that was searched, else the file's name; its name is made of it.
         problem: why it cannot be read, where listing it has shown that; None: it may be read.
     """
 
-    path: Path
+    path: Path | Place
     real: str
     relative: PurePath
     problem: str | None = None
@@ -74,7 +76,7 @@ def expand_input(text: str, exclude: Path | None = None) -> Iterator[InputFile]:
         return _expand_folder(path, text, excluded)
     if os.path.lexists(path):
         return iter([_file(path)])
-    texts = _brace_texts(text)
+    texts = brace_texts(text)
     if texts != [text]:
         return (file for one in texts for file in expand_input(one, exclude))
     if not glob.has_magic(text):
@@ -85,15 +87,17 @@ def expand_input(text: str, exclude: Path | None = None) -> Iterator[InputFile]:
 def check_input(text: str) -> None:
     """Raises InputError, as `expand_input` does, for an input that does not exist or matches nothing; lists no files.
 
+    URLs are left to `find.find_samples`.
+
     Example:
         >>> check_input("nowhere")
         Traceback (most recent call last):
         cfcam_gpu.errors.InputError: input 'nowhere' does not exist or cannot be reached; check the path
     """
     path = os.path.expanduser(text)
-    if os.path.lexists(path):
+    if is_url(text) or os.path.lexists(path):
         return
-    texts = _brace_texts(text)
+    texts = brace_texts(text)
     if texts != [text]:
         for one in texts:
             check_input(one)
@@ -177,13 +181,13 @@ def _is_below(path: str, folder: str) -> bool:
     return Path(folder) in Path(path).parents
 
 
-def _brace_texts(text: str) -> list[str]:
+def brace_texts(text: str) -> list[str]:
     """The texts that the first braces stand for, as in a shell; [text] where there are none.
 
     Example:
-        >>> _brace_texts("part-{08..11}.tar")
+        >>> brace_texts("part-{08..11}.tar")
         ['part-08.tar', 'part-09.tar', 'part-10.tar', 'part-11.tar']
-        >>> _brace_texts("{train,val}.tar")
+        >>> brace_texts("{train,val}.tar")
         ['train.tar', 'val.tar']
     """
     for match in _BRACES.finditer(text):

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from cfcam_gpu._utils.messages import printable
+from cfcam_gpu._utils.places.masking import hidden
+from cfcam_gpu._utils.places.place import Place
+from cfcam_gpu._utils.places.schemes import is_url
 from cfcam_gpu.dataset.sources.huggingface import are_names, digest, image_columns, label_of, numbered
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri
 from cfcam_gpu.errors import ImageError, InputError
 
 
-def is_hub_parquet(path: Path) -> bool:
+def is_hub_parquet(path: Path | Place) -> bool:
     """Whether a Parquet file has a column of images: structures with the fields bytes and path.
 
     Example:
         >>> is_hub_parquet(Path("cat.png"))
         False
     """
-    if path.suffix.lower() != ".parquet" or not os.path.isfile(path):
+    if path.suffix.lower() != ".parquet" or (isinstance(path, Path) and not path.is_file()):
         return False
     import pyarrow.parquet
 
     try:
-        return any(_holds_images(field.type) for field in pyarrow.parquet.read_schema(path))
+        with _opened(path) as file:
+            return any(_holds_images(field.type) for field in file.schema_arrow)
     except (pyarrow.ArrowException, OSError, ValueError):  # reading it as a manifest tells
         return False
 
@@ -37,7 +42,7 @@ def _holds_images(kind: Any) -> bool:
     return bool(pyarrow.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind})
 
 
-def hub_samples(path: Path, name: str) -> list[Sample]:
+def hub_samples(path: Path | Place, name: str) -> list[Sample]:
     """One sample for each row, with its image, label and id as in `huggingface.dataset_samples`.
 
     Args:
@@ -50,7 +55,7 @@ def hub_samples(path: Path, name: str) -> list[Sample]:
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with _opened(path) as file:
             columns = image_columns(path, _features(file.schema_arrow))
             groups = range(file.num_row_groups)
             places = [(g, row) for g in groups for row in range(file.metadata.row_group(g).num_rows)]
@@ -64,14 +69,29 @@ def hub_samples(path: Path, name: str) -> list[Sample]:
         raise InputError(f"Parquet file {str(path)!r} cannot be read: {reason}") from error
     if not places:
         raise InputError(f"Parquet file {str(path)!r} holds no rows")
+    place = hidden(path.url) if isinstance(path, Place) else str(path.absolute())
     return [
         Sample(
             clean_text(f"{name}/{row_name}"),
-            make_uri("parquet", str(path.absolute()), columns.image, str(group), str(row)),
+            make_uri("parquet", place, columns.image, str(group), str(row)),
             label_of(label, columns.classes),
         )
         for (group, row), row_name, label in zip(places, names, labels, strict=True)
     ]
+
+
+@contextmanager
+def _opened(path: Path | Place) -> Iterator[Any]:
+    """A Parquet file; of one at a URL only what is read is fetched."""
+    import pyarrow.parquet
+
+    source = path.open_random() if isinstance(path, Place) else path
+    try:
+        with pyarrow.parquet.ParquetFile(source) as file:
+            yield file
+    finally:
+        if not isinstance(source, Path):
+            source.close()
 
 
 def _features(schema: Any) -> dict[str, Any]:
@@ -111,9 +131,7 @@ def _values(file: Any, column: str, child: str | None = None) -> list[Any]:
 @lru_cache(maxsize=1)
 def _group(path: str, column: str, group: int) -> Any:
     """The images of one row group: workers read its rows one after the other."""
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with _opened(Place(path) if is_url(path) else Path(path)) as file:
         table = file.read_row_group(group, columns=[f"{column}.bytes"])
     table.validate(full=True)
     return table.column(0)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cfcam_gpu._utils.messages import printable
+from cfcam_gpu._utils.places.place import Place
 from cfcam_gpu.dataset.sources.labels import SEPARATOR
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri
 from cfcam_gpu.errors import ImageError, InputError
@@ -140,7 +141,7 @@ class Columns:
     sample_id: str | None
 
 
-def image_columns(place: Path, features: Any) -> Columns:
+def image_columns(place: Path | Place, features: Any) -> Columns:
     """Which columns hold images, labels and ids, from the features of a data set.
 
     Args:

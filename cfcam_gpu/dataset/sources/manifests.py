@@ -7,18 +7,19 @@ Columns: `path` or `uri`; optional are `sample_id`, `label`, `target`, and where
 from __future__ import annotations
 
 import os
-import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote
 
 from cfcam_gpu._utils.messages import first_line, printable
+from cfcam_gpu._utils.places.masking import hidden, masked
+from cfcam_gpu._utils.places.place import Place
+from cfcam_gpu._utils.places.schemes import is_url
 from cfcam_gpu.dataset.sources.labels import label_text, target_text, with_whole_numbers
+from cfcam_gpu.dataset.sources.manifest_paths import ForeignPathError, resolve_path, resolve_uri
 from cfcam_gpu.dataset.sources.masks import box_mask
 from cfcam_gpu.dataset.sources.names import IMAGE_SUFFIXES
-from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri, path_uri, split_uri
+from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri
 from cfcam_gpu.dataset.sources.text_tables import (
     Line,
     error_at,
@@ -41,7 +42,7 @@ _CLASSES = {"label": label_text, "target": target_text}
 _COLUMNS = (*_PLACES, "sample_id", *_CLASSES, *_MASKS)
 
 
-def is_manifest(path: Path) -> bool:
+def is_manifest(path: Path | Place) -> bool:
     """Whether a file is a table or a list of paths: by its extension, a text file also by its first line.
 
     Example:
@@ -49,27 +50,34 @@ def is_manifest(path: Path) -> bool:
         (True, False)
     """
     suffix = path.suffix.lower()
-    return suffix in _TABLES or (suffix in _LISTS and os.path.isfile(path) and _lists_paths(path))
+    is_text = suffix in _LISTS and (isinstance(path, Place) or os.path.isfile(path))
+    return suffix in _TABLES or (is_text and _lists_paths(path))
 
 
-def _lists_paths(path: Path) -> bool:
+def _lists_paths(path: Path | Place) -> bool:
     try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD).decode("utf-8-sig", "replace")
+        if isinstance(path, Place):
+            head = path.read(0, _HEAD)
+        else:
+            with path.open("rb") as file:
+                head = file.read(_HEAD)
     except OSError:
         return False
-    line = next(filter(None, map(str.strip, head.splitlines())), "")
-    text = first_path(line)
-    is_image = PurePosixPath(text.replace("\\", "/")).suffix.lower() in IMAGE_SUFFIXES
-    return is_image or ("\0" not in text and text != "" and os.path.isfile(path.parent / text))
+    lines = map(str.strip, head.decode("utf-8-sig", "replace").splitlines())
+    text = first_path(next(filter(None, lines), ""))
+    suffix = Place(text).suffix if is_url(text) else PurePosixPath(text.replace("\\", "/")).suffix
+    if suffix.lower() in IMAGE_SUFFIXES or isinstance(path, Place):
+        return suffix.lower() in IMAGE_SUFFIXES
+    return "\0" not in text and text != "" and os.path.isfile(path.parent / text)
 
 
-def manifest_samples(path: Path, path_column: str | None = None) -> list[Sample]:
+def manifest_samples(path: Path | Place, path_column: str | None = None) -> list[Sample]:
     """One sample for each row, in the manifest's order.
 
-    Relative paths begin in the manifest's folder and must not leave it. Whether the files exist is not checked
-    here: decoding them reports it. A path that does not exist as it is written, but without spaces around it, with
-    its backslashes as slashes or its accents composed otherwise, is that file's. Without `sample_id` the id is the
+    Relative paths begin in the manifest's folder and must not leave it; URLs are read where they are. A manifest at
+    a URL names nothing else: a path of this machine in it makes a sample that fails. Whether the files exist is not
+    checked here: decoding them reports it. A path that does not exist as it is written, but without spaces around it,
+    with its backslashes as slashes or its accents composed otherwise, is that file's. Without `sample_id` the id is the
     path or URI as it was written. Empty cells count as missing. A mistake in a mask or box becomes a `broken:` mask,
     since it concerns only runs that use masks.
 
@@ -90,7 +98,7 @@ def manifest_samples(path: Path, path_column: str | None = None) -> list[Sample]
     """
     samples: list[Sample] = []
     places: dict[str, str] = {}
-    if os.path.exists(path) and not os.path.isfile(path):
+    if isinstance(path, Path) and os.path.exists(path) and not os.path.isfile(path):
         raise InputError(f"manifest {str(path)!r} is not a regular file; give a file on disk")
     try:
         for place, row in _rows(path, path_column):
@@ -112,12 +120,12 @@ def manifest_samples(path: Path, path_column: str | None = None) -> list[Sample]
     return with_whole_numbers(samples)
 
 
-def _rows(path: Path, path_column: str | None) -> Iterator[tuple[str, dict[str, str]]]:
+def _rows(path: Path | Place, path_column: str | None) -> Iterator[tuple[str, dict[str, str]]]:
     """Where each row is, for messages, and its cells as text by column; the paths are in `path`."""
     suffix = path.suffix.lower()
     wanted = None if path_column is None else path_column.strip().lower()
 
-    def check(path: Path, columns: list[str]) -> None:
+    def check(path: Path | Place, columns: list[str]) -> None:
         _check_columns(path, columns, wanted)
 
     if suffix == ".parquet":
@@ -134,76 +142,41 @@ def _rows(path: Path, path_column: str | None) -> Iterator[tuple[str, dict[str, 
         yield place, {name: _text(path, place, name, row[name]) for name in _COLUMNS if name in row}
 
 
-def _sample(manifest: Path, place: str, row: Mapping[str, str]) -> Sample:
+def _sample(manifest: Path | Place, place: str, row: Mapping[str, str]) -> Sample:
     column = "uri" if "uri" in row else "path"
     text = row[column]
     if not text:
         raise error_at(manifest, place, f"the {column} is empty")
     try:
-        uri = _resolve_uri(manifest, text) if column == "uri" else _resolve_path(manifest, text)
+        uri = resolve_uri(manifest, text) if column == "uri" else resolve_path(manifest, text)
+    except ForeignPathError as error:
+        uri = make_uri("broken", masked(f"{manifest}, {place}"), masked(f"{column} {text[:200]!r} {error}"))
     except ValueError as error:
         raise error_at(manifest, place, f"{column} {text!r} {error}") from None
-    sample_id = clean_text(row.get("sample_id") or PurePosixPath(text).as_posix())
+    sample_id = clean_text(row.get("sample_id") or _id_of(text))
     mask = _mask(manifest, place, row)
     return Sample(sample_id, uri, row.get("label") or None, row.get("target") or None, mask=mask)
 
 
-def _mask(manifest: Path, place: str, row: Mapping[str, str]) -> str | None:
+def _mask(manifest: Path | Place, place: str, row: Mapping[str, str]) -> str | None:
     texts = {column: row[column] for column in _MASKS if row.get(column)}
-    where = f"manifest {str(manifest)!r}, {place}"
+    where = masked(f"manifest {str(manifest)!r}, {place}")
     if len(texts) > 1:
         return make_uri("broken", where, "there are a mask and a box; leave one empty")
     for column, text in texts.items():
         try:
-            return box_mask(text) if column == "box" else _resolve_path(manifest, text)
+            return box_mask(text) if column == "box" else resolve_path(manifest, text)
         except ValueError as error:
-            return make_uri("broken", where, f"{column} {text[:80]!r} {error}")
+            return make_uri("broken", where, masked(f"{column} {text[:80]!r} {error}"))
     return None
 
 
-def _resolve_path(manifest: Path, text: str) -> str:
-    return path_uri(_inside(manifest, _spelling(manifest.parent, text)))
+def _id_of(text: str) -> str:
+    """The id of a sample that has no other: its path, or its URL without credentials."""
+    return hidden(text.strip()) if is_url(text.strip()) else PurePosixPath(text).as_posix()
 
 
-def _spelling(folder: Path, text: str) -> str:
-    """A path as it is written, or in another spelling under which the file exists."""
-    plain = text.isascii() and "\\" not in text and text == text.strip()
-    if plain or "\0" in text:
-        return text
-    spellings = [text, text.strip()]
-    spellings += [spelling.replace("\\", "/") for spelling in spellings]
-    spellings += [unicodedata.normalize(form, spelling) for form in ("NFC", "NFD") for spelling in spellings]
-    # A backslash at the beginning makes no path of this file system's root.
-    spellings = [s for s in spellings if os.path.isabs(s) <= os.path.isabs(text.strip())]
-    return next((s for s in spellings if os.path.lexists(os.path.join(folder, s))), text)
-
-
-def _resolve_uri(manifest: Path, text: str) -> str:
-    """The URI with absolute paths. Raises ValueError for a URI that no manifest may hold."""
-    if text.startswith("file:///"):
-        return path_uri(unquote(text.removeprefix("file://")))
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
-    if scheme:
-        raise ValueError(f"is of the kind {scheme[1]}://, which is not read; copy the files to a disk first")
-    kind, parts = split_uri(text)
-    if kind == "broken":
-        raise ValueError("names no image")
-    parts = [_inside(manifest, parts[0]), *parts[1:]]
-    return path_uri(parts[0]) if kind == "file" else make_uri(kind, *parts)
-
-
-def _inside(manifest: Path, text: str) -> str:
-    """The absolute path. Raises ValueError for a relative path that leads out of the manifest's folder."""
-    if "\0" in text:
-        raise ValueError("holds a null character")
-    if not os.path.isabs(text) and ".." in re.split(r"[/\\]", text):
-        raise ValueError(
-            "leaves the manifest's folder by '..'; write an absolute path or put the manifest higher up"
-        )
-    return os.path.join(manifest.parent.absolute(), os.path.normpath(text))
-
-
-def _check_columns(path: Path, columns: list[str], path_column: str | None = None) -> None:
+def _check_columns(path: Path | Place, columns: list[str], path_column: str | None = None) -> None:
     repeated = [name for name in (*_COLUMNS, path_column) if columns.count(str(name)) > 1]
     if repeated:
         raise InputError(f"manifest {str(path)!r} has the column {repeated[0]!r} more than once")
@@ -221,7 +194,7 @@ def _check_columns(path: Path, columns: list[str], path_column: str | None = Non
         )
 
 
-def _read_parquet(path: Path, path_column: str | None) -> Iterator[Line]:
+def _read_parquet(path: Path | Place, path_column: str | None) -> Iterator[Line]:
     import pyarrow
     import pyarrow.parquet
 
@@ -257,7 +230,7 @@ def _values(column: Any) -> list[Any]:
     return values
 
 
-def _text(path: Path, place: str, column: str, value: Any) -> str:
+def _text(path: Path | Place, place: str, column: str, value: Any) -> str:
     """A cell as text. A column of integers with missing ones may hold floats; these become integers again."""
     if value is None or value != value:
         return ""

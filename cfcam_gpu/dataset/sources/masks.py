@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cfcam_gpu._utils.places.place import Place
 from cfcam_gpu.dataset.sources.columns import pieces_of
 from cfcam_gpu.dataset.sources.sample import Sample, path_uri, split_uri
 from cfcam_gpu.dataset.sources.spool import SpooledSamples
@@ -55,8 +56,8 @@ def open_mask(mask: str, size: tuple[int, int], preprocess: Preprocess) -> npt.N
     if mask.startswith(_BOX):
         pixels = draw_box(parse_box(mask.removeprefix(_BOX)), size)
     else:
-        _, (path,) = split_uri(mask)
-        pixels = read_mask(Path(path), size)
+        scheme, (path,) = split_uri(mask)
+        pixels = read_mask(Place(path) if scheme == "url" else Path(path), size)
     return mask_view(pixels, preprocess)
 
 

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from cfcam_gpu._utils.places.place import Place
 from cfcam_gpu.dataset.sources.hub_parquet import read_parquet_cell
 from cfcam_gpu.dataset.sources.huggingface import read_cell
 from cfcam_gpu.dataset.sources.objects import open_item
@@ -77,6 +78,13 @@ def _open_file(parts: list[str]) -> Iterator[tuple[BinaryIO, str]]:
 
 
 @contextmanager
+def _open_url(parts: list[str]) -> Iterator[tuple[BinaryIO, str]]:
+    place = Place(parts[0])
+    with open_file(place) as stream:
+        yield stream, place.name
+
+
+@contextmanager
 def _open_member(parts: list[str]) -> Iterator[tuple[BinaryIO, str]]:
     content, name = read_member(*parts)
     yield _as_stream(content), name
@@ -106,6 +114,7 @@ def _as_stream(content: bytes) -> BinaryIO:
 #: Scheme of a URI -> the function that opens the file, given the URI's parts.
 _OPENERS: dict[str, Callable[[list[str]], AbstractContextManager[tuple[BinaryIO, str]]]] = {
     "file": _open_file,
+    "url": _open_url,
     "tar": _open_member,
     "hf": _open_cell,
     "parquet": _open_parquet_cell,

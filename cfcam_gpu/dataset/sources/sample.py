@@ -1,26 +1,32 @@
 """What a sample is, and the URIs that say where its image is stored.
 
-A URI is the plain path of a file, or a scheme with parts that are divided by "#":
+A URI is the plain path of a file, its URL (`s3://bucket/cat.jpg`, see `cfcam_gpu._utils.places`), or a scheme with
+parts that are divided by "#":
 
     tar:SHARD#MEMBER@OFFSET+SIZE    a member of an uncompressed tar file, read with one seek
     hf:FOLDER#FILE#COLUMN#ROW       a cell of an Arrow file in the folder of a Hugging Face data set
     parquet:FILE#COLUMN#GROUP#ROW   a cell of a Parquet file: a row of a row group
     file:PATH                       a path that cannot be written as plain text
+    url:URL                         a URL that cannot be written as plain text
     object:TOKEN#INDEX              an item of a data set that this process was given as a Python object
     broken:WHERE#REASON             a sample that could not be read when the samples were listed
 
 In a part, "%", "#", control characters and bytes that are not UTF-8 are percent-encoded. So every URI
-is valid text and can be stored.
+is valid text and can be stored. SHARD may be a URL. Credentials in URLs are masked (see `places.masking`).
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
+from cfcam_gpu._utils.places.masking import MASK, hidden, masked, revealed
+from cfcam_gpu._utils.places.schemes import is_url
+
 #: Scheme -> number of its parts.
-_SCHEMES = {"tar": 2, "hf": 4, "parquet": 4, "file": 1, "object": 2, "broken": 2}
+_SCHEMES = {"tar": 2, "hf": 4, "parquet": 4, "file": 1, "url": 1, "object": 2, "broken": 2}
 
 _SPECIAL = re.compile(r"[%#\x00-\x1f\x7f\udc80-\udcff]+")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -75,8 +81,12 @@ def split_uri(uri: str) -> tuple[str, list[str]]:
         ('tar', ['/data/#1.tar', '000.jpg@512+4096'])
         >>> split_uri("/photos/cat.jpg")
         ('file', ['/photos/cat.jpg'])
+        >>> split_uri("s3://bucket/cat.jpg")
+        ('url', ['s3://bucket/cat.jpg'])
     """
     scheme, colon, rest = uri.partition(":")
+    if is_url(uri) and not _is_cell(uri):
+        return "url", [uri]
     if not colon or scheme not in _SCHEMES:
         return "file", [uri]
     parts = [unquote(part, errors="surrogateescape") for part in rest.split("#")]
@@ -95,6 +105,58 @@ def path_uri(path: str) -> str:
     scheme, colon, _ = path.partition(":")
     plain = not (colon and scheme in _SCHEMES) and not re.search(r"[\x00-\x1f\x7f\udc80-\udcff]", path)
     return path if plain else make_uri("file", path)
+
+
+def url_uri(url: str) -> str:
+    r"""The URI of a file at a URL, with its credentials masked, which this process alone can take back.
+
+    Example:
+        >>> url_uri("https://me:word@host/cat.jpg"), url_uri("s3://bucket/cat\n.jpg")
+        ('https://***@host/cat.jpg', 'url:s3://bucket/cat%0A.jpg')
+    """
+    return _written(hidden(url))
+
+
+def revealed_uri(uri: str) -> str:
+    """The URI with the URL in it that `url_uri` masked in this process; any other URI as it is."""
+    return _with_url(uri, revealed) if MASK in uri else uri
+
+
+def without_credentials(sample: Sample) -> Sample:
+    """The sample with the credentials in its URLs masked."""
+    if "://" not in f"{sample.sample_id}{sample.uri}{sample.mask}":
+        return sample
+    mask = None if sample.mask is None else _with_url(sample.mask, hidden)
+    return replace(sample, sample_id=masked(sample.sample_id), uri=_with_url(sample.uri, hidden), mask=mask)
+
+
+def masked_urls(samples: Iterable[Sample]) -> dict[str, str]:
+    """Masked URL -> URL, of those samples whose URLs have credentials."""
+    uris = (uri for sample in samples for uri in (sample.uri, sample.mask) if uri is not None and MASK in uri)
+    urls = (url for uri in uris for url in split_uri(uri)[1][:1])
+    return {url: revealed(url) for url in urls if revealed(url) != url}
+
+
+def _with_url(uri: str, change: Callable[[str], str]) -> str:
+    """The URI with the URL in it changed, if there is one."""
+    try:
+        scheme, parts = split_uri(uri)
+    except ValueError:
+        return uri
+    if scheme not in ("url", "tar", "parquet") or not is_url(parts[0]):
+        return uri
+    url = change(parts[0])
+    return _written(url) if scheme == "url" else make_uri(scheme, url, *parts[1:])
+
+
+def _written(url: str) -> str:
+    plain = not _is_cell(url) and not re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", url)
+    return url if plain else make_uri("url", url)
+
+
+def _is_cell(uri: str) -> bool:
+    """Whether it is the `hf:` URI of a cell, in a folder that begins with two slashes."""
+    return uri.startswith("hf:") and uri.count("#") == _SCHEMES["hf"] - 1
 
 
 def _percent(match: re.Match[str]) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from cfcam_gpu._utils.places.masking import masked
+from cfcam_gpu._utils.places.place import Place
 from cfcam_gpu.dataset.sources.names import IMAGE_SUFFIXES
 from cfcam_gpu.errors import InputError
 
@@ -17,7 +19,7 @@ from cfcam_gpu.errors import InputError
 Line = tuple[str, dict[str, Any]]
 
 #: Checks the columns of a table, given the manifest's path. Raises InputError.
-CheckColumns = Callable[[Path, list[str]], None]
+CheckColumns = Callable[[Path | Place, list[str]], None]
 
 _DELIMITERS = ",\t;"
 _SEPARATOR_HINT = re.compile(r"sep=(.)\s*", re.IGNORECASE | re.DOTALL)
@@ -28,12 +30,12 @@ _PATH_AND_CLASS = re.compile(
 )
 
 
-def error_at(path: Path, place: str, reason: str) -> InputError:
+def error_at(path: Path | Place, place: str, reason: str) -> InputError:
     """The error for a mistake at a place of a manifest."""
-    return InputError(f"manifest {str(path)!r}, {place}: {reason}")
+    return InputError(masked(f"manifest {str(path)!r}, {place}: {reason}"))
 
 
-def read_csv(path: Path, paths: Sequence[str], check: CheckColumns) -> Iterator[Line]:
+def read_csv(path: Path | Place, paths: Sequence[str], check: CheckColumns) -> Iterator[Line]:
     """The rows of a CSV file; rows whose cells are all empty are left out.
 
     The delimiter is a comma, semicolon or tab, whichever gives the header one of the columns `paths`; or the one
@@ -73,7 +75,7 @@ def _split(header: str, delimiter: str) -> list[str]:
     return [cell.strip().lower() for cell in cells]
 
 
-def read_json_lines(path: Path, check: CheckColumns) -> Iterator[Line]:
+def read_json_lines(path: Path | Place, check: CheckColumns) -> Iterator[Line]:
     """The objects of a file with one JSON object a line; empty lines are left out."""
     with path.open("rb") as file:
         for number, line in enumerate(text_lines(path, file), 1):
@@ -91,7 +93,7 @@ def read_json_lines(path: Path, check: CheckColumns) -> Iterator[Line]:
             yield place, row
 
 
-def read_list(path: Path) -> Iterator[Line]:
+def read_list(path: Path | Place) -> Iterator[Line]:
     """The paths of a plain list, one a line; after the path of an image may stand its class as digits."""
     with path.open("rb") as file:
         for number, line in enumerate(text_lines(path, file), 1):
@@ -113,7 +115,7 @@ def first_path(line: str) -> str:
     return match[1] if match else line
 
 
-def text_lines(path: Path, file: BinaryIO) -> Iterator[str]:
+def text_lines(path: Path | Place, file: BinaryIO) -> Iterator[str]:
     """The lines of a file in UTF-8, with their ends. Raises InputError for the first that is not UTF-8."""
     text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
     for number, line in enumerate(text, 1):

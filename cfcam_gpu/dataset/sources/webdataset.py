@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import tarfile
 from collections.abc import Callable, Iterator
@@ -17,6 +16,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cfcam_gpu._utils.messages import printable
+from cfcam_gpu._utils.places.masking import hidden
+from cfcam_gpu._utils.places.place import Place
+from cfcam_gpu._utils.places.schemes import is_url
 from cfcam_gpu.dataset.sources.labels import label_text, target_text
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri
 from cfcam_gpu.dataset.sources.shard_keys import LABEL_SUFFIXES, Key, KeyedImage
@@ -49,7 +51,7 @@ _BLOCK = 512
 _PLACE = re.compile(r"(.*)@([0-9]{1,18})\+([0-9]{1,18})", re.DOTALL)
 
 
-def is_compressed(path: Path) -> bool:
+def is_compressed(path: Path | Place) -> bool:
     """Whether a file has the name of a compressed tar file, or the name of a tar file and compressed content.
 
     Example:
@@ -59,7 +61,7 @@ def is_compressed(path: Path) -> bool:
     return _unpacking(path) is not None
 
 
-def refuse_compressed(path: Path) -> None:
+def refuse_compressed(path: Path | Place) -> None:
     """Raises InputError for a compressed shard, with the command that unpacks it.
 
     Example:
@@ -76,13 +78,13 @@ unpack it first: gunzip --suffix .tgz train.tgz
         )
 
 
-def _unpacking(path: Path) -> str | None:
+def _unpacking(path: Path | Place) -> str | None:
     """The command that unpacks a compressed shard; None for any other file."""
     name = path.name.lower()
     for suffix, command in _COMPRESSED.items():
         if name.endswith(suffix):
             return f"{command} {path.name}"
-    if not name.endswith(".tar") or not path.is_file():
+    if isinstance(path, Place) or not name.endswith(".tar") or not path.is_file():
         return None
     try:
         with path.open("rb") as file:
@@ -93,7 +95,7 @@ def _unpacking(path: Path) -> str | None:
     return f"{commands[0]} < {path.name} > {path.stem}-unpacked.tar" if commands else None
 
 
-def tar_samples(path: Path, name: str) -> list[Sample]:
+def tar_samples(path: Path | Place, name: str) -> list[Sample]:
     """The samples of a shard, in the order of their first members.
 
     The key of a sample is the folder and the base name of its members up to the first dot; its id is NAME/KEY.
@@ -110,7 +112,7 @@ def tar_samples(path: Path, name: str) -> list[Sample]:
     a key without image, the rest of a truncated or corrupt shard.
 
     Args:
-        path: the tar file.
+        path: the tar file; one at a URL is read as a whole to list it, and its images are then read by themselves.
         name: with which the ids begin.
 
     Example:
@@ -124,8 +126,8 @@ def tar_samples(path: Path, name: str) -> list[Sample]:
         >>> [(sample.sample_id, sample.label) for sample in tar_samples(path, "train")]
         [('train/000', '7')]
     """
-    shard = _Shard(str(path.absolute()), name)
-    if os.path.exists(path) and not os.path.isfile(path):
+    shard = _Shard(hidden(path.url) if isinstance(path, Place) else str(path.absolute()), name)
+    if isinstance(path, Path) and path.exists() and not path.is_file():
         return [shard.broken("unread", "not a regular file")]
     keys: dict[str, Key] = {}
     problem = None
@@ -324,6 +326,8 @@ def _read_at(shard: str, start: int, length: int) -> bytes:
     if length > _MAX_IMAGE_BYTES:
         raise ImageError(f"a member of {length:,} bytes is over the limit of {_MAX_IMAGE_BYTES:,}")
     try:
+        if is_url(shard):
+            return Place(shard).read(start, length)
         with open(shard, "rb") as file:
             file.seek(start)
             return file.read(length)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import cfcam_gpu
+from cfcam_gpu._utils.places.masking import masked
 from cfcam_gpu.dataset.execution.batch_explainer import BatchExplainer, ByLabel
 from cfcam_gpu.dataset.options import PART_SIZE, RunOptions
 
@@ -126,7 +127,7 @@ def about(explainer: BatchExplainer, weights: str, options: RunOptions) -> dict[
         "precision": options.precision,
         "batch_size": options.batch_size,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
+        "command": [os.path.basename(sys.argv[0]), *map(masked, sys.argv[1:])],
     }
     return {
         "fingerprint": fingerprint(explainer, weights, options),

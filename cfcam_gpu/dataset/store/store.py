@@ -27,6 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cfcam_gpu._utils.messages import first_line
+from cfcam_gpu._utils.places.masking import masked
+from cfcam_gpu._utils.places.schemes import not_written
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.atomic_files import (
     os_reason,
@@ -62,6 +64,8 @@ class OtherKind(NamedTuple):
 class Store:
     """The files of an output folder. Whoever writes into it holds a claim on it (see `locks`).
 
+    Raises InputError for an output folder at a URL.
+
     Class attributes:
         uses_masks: whether the rows depend on the masks of the samples.
         has_line_per_sample: whether a sample has one stored line, unless several of its classes are explained.
@@ -90,6 +94,9 @@ class Store:
     other_kind = OtherKind("evaluation.json", "an evaluation, whose page is report.html")
 
     def __init__(self, out: Path) -> None:
+        problem = not_written(str(out))
+        if problem is not None:
+            raise InputError(f"output folder {masked(str(out))!r}: {problem}")
         self.out = out
         self.run_file = out / "run.json"
         self.plan_file = out / "plan.parquet"

@@ -140,8 +140,8 @@ def test_paths_that_read_like_uris_are_paths(folder: Path) -> None:
         ("uri\ntar:x\n", ", line 2: uri 'tar:x' tar: needs 2 parts divided by '#', got 1"),
         ("uri\nbroken:x#y\n", ", line 2: uri 'broken:x#y' names no image"),
         (
-            "uri\ns3://bucket/a.png\n",
-            ", line 2: uri 's3://bucket/a.png' is of the kind s3://, which is not read; copy the files to a disk first",
+            "uri\naz://box/a.png\n",
+            ", line 2: uri 'az://box/a.png' is of the kind az://, which is not read, only s3://, gs://, hf://, https://",
         ),
         ("uri\nfile:a%00b\n", "holds a null character"),
     ],

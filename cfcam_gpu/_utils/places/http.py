@@ -1,0 +1,135 @@
+"""Files at http:// and https:// URLs, read with Python's own client."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cfcam_gpu._utils.messages import first_line
+from cfcam_gpu.errors import PlaceError
+
+#: What stays as it is in a URL: its own marks, and what is percent-encoded.
+_MARKS = "%/:?#[]@!$&'()*+,;=~"
+
+_CHUNK = 1 << 18
+
+
+def read(url: str, start: int, length: int, timeout: float) -> bytes:
+    """So many bytes from `start`, fewer at the end of the file. Raises PlaceError."""
+    headers = {"Range": f"bytes={start}-{start + length - 1}"} if start else {}
+    with _opened(url, timeout, headers) as response:
+        if start and response.status != 206:
+            raise PlaceError(
+                "the server gives no parts of files (no HTTP range requests); copy the file to a disk"
+            )
+        pieces, missing = [], length
+        for piece in _pieces(response):
+            pieces.append(piece[:missing])
+            missing -= len(piece)
+            if missing <= 0:
+                break
+    return b"".join(pieces)
+
+
+def chunks(url: str, timeout: float) -> Iterator[bytes]:
+    """The whole file, piece by piece. Raises PlaceError."""
+    with _opened(url, timeout) as response:
+        yield from _pieces(response)
+
+
+def size(url: str, timeout: float) -> int | None:
+    """Number of bytes of the file; None: the server does not say. Raises PlaceError."""
+    with _opened(url, timeout) as response:
+        return _length(response)
+
+
+def version(url: str, timeout: float) -> str | None:
+    """A text that changes with the file; None: the server gives none. Raises PlaceError."""
+    with _opened(url, timeout) as response:
+        marks = [response.headers.get(name) for name in ("ETag", "Last-Modified", "Content-Length")]
+    return " ".join(filter(None, marks)) if any(marks[:2]) else None
+
+
+def is_folder(url: str, timeout: float) -> bool:
+    """False for a file that can be read. Raises PlaceError for any other URL: folders cannot be listed."""
+    with _opened(url, timeout):
+        return False
+
+
+def _pieces(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    expected, got = _length(response), 0
+    while piece := response.read(_CHUNK):
+        got += len(piece)
+        yield piece
+    if expected is not None and got < expected:  # http.client ends silently
+        raise PlaceError(f"the server sent {got:,} of {expected:,} bytes", passing=True)
+
+
+def _length(response: http.client.HTTPResponse) -> int | None:
+    text = response.headers.get("Content-Length") or ""
+    return int(text) if text.isdecimal() else None
+
+
+@contextmanager
+def _opened(url: str, timeout: float, headers: dict[str, str] | None = None) -> Iterator[Any]:
+    try:
+        with _client().open(_request(url, headers or {}), timeout=timeout) as response:
+            yield response
+    except PlaceError:
+        raise
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _problem(error, timeout) from error
+
+
+def _client() -> urllib.request.OpenerDirector:
+    """A client that opens nothing but HTTP: urllib's usual one reads local files as well."""
+    client = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPErrorProcessor, urllib.request.UnknownHandler,
+    ):  # fmt: skip
+        client.add_handler(handler())
+    return client
+
+
+def _request(url: str, headers: dict[str, str]) -> urllib.request.Request:
+    """The request; a user and password in the URL go into a header, which no redirect takes elsewhere."""
+    parts = urllib.parse.urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    plain = urllib.parse.urlunsplit(parts._replace(netloc=host))
+    request = urllib.request.Request(
+        urllib.parse.quote(plain, safe=_MARKS), headers={"User-Agent": "cfcam-gpu", **headers}
+    )
+    if at:
+        secret = base64.b64encode(urllib.parse.unquote_to_bytes(user)).decode()
+        request.add_unredirected_header("Authorization", f"Basic {secret}")
+    return request
+
+
+#: HTTP status -> reason.
+_STATUSES = {
+    401: "access denied (HTTP 401); the server wants credentials",
+    403: "access denied (HTTP 403); a signed URL may have expired",
+    404: "there is no such file (HTTP 404)",
+    410: "the file is gone (HTTP 410)",
+}
+
+
+def _problem(error: Exception, timeout: float) -> PlaceError:
+    if isinstance(error, urllib.error.HTTPError):
+        reason = _STATUSES.get(error.code, f"the server answered HTTP {error.code}")
+        return PlaceError(reason, passing=error.code >= 500 or error.code == 429)
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, TimeoutError):
+        return PlaceError(f"the server did not answer for {timeout:g} s", passing=True)
+    if isinstance(error, ValueError):
+        return PlaceError(f"no valid URL ({first_line(error)})")
+    text = getattr(cause, "strerror", None) or (first_line(cause) if isinstance(cause, Exception) else cause)
+    return PlaceError(f"the server cannot be reached ({text})", passing=True)

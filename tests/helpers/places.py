@@ -1,0 +1,130 @@
+"""Servers of this process for tests of URLs: an S3 (moto's), and a web server with its faults."""
+
+from __future__ import annotations
+
+import base64
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from unittest import mock
+
+BUCKET = "photos"
+
+
+class LocalS3:
+    """An S3 with the bucket `BUCKET`. Child processes reach it too, since the environment names it."""
+
+    def __init__(self, endpoint: str) -> None:
+        import boto3
+
+        self.client = boto3.client("s3", endpoint_url=endpoint)
+        self.client.create_bucket(Bucket=BUCKET)
+
+    def put(self, key: str, content: bytes) -> str:
+        """Stores an object; its URL."""
+        self.client.put_object(Bucket=BUCKET, Key=key, Body=content)
+        return f"s3://{BUCKET}/{key}"
+
+
+@contextmanager
+def local_s3() -> Iterator[LocalS3]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    variables = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    try:
+        with mock.patch.dict(os.environ, variables):
+            yield LocalS3(endpoint)
+    finally:
+        server.stop()
+
+
+class WebServer(ThreadingHTTPServer):
+    """Serves `files`, path -> bytes, in ranges as well.
+
+    Attributes:
+        requests: (path with its query, headers) of every request.
+        statuses: path -> statuses to answer with, the first one first; afterwards the file.
+        passwords: path -> "user:password" that it wants.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files: dict[str, bytes] = {}
+        self.statuses: dict[str, list[int]] = {}
+        self.passwords: dict[str, str] = {}
+        self.requests: list[tuple[str, dict[str, str]]] = []
+        self.has_ranges = True
+        self.ending = threading.Event()
+
+    def url(self, path: str, user: str = "") -> str:
+        return f"http://{user}127.0.0.1:{self.server_address[1]}{path}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: WebServer
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.server.requests.append((self.path, dict(self.headers)))
+        if path == "/hangs":
+            self.server.ending.wait(60)
+            return
+        if path == "/moved":
+            return self._answer(302, b"", Location=f"/{self.path.partition('?')[2]}")
+        wanted = self.server.passwords.get(path)
+        if (
+            wanted
+            and self.headers.get("Authorization") != f"Basic {base64.b64encode(wanted.encode()).decode()}"
+        ):
+            return self._answer(401, b"")
+        if self.server.statuses.get(path):
+            return self._answer(self.server.statuses[path].pop(0), b"")
+        if path not in self.server.files:
+            return self._answer(404, b"")
+        return self._send(self.server.files[path])
+
+    def _send(self, content: bytes) -> None:
+        range_of = self.headers.get("Range")
+        if range_of is None or not self.server.has_ranges:
+            return self._answer(200, content, ETag='"1"')
+        first, last = range_of.removeprefix("bytes=").split("-")
+        return self._answer(206, content[int(first) : int(last) + 1])
+
+    def _answer(self, status: int, content: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Says nothing."""
+
+
+@contextmanager
+def web_server() -> Iterator[WebServer]:
+    server = WebServer()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.ending.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
