@@ -10,6 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from cfcam_gpu._utils.messages import did_you_mean, either, plural
+from cfcam_gpu._utils.places.cache import local_copy
+from cfcam_gpu._utils.places.masking import masked
+from cfcam_gpu._utils.places.schemes import is_url
 from cfcam_gpu.errors import ModelError
 from cfcam_gpu.images.preprocess import PUBLISHED_PREPROCESS, Preprocess, overridden
 from cfcam_gpu.models.channels import input_channels
@@ -45,8 +48,8 @@ def load_model(
 
     Args:
         spec: the specification, written as one of `FORMS`.
-        weights: a file with the model's state dict, .safetensors or written by torch.save. No code in
-            it runs, and nothing is downloaded.
+        weights: a file with the model's state dict, .safetensors or written by torch.save, or its URL. No code in
+            it runs. A file at a URL is kept in the folder `CFCAM_CACHE`, else ~/.cache/cfcam-gpu.
         weights_key: the entry of a training checkpoint to take, such as `state_dict_ema`, or what the names
             of the weights begin with before a dot. None: the first of the usual ones.
         num_classes: number of the model's outputs, where the weights file has another than the
@@ -55,7 +58,7 @@ def load_model(
         channels: of the input, where it has another number than the architecture's three: 1 for gray images, 4
             for files of four bands. None: three; for a `py:` model what its first convolution takes.
         mean, std: normalisation, one number a channel (red, green, blue; or gray), for pixel values in [0, 1].
-        class_names: a UTF-8 text file, one name per line, in the order of the outputs.
+        class_names: a UTF-8 text file, one name per line, in the order of the outputs, or its URL.
 
     Raises:
         ModelError: a specification, file or value that cannot be used, or a download that failed.
@@ -69,7 +72,7 @@ def load_model(
     kind, name = _parse(spec)
     if num_classes is not None and num_classes < 1:
         raise ModelError(f"num_classes must be at least 1, got {num_classes}")
-    file = None if weights is None else Path(weights).expanduser()
+    file = None if weights is None else _on_disk(weights)
     if weights_key is not None and file is None:
         raise ModelError(
             f"the weights key {weights_key!r} is for a weights file; give --weights FILE as well"
@@ -80,15 +83,26 @@ def load_model(
         raise ModelError(f"channels must be at least 1, got {channels}")
     loaded = _loader(kind)(Request(spec, name, state, num_classes, channels))
     if checkpoint is not None:
-        load_state_dict(loaded.model, checkpoint.state, f"the weights {file} do not fit {spec}")
-        source = f"{file} ({checkpoint.entry})" if checkpoint.entry else str(file)
+        shown = masked(str(weights)) if is_url(str(weights)) else str(file)
+        load_state_dict(loaded.model, checkpoint.state, f"the weights {shown} do not fit {spec}")
+        source = f"{shown} ({checkpoint.entry})" if checkpoint.entry else shown
         loaded = replace(loaded, weights=source, weights_key=weights_key, class_names=None)
     names = loaded.class_names
     if class_names is not None:
         count = num_classes or (len(names) if names else None)
-        names = read_class_names(Path(class_names).expanduser(), count)
+        names = read_class_names(_on_disk(class_names), count)
     preprocess = _preprocess(loaded, size, channels, mean, std)
     return replace(loaded, model=loaded.model.cpu().eval(), preprocess=preprocess, class_names=names)
+
+
+def _on_disk(file: str | Path) -> Path:
+    """The file, or the copy of one at a URL. Raises ModelError, MissingPackageError."""
+    if not is_url(str(file)):
+        return Path(file).expanduser()
+    try:
+        return local_copy(str(file))
+    except OSError as error:
+        raise ModelError(f"{masked(str(file))} cannot be read: {error.strerror or error}") from error
 
 
 def _preprocess(

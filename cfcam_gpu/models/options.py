@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cfcam_gpu._utils.messages import either
 from cfcam_gpu._utils.option import MODEL, image_size, numbers, option
+from cfcam_gpu._utils.places.schemes import is_url
 from cfcam_gpu.models.class_names import read_class_names
 from cfcam_gpu.models.kinds import FORMS
 from cfcam_gpu.models.weights_file import check_weights_file
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 
 #: Number formats that a model can be converted to (see `prepare.prepared`): names of torch dtypes.
 PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+def _file(text: str) -> str | Path:
+    """A file, or its URL, of which a `Path` would lose a slash. Raises ValueError."""
+    if not text:
+        raise ValueError("must name a file, got an empty text")
+    return text if is_url(text) else Path(text)
 
 
 @dataclass(frozen=True)
@@ -37,16 +45,18 @@ class ModelOptions:
     """
 
     model: str = field(default="efficientnet-lite0", metadata=option(f"{either(FORMS)}.", MODEL, "SPEC"))
-    weights: Path | None = field(
-        default=None, metadata=option("Weights file, .pth or .safetensors.", MODEL, "FILE")
+    weights: str | Path | None = field(
+        default=None,
+        metadata=option("Weights file, .pth or .safetensors, or URL.", MODEL, "FILE", parse=_file),
     )
     weights_key: str | None = field(
         default=None,
         metadata=option("Entry of a checkpoint to take, such as state_dict_ema.", MODEL, "KEY"),
     )
     num_classes: int | None = field(default=None, metadata=option("Classes of the model's head.", MODEL, "N"))
-    class_names: Path | None = field(
-        default=None, metadata=option("Text file with one class name per line.", MODEL, "FILE")
+    class_names: str | Path | None = field(
+        default=None,
+        metadata=option("Text file with one class name per line.", MODEL, "FILE", parse=_file),
     )
     size: tuple[int, int] | None = field(
         default=None,
@@ -67,11 +77,14 @@ class ModelOptions:
     )
 
     def check(self) -> None:
-        """Raises ModelError for files that `load` would refuse before it makes the model; imports no PyTorch."""
-        if self.weights is not None:
-            check_weights_file(self.weights.expanduser())
-        if self.class_names is not None:
-            read_class_names(self.class_names.expanduser(), self.num_classes)
+        """Raises ModelError for files that `load` would refuse before it makes the model; imports no PyTorch.
+
+        Files at URLs are left to `load`.
+        """
+        if self.weights is not None and not is_url(str(self.weights)):
+            check_weights_file(Path(self.weights).expanduser())
+        if self.class_names is not None and not is_url(str(self.class_names)):
+            read_class_names(Path(self.class_names).expanduser(), self.num_classes)
 
     def load(self) -> LoadedModel:
         """Loads the model. Raises ModelError, MissingPackageError (see `load_model`)."""

@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from cfcam_gpu.dataset.run import explain_dataset
 from cfcam_gpu.dataset.sources.find import find_samples
 from cfcam_gpu.dataset.sources.open_image import open_image
 from cfcam_gpu.dataset.sources.sample import Sample, split_uri, url_uri
 from cfcam_gpu.errors import InputError, MissingPackageError
 from tests.helpers.command import USAGE, cfcam
 from tests.helpers.places import BUCKET, LocalS3, WebServer, local_s3, web_server
-from tests.helpers.smallnet import photo, rows, run, save
+from tests.helpers.smallnet import make_loaded, photo, rows, run, save
 
 
 def png(seed: int) -> bytes:
@@ -316,7 +317,7 @@ def test_results_are_not_written_to_a_url(url: str, tmp_path: Path, monkeypatch:
     folder = save(tmp_path / "in", a=photo(1))
     for out in (url, Path(url)):
         with pytest.raises(InputError, match="results are kept on a disk, not at a URL"):
-            run(folder, out)
+            explain_dataset([str(folder)], out, make_loaded())
     ended = cfcam("explain", str(folder), "--out", url)
     assert ended.status == USAGE
     assert "results are kept on a disk" in " ".join(ended.err.replace("│", " ").split())
