@@ -31,7 +31,9 @@ class LocalS3:
 @contextmanager
 def local_s3() -> Iterator[LocalS3]:
     from moto.server import ThreadedMotoServer
+    from s3fs import S3FileSystem
 
+    S3FileSystem.clear_instance_cache()  # it has the address of an earlier server
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
