@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from bench import method_pages, pages, readme
@@ -15,7 +17,7 @@ def test_the_tables_are_those_of_the_results(path):
 
 
 def test_the_verdicts_make_the_sentence():
-    result = {
+    result: dict[str, Any] = {
         "models": {"efficientnet-lite0": {}},
         "chosen": ["last: b"],
         "search": {"questions": 9, "variants": {"last: b": {}, "last: c": {}}},

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_the_contact_sheet_is_a_page_of_moderate_size(demo_run):
 
 def test_the_sheet_shows_cfcam_beside_cfcam_sharp(demo_run, lite0, tmp_path, monkeypatch):
     """The overlay of the second method is the one that a run of its own writes."""
-    shown: dict[str, object] = {}
+    shown: dict[str, Any] = {}
 
     def draw(entries, _strip, **texts):
         shown.update(texts, entries=entries)

@@ -59,7 +59,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
         cluster = Cluster(initialize_head=True, head_node_args={**arguments, "_system_config": settings})
         clusters.append(cluster)
         ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-        return Path(cluster.head_node.get_session_dir_path()) / "logs"
+        head: Any = cluster.head_node
+        return Path(head.get_session_dir_path()) / "logs"
 
     yield start
     ray.shutdown()
