@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = {
     ROOT / "README.md": ("which", "survey"),
     ROOT / "docs" / "benchmarks.md": ("throughput", "gpu", "precision", "dataset", "discrimination"),
-    ROOT / "docs" / "methods.md": ("scenes",),
+    ROOT / "docs" / "methods.md": ("scenes", "faithfulness", "controls"),
 }
 
 #: Case of `throughput` -> heading of its row: compared with the explanation, then with the prepared explanation.
@@ -51,6 +51,21 @@ SCENE_COLUMNS = {
     "average_precision": "average precision ↑",
     "average_drop": "average drop ↓",
 }
+PHOTO_COLUMNS = {
+    "deletion_black_auc": "deletion ↓",
+    "insertion_blur_auc": "insertion ↑",
+    "road_combined": "ROAD ↑",
+    "average_drop": "average drop ↓",
+    "adcc": "ADCC ↑",
+    "arcc": "ARCC ↑",
+    "similarity_second": "second class ↓",
+    "input_noise_ssim": "input noise ↑",
+}
+#: Controls of cfcam-sharp's steps, on the scenes.
+CONTROL_METHODS = (
+    "cfcam-sharp", "control: no spread", "control: no evidence", "control: no curve", "control: groups of channels",
+    "control: shuffled groups",
+)  # fmt: skip
 SCENE_METHODS = (
     "gradcam", "cfcam", "cfcam-fine", "layercam", "reciprocam", "refinecam", "cfcam-sharp", "gradcam, three sizes",
     "cfcam-sharp, three sizes",
@@ -66,7 +81,9 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
         "precision": _precision(results),
         "dataset": _dataset(results["dataset"]["rates"]),
         "discrimination": _discrimination(results["discrimination"]["presets"]),
-        "scenes": _scenes(results["scenes"]["models"]),
+        "scenes": _scenes(results["scenes"]["models"], "scenes", SCENE_COLUMNS, SCENE_METHODS),
+        "faithfulness": _scenes(results["scenes"]["models"], "photos", PHOTO_COLUMNS, SCENE_METHODS),
+        "controls": _scenes(results["scenes"]["models"], "scenes", SCENE_COLUMNS, CONTROL_METHODS),
         "survey": survey(results["models"]["models"]),
     }
 
@@ -248,16 +265,16 @@ def _discrimination(presets: dict[str, Any]) -> str:
     return table([f"EfficientNet-Lite0, {about['photos']} real photos", *shown.values()], rows)
 
 
-def _scenes(models: dict[str, Any]) -> str:
+def _scenes(models: Mapping[str, Any], part: str, columns: Mapping[str, str], labels: Sequence[str]) -> str:
     """Means of all models in turn, bold where Holm's p of the difference from Grad-CAM is below 0.05."""
-    methods = [one["scenes"]["methods"] for one in models.values()]
-    known = [label for label in SCENE_METHODS if all(label in one for one in methods)]
+    methods = [one[part]["methods"] for one in models.values()]
     rows = [
-        [label, *(_means([one[label][column] for one in methods]) for column in SCENE_COLUMNS)]
-        for label in known
+        [label, *(_means([one[label][column] for one in methods]) for column in columns)]
+        for label in labels
+        if all(label in one for one in methods)
     ]
     heads = " / ".join(spec.removeprefix("efficientnet-").capitalize() for spec in models)
-    return table([heads, *SCENE_COLUMNS.values()], rows)
+    return table([heads, *columns.values()], rows)
 
 
 def _means(figures: Sequence[dict[str, float]]) -> str:
