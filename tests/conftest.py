@@ -23,6 +23,7 @@ from cfcam_gpu.capture import capture
 from cfcam_gpu.capture.layers import find_layer
 from cfcam_gpu.models import LoadedModel, load_model
 from tests.helpers.browser import chromium
+from tests.helpers.places import LocalS3, WebServer, local_s3, web_server
 
 #: The head (global average pooling follows), and two earlier layers where the filters act.
 REAL_LAYERS = ("_swish", "_blocks.10", "_blocks.4")
@@ -123,3 +124,15 @@ def browser() -> Iterator[Any]:
     """A browser for the tests of one module."""
     with chromium() as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[LocalS3]:
+    with local_s3() as server:
+        yield server
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    with web_server() as server:
+        yield server

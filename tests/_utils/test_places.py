@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -16,21 +15,9 @@ from cfcam_gpu._utils.places.masking import hidden, masked, revealed
 from cfcam_gpu._utils.places.place import Place
 from cfcam_gpu._utils.places.schemes import SCHEMES
 from cfcam_gpu.errors import MissingPackageError, PlaceError
-from tests.helpers.places import BUCKET, LocalS3, WebServer, local_s3, web_server
+from tests.helpers.places import BUCKET, LocalS3, WebServer, web_server
 
 CONTENT = bytes(range(256)) * 40
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[LocalS3]:
-    with local_s3() as server:
-        yield server
-
-
-@pytest.fixture
-def web() -> Iterator[WebServer]:
-    with web_server() as server:
-        yield server
 
 
 @pytest.fixture(params=["s3", "memory", "http"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from cfcam_gpu.dataset.sources.open_image import open_image
 from cfcam_gpu.dataset.sources.sample import Sample, split_uri, url_uri
 from cfcam_gpu.errors import InputError, MissingPackageError
 from tests.helpers.command import USAGE, cfcam
-from tests.helpers.places import BUCKET, LocalS3, WebServer, local_s3, web_server
+from tests.helpers.places import BUCKET, LocalS3, WebServer
 from tests.helpers.smallnet import make_loaded, photo, rows, run, save
 
 
@@ -39,18 +38,6 @@ def tar(**files: bytes) -> bytes:
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     return buffer.getvalue()
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[LocalS3]:
-    with local_s3() as server:
-        yield server
-
-
-@pytest.fixture
-def web() -> Iterator[WebServer]:
-    with web_server() as server:
-        yield server
 
 
 def test_a_folder_gives_the_rows_of_the_same_folder_on_disk(s3: LocalS3, tmp_path: Path) -> None:
