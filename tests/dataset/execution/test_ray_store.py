@@ -1,4 +1,4 @@
-"""Runs whose rows do not fit into Ray's object store: they are spilled, or the run ends and loses nothing."""
+"""Runs whose rows do not fit into Ray's object store: others are spilled, or the run ends and loses nothing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -82,13 +83,22 @@ def parts(out: Path) -> dict[int, bytes]:
 
 @needs_ray
 @pytest.mark.slow
-def test_rows_that_do_not_fit_into_the_object_store_are_spilled(cluster, tmp_path):
+def test_rows_that_do_not_fit_beside_other_objects_have_those_spilled(cluster, tmp_path):
     folder = save(tmp_path / "in", **{f"{i:03}": photo(i) for i in range(30)})
-    logs = cluster(object_spilling_threshold=0.3)
+    logs = cluster()
+    other = _put(np.ones(60 * 2**20, np.uint8))  # beside it there is room for less than the 48 MiB of a part
     run(folder, tmp_path / "out", **settings(12), distributed="ray", actors=1)
     assert any("Spilled" in path.read_text(errors="replace") for path in logs.glob("raylet*.out"))
     run(folder, tmp_path / "whole", **settings(12))
     assert parts(tmp_path / "out") == parts(tmp_path / "whole")
+    del other
+
+
+def _put(value: Any) -> Any:
+    """Places a value in the object store, where it stays as long as the answer."""
+    import ray
+
+    return ray.put(value)
 
 
 @needs_ray
