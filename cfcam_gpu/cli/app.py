@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 
 import cfcam_gpu
+from cfcam_gpu._utils.json_lines import asked
 from cfcam_gpu._utils.messages import did_you_mean
 from cfcam_gpu.cli.help import Row, error_panel, help_page
 from cfcam_gpu.cli.options import Command
@@ -77,10 +78,10 @@ class _Commands(click.Group):
             click.echo(error.ctx.get_help() if error.ctx else "")
             status = error.exit_code
         except click.UsageError as error:
-            if error.ctx is not None:
-                click.echo(error.ctx.get_usage(), err=True)
-                click.echo(f"Try '{error.ctx.command_path} --help' for help.", err=True)
-            click.echo(error_panel(error.format_message()), err=True)
+            if asked(sys.argv):
+                say(f"error: {error.format_message()}")
+            else:
+                _show_usage(error)
             status = error.exit_code
         except OSError as error:
             if error.filename is not None or error.errno not in {*NO_SPACE, errno.EPIPE, errno.EIO}:
@@ -97,6 +98,14 @@ class _Commands(click.Group):
         except KeyboardInterrupt as error:
             say("interrupted; what is finished is kept, the same command goes on from there")
             raise click.exceptions.Exit(128 + getattr(error, "number", signal.SIGINT)) from error
+
+
+def _show_usage(error: click.UsageError) -> None:
+    """Tells a mistake in the arguments, with how the command is used."""
+    if error.ctx is not None:
+        click.echo(error.ctx.get_usage(), err=True)
+        click.echo(f"Try '{error.ctx.command_path} --help' for help.", err=True)
+    click.echo(error_panel(error.format_message()), err=True)
 
 
 def _unwritable_output(error: OSError) -> int:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
+from typing import NoReturn
 
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+
+#: What is called before a process ends without Python's own exit functions.
+last_steps: list[Callable[[], None]] = []
 
 
 def _exit(_number: int, _frame: FrameType | None) -> None:
     os.write(2, b"interrupted\n")
-    os._exit(INTERRUPTED)
+    _leave(INTERRUPTED)
 
 
 def end_at_once() -> None:
@@ -42,4 +47,10 @@ def leave_interrupted(status: object) -> None:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
-        os._exit(int(str(status)))
+        _leave(int(str(status)))
+
+
+def _leave(status: int) -> NoReturn:
+    for step in last_steps:
+        step()
+    os._exit(status)

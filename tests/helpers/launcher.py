@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import cfcam_gpu
+from cfcam_gpu._utils import json_lines
 from tests.helpers.command import Outcome
 
 ROOT = Path(cfcam_gpu.__file__).parents[1]
@@ -128,6 +129,7 @@ def _child(request: dict[str, Any]) -> None:
         status = 99
     sys.stdout.flush()
     sys.stderr.flush()
+    json_lines.finish()  # the exit functions are not run
     os._exit(status)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TextIO
 
+from cfcam_gpu._utils.json_lines import event_line
 from cfcam_gpu._utils.messages import unknown
 from cfcam_gpu._utils.optional import require
 from cfcam_gpu.dataset.execution.observer import Observer, Tally
@@ -119,8 +118,7 @@ class JsonLines(Record):
 
     def event(self, name: str, **content: Any) -> None:
         """Writes one event with the time in UTC."""
-        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        self.stream.write(json.dumps({"event": name, "time": now, **content}, allow_nan=False) + "\n")
+        self.stream.write(event_line(name, **content) + "\n")
         self.stream.flush()
 
     def row(self, row: Row) -> None:
