@@ -112,6 +112,14 @@ _ALL = (
         weights="gradient:layercam_weights",
     ),
     Method(
+        "gradcam-elementwise",
+        "gradient:gradcam_elementwise",
+        "what is positive of gradient times activation",
+        "pytorch-grad-cam's GradCAMElementWise",
+        uses_gradients=True,
+        weights="gradient:gradcam_elementwise_weights",
+    ),
+    Method(
         "xgradcam",
         "gradient:xgradcam",
         "gradients averaged by activation",
@@ -168,6 +176,20 @@ _ALL = (
         "gradient_free:eigencam",
         "first principal component, no class",
         "Muhammad and Yeasin 2020, arXiv 2008.00299",
+    ),
+    Method(
+        "segeigencam",
+        "gradient:segeigencam",
+        "first principal component of activations times absolute gradients",
+        "Chung and Ying 2025, doi 10.3390/app15137562",
+        uses_gradients=True,
+    ),
+    Method(
+        "fem",
+        "gradient_free:fem",
+        "channels weighted by how much of them stands out, no class",
+        "Fuad et al. 2020, IPTA 2020, hal-02963298",
+        weights="gradient_free:fem_weights",
     ),
     Method("random", "gradient_free:random", "uniform noise, the least to beat"),
 )

@@ -15,6 +15,7 @@ from cfcam_gpu.cfcam.maps import Maps
 from cfcam_gpu.cfcam.weighting import activation_map, channel_weights, spatial_weights
 from cfcam_gpu.engines import ENGINES
 from cfcam_gpu.methods.features import CapturedFeatures, Features
+from cfcam_gpu.methods.smoothing import first_component, with_positive_peak
 
 #: Smooth Grad-CAM++: number of noisy copies of the image, and the standard deviation of the noise in units
 #: of the model's input (torch-cam's defaults).
@@ -95,6 +96,41 @@ def layercam(features: Features) -> Tensor:
 def layercam_weights(features: Features) -> Tensor:
     """LayerCAM's weights (B,K,C,h,w)."""
     return features.gradients.relu()
+
+
+def gradcam_elementwise(features: Features) -> Tensor:
+    """pytorch-grad-cam's GradCAMElementWise: what is positive of gradient times activation, summed over the channels.
+
+    Where no activation is negative it is LayerCAM.
+
+    Example:
+        >>> activations = torch.tensor([[[[-1.0, 2.0]], [[4.0, 0.0]]]])
+        >>> gradients = torch.tensor([[[[[3.0, 1.0]], [[2.0, -1.0]]]]])
+        >>> gradcam_elementwise(Features(activations=activations, gradients=gradients, size=(2, 4)))
+        tensor([[[[8., 2.]]]])
+    """
+    return (features.gradients * features.activations[:, None]).relu_().sum(2)
+
+
+def gradcam_elementwise_weights(features: Features) -> Tensor:
+    """GradCAMElementWise's weights (B,K,C,h,w): the gradients where they and the activations have the same sign."""
+    agrees = features.gradients * features.activations[:, None] > 0
+    return torch.where(agrees, features.gradients, 0)
+
+
+def segeigencam(features: Features) -> Tensor:
+    """Chung and Ying 2025, doi 10.3390/app15137562: first principal component of activations times absolute gradients.
+
+    Its value of the largest magnitude is positive, as in the paper.
+
+    Example:
+        >>> activations = torch.tensor([[[[1.0, 4.0, 1.0]], [[0.0, 0.0, 0.0]]]])
+        >>> segeigencam(Features(activations=activations, gradients=-activations[:, None], size=(2, 6)))
+        tensor([[[[ 0., 10.,  0.]]]])
+    """
+    weighted = (features.gradients.abs() * features.activations[:, None]).flatten(3)
+    component = with_positive_peak(first_component(weighted.flatten(0, 1)))
+    return component.relu().float().view(*weighted.shape[:2], *features.activations.shape[2:])
 
 
 def xgradcam(features: Features) -> Tensor:

@@ -8,9 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cfcam_gpu._utils.precision import widest
 from cfcam_gpu.cfcam.weighting import activation_map
 from cfcam_gpu.methods.features import CapturedFeatures, Features
-from cfcam_gpu.methods.smoothing import first_component
+from cfcam_gpu.methods.smoothing import first_component, with_positive_peak
+
+#: FEM: standard deviations above its channel's mean from which on a cell stands out (the paper's value).
+_FEM_DEVIATIONS = 2
 
 
 def scorecam(features: CapturedFeatures) -> Tensor:
@@ -95,10 +99,30 @@ def eigencam(features: Features) -> Tensor:
         tensor([[[[0., 2., 0.]]]])
     """
     b, _, h, w = features.activations.shape
-    projected = first_component(features.activations.flatten(2))
-    negative = projected.amin(1).abs() > projected.amax(1)
-    projected = torch.where(negative[:, None], -projected, projected)
+    projected = with_positive_peak(first_component(features.activations.flatten(2)))
     return projected.relu().float().view(b, 1, h, w).expand(b, features.k, h, w)
+
+
+def fem(features: Features) -> Tensor:
+    """Fuad et al. 2020, IPTA 2020, hal-02963298: channels weighted by how much of them stands out, of no class.
+
+    Example:
+        >>> activations = torch.tensor([[[[0.0, 0.0, 0.0, 0.0, 0.0, 9.0]], [[1.0, 2.0, 1.0, 2.0, 1.0, 2.0]]]])
+        >>> fem(Features(activations=activations, gradients=activations[:, None], size=(2, 6)))
+        tensor([[[[0.0000, 0.0000, 0.0000, 0.0000, 0.0000, 1.5000]]]])
+    """
+    return activation_map(features.activations, fem_weights(features))
+
+
+def fem_weights(features: Features) -> Tensor:
+    """FEM's weights (B,K,C): the share of a channel's cells above its mean by two standard deviations.
+
+    In float64 where the device has it: rounding would lift the cells of a constant channel above their mean.
+    """
+    cells = widest(features.activations.flatten(2))
+    deviation, mean = torch.std_mean(cells, 2, correction=0, keepdim=True)
+    shares = (cells > mean + _FEM_DEVIATIONS * deviation).float().mean(2)
+    return shares[:, None].expand(-1, features.k, -1)
 
 
 def random(features: Features) -> Tensor:

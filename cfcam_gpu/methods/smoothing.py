@@ -26,6 +26,20 @@ def first_component(channels: Tensor) -> Tensor:
     return values[:, -1:].clamp_min(0).sqrt() * vectors[:, :, -1]
 
 
+def with_positive_peak(components: Tensor) -> Tensor:
+    """Components (N,cells), each of the sign with which its value of the largest magnitude is positive.
+
+    Seg-Eigen-CAM's rule, doi 10.3390/app15137562, equation 13.
+
+    Example:
+        >>> with_positive_peak(torch.tensor([[1.0, -2.0], [2.0, -1.0]]))
+        tensor([[-1.,  2.],
+                [ 2., -1.]])
+    """
+    negative = components.amin(1).abs() > components.amax(1)
+    return torch.where(negative[:, None], -components, components)
+
+
 def eigen_smoothed(activations: Tensor, weights: Tensor) -> Tensor:
     """The grid (B,K,h,w) float32, not negative, with the weighted channels' first principal component for their sum.
 

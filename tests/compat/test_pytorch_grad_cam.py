@@ -52,7 +52,9 @@ def both(name: str, model: nn.Sequential, layers: list[int], **call: Any) -> lis
     return maps
 
 
-SAME = ("GradCAM", "HiResCAM", "XGradCAM", "LayerCAM", "AblationCAM")
+SAME = (
+    "GradCAM", "HiResCAM", "XGradCAM", "LayerCAM", "AblationCAM", "GradCAMElementWise", "SegEigenCAM", "FEM",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("layers", [[3], [1, 3]])
@@ -153,16 +155,63 @@ def test_volumes_are_explained_as_theirs(name: str, *, aug_smooth: bool) -> None
         np.testing.assert_allclose(maps, their_cam(volumes, targets=None), atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", sorted({*vars(theirs)} & {*ours._MISSING}))
-def test_a_class_that_is_missing_is_named_with_those_there_are(name: str) -> None:
-    with pytest.raises(ImportError, match=f"has no {name}; keep importing it .*EigenGradCAM, GradCAM"):
-        getattr(ours, name)
-    assert not hasattr(ours, "another")
+@pytest.mark.parametrize("name", ["SegEigenCAM", "FEM"])
+def test_methods_that_take_no_notice_of_smoothing(name: str, model: nn.Sequential) -> None:
+    a, b = both(name, model, [3], eigen_smooth=True)
+    np.testing.assert_allclose(a, b, atol=TOLERANCE)
 
 
-def test_all_of_their_classes_are_here_or_named_as_missing() -> None:
-    classes = {name for name, value in vars(theirs).items() if isinstance(value, type)}
-    assert classes <= {*ours.__all__, *ours._MISSING}
+@pytest.mark.usefixtures("agreeing")
+def test_the_smoothed_elementwise_map_is_theirs(
+    model: nn.Sequential, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agreeing = importlib.import_module("pytorch_grad_cam.base_cam").get_2d_projection
+    monkeypatch.setattr("pytorch_grad_cam.grad_cam_elementwise.get_2d_projection", agreeing)
+    a, b = both("GradCAMElementWise", model, [5], eigen_smooth=True)
+    np.testing.assert_allclose(a, b, atol=TOLERANCE)
+
+
+FINER: list[dict[str, Any]] = [
+    {},
+    {"alpha": 0.6},
+    {"comparison_categories": [2, 4]},
+    {"comparison_categories": [1, 7], "target_idx": 3},
+]
+
+
+@pytest.mark.parametrize("base", ["GradCAM", "HiResCAM"])
+@pytest.mark.parametrize("options", FINER, ids=str)
+def test_finer_maps_are_theirs(base: str, options: dict[str, Any], model: nn.Sequential) -> None:
+    a, b = (
+        package.FinerCAM(model, [model[1], model[3]], base_method=getattr(package, base))(IMAGES, **options)
+        for package in (ours, theirs)
+    )
+    assert (a.max((1, 2)) > 0.9).all(), "a blank map would prove nothing"
+    np.testing.assert_allclose(a, b, atol=TOLERANCE)
+
+
+def test_finer_maps_of_targets_are_those_of_the_base_method(model: nn.Sequential) -> None:
+    targets = [our_targets.ClassifierOutputTarget(c) for c in (1, 4, 0)]
+    with ours.FinerCAM(model, [model[3]]) as cam:
+        np.testing.assert_array_equal(cam(IMAGES, targets), ours.GradCAM(model, [model[3]])(IMAGES, targets))
+
+
+def test_refined_maps_are_theirs(model: nn.Sequential) -> None:
+    a, b = (
+        package.RefineCAM(model, [model[1], model[3]], base_method=package.GradCAM)(IMAGES)
+        for package in (ours, theirs)
+    )
+    assert (a.max((1, 2)) > 0.9).any(), "a blank map would prove nothing"
+    np.testing.assert_allclose(a, b, atol=TOLERANCE)
+
+
+def test_their_metrics_take_these_maps_and_targets(model: nn.Sequential) -> None:
+    multiplied = importlib.import_module("pytorch_grad_cam.metrics.cam_mult_image")
+    road = importlib.import_module("pytorch_grad_cam.metrics.road")
+    maps = ours.GradCAM(model, [model[3]])(IMAGES)
+    targets = [our_targets.ClassifierOutputSoftmaxTarget(c) for c in positive(model)]
+    for metric in (multiplied.CamMultImageConfidenceChange(), road.ROADMostRelevantFirst(percentile=75)):
+        assert metric(IMAGES, maps, targets, model).shape == (3,)
 
 
 @pytest.mark.usefixtures("agreeing")
@@ -239,6 +288,7 @@ TARGETS: dict[str, tuple[Any, ...]] = {
     "SoftmaxOutputTarget": (),
     "RawScoresOutputTarget": (),
     "BinaryClassifierOutputTarget": (0,),
+    "FinerWeightedTarget": (2, [0, 3], 0.6),
 }
 
 
@@ -253,3 +303,15 @@ def test_the_segmentation_target_computes_the_same() -> None:
     mask, maps = np.eye(3, dtype=np.float32), torch.randn(2, 3, 3)
     a, b = (module.SemanticSegmentationTarget(1, mask)(maps) for module in (our_targets, their_targets))
     torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("vit_reshape_transform", 7), ("swinT_reshape_transform", 6)])
+def test_transforms_of_tokens_are_theirs(name: str, tokens: int) -> None:
+    output = torch.randn(3, tokens, 5, requires_grad=True)
+    a, b = (
+        getattr(importlib.import_module(f"{package}.utils.reshape_transforms"), name)(
+            output, height=3, width=2
+        )
+        for package in ("cfcam_gpu.compat.pytorch_grad_cam", "pytorch_grad_cam")
+    )
+    torch.testing.assert_close(a, b, rtol=0, atol=0)

@@ -16,7 +16,7 @@ from tests.helpers.smallnet import Net
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 
 #: Methods whose map has nothing to do with the class.
-CLASSLESS = {"eigencam", "random"}
+CLASSLESS = {"eigencam", "fem", "random"}
 GRADIENTS = {name for name, method in METHODS.items() if method.uses_gradients}
 CLUSTERS = {name for name, method in METHODS.items() if method.is_cfcam}
 #: Methods that ask for probabilities of classes, and for the values of functions.

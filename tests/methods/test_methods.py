@@ -19,7 +19,7 @@ from tests.helpers.method_cases import ALONE
 TABLE_ALONE = """
 import sys
 from cfcam_gpu.methods import METHODS, find_method, parse_method
-assert parse_method("cfcam:upstream")[0] == "cfcam" and find_method("random") and len(METHODS) == 17
+assert parse_method("cfcam:upstream")[0] == "cfcam" and find_method("random") and len(METHODS) == 20
 assert not {"torch", "numpy", "numba"} & set(sys.modules)
 """
 

@@ -20,13 +20,16 @@ from cfcam_gpu.methods.gradient import SMOOTH_SAMPLES, noises
 pytest.importorskip("pytorch_grad_cam", reason="a development dependency")
 
 from pytorch_grad_cam import (
+    FEM,
     AblationCAM,
     EigenCAM,
     GradCAM,
+    GradCAMElementWise,
     GradCAMPlusPlus,
     HiResCAM,
     LayerCAM,
     ScoreCAM,
+    SegEigenCAM,
     XGradCAM,
 )
 from pytorch_grad_cam.refine_cam import RefineCAM
@@ -106,6 +109,9 @@ def assert_same(found: Tensor, expected: Tensor) -> None:
         ("layercam", LayerCAM),
         ("xgradcam", XGradCAM),
         ("eigencam", EigenCAMWithSign),
+        ("gradcam-elementwise", GradCAMElementWise),
+        ("segeigencam", SegEigenCAM),
+        ("fem", FEM),
     ],
 )
 def test_equals_pytorch_grad_cam(lite0, photo_batch, method, peer, layer):

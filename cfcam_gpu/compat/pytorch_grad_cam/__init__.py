@@ -11,46 +11,46 @@ Score-CAM upsamples its masks by half-pixel centres.
 
 from cfcam_gpu.compat.pytorch_grad_cam.cams import (
     CFCAM,
+    FEM,
     AblationCAM,
     BaseCAM,
     CFCAMSharp,
     EigenCAM,
     EigenGradCAM,
     GradCAM,
+    GradCAMElementWise,
     GradCAMPlusPlus,
     HiResCAM,
     LayerCAM,
     ScoreCAM,
+    SegEigenCAM,
     XGradCAM,
 )
+from cfcam_gpu.compat.pytorch_grad_cam.meta import FinerCAM, RefineCAM
+from cfcam_gpu.compat.pytorch_grad_cam.missing import missing, name_what_is_missing
 
 __all__ = [
     "CFCAM",
+    "FEM",
     "AblationCAM",
     "BaseCAM",
     "CFCAMSharp",
     "EigenCAM",
     "EigenGradCAM",
+    "FinerCAM",
     "GradCAM",
+    "GradCAMElementWise",
     "GradCAMPlusPlus",
     "HiResCAM",
     "LayerCAM",
+    "RefineCAM",
     "ScoreCAM",
+    "SegEigenCAM",
     "XGradCAM",
 ]
 
-#: What that package has and this one does not.
-_MISSING = (
-    "AblationLayer", "AblationLayerFasterRCNN", "AblationLayerVit", "ActivationsAndGradients",
-    "DeepFeatureFactorization", "FEM", "FinerCAM", "FullGrad", "GradCAMElementWise", "GuidedBackpropReLUModel",
-    "KPCA_CAM", "RandomCAM", "RefineCAM", "SESS", "SegEigenCAM", "ShapleyCAM", "run_dff_on_image",
-)  # fmt: skip
+name_what_is_missing()
 
 
 def __getattr__(name: str) -> object:
-    if name in _MISSING:
-        raise ImportError(
-            f"cfcam_gpu.compat.pytorch_grad_cam has no {name}; keep importing it from pytorch_grad_cam, "
-            f"or take one of {', '.join(__all__)}"
-        )
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise missing(__name__, name)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from cfcam_gpu._utils.device import device_of
+from cfcam_gpu.compat.pytorch_grad_cam.missing import not_taken
 from cfcam_gpu.compat.pytorch_grad_cam.utils.image import scale_cam_image
 from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.explainer import CFCAM as Explainer
@@ -27,6 +28,9 @@ class BaseCAM:
         model: a classifier.
         target_layers: modules; the maps of several are averaged.
         reshape_transform: from a layer's output to (B,C,h,w), for outputs of another shape.
+
+    Raises:
+        ConfigError: no layer, a class without a method, or an option of pytorch-grad-cam that is not needed here.
 
     Attributes:
         outputs: the model's output for the last batch.
@@ -51,7 +55,15 @@ class BaseCAM:
         model: nn.Module,
         target_layers: Sequence[nn.Module],
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        **options: object,
     ) -> None:
+        name = type(self).__name__
+        if not hasattr(type(self), "method"):
+            raise ConfigError(
+                f"{name} has no method; a subclass needs `method`, a key of cfcam_gpu.methods.METHODS"
+            )
+        if options:
+            raise ConfigError(not_taken(name, options))
         if isinstance(target_layers, nn.Module) or not len(target_layers):
             raise ConfigError("target_layers must be a list of at least one module of the model")
         self.model = model
@@ -125,6 +137,13 @@ class BaseCAM:
             layers.append(scale_cam_image(result.grid.cpu().numpy(), size))
         return scale_cam_image(np.mean(np.maximum(layers, 0), axis=0))  # splines fall below zero
 
+    def __getattr__(self, name: str) -> object:
+        raise AttributeError(
+            f"{type(self).__name__} has no {name!r}: this package works on batches of tensors; "
+            "cfcam_gpu.CFCAM(model).features(images) has the activations and gradients, "
+            "cfcam_gpu.methods.METHODS what is made of them"
+        )
+
     def __enter__(self) -> BaseCAM:
         return self
 
@@ -160,6 +179,26 @@ class LayerCAM(BaseCAM):
     """LayerCAM; see `BaseCAM`."""
 
     method = "layercam"
+
+
+class GradCAMElementWise(BaseCAM):
+    """What is positive of gradient times activation; see `BaseCAM`."""
+
+    method = "gradcam-elementwise"
+
+
+class FEM(BaseCAM):
+    """FEM, of no class; `eigen_smooth` changes nothing; see `BaseCAM`."""
+
+    method = "fem"
+    smoothed = False
+
+
+class SegEigenCAM(BaseCAM):
+    """Seg-Eigen-CAM; `eigen_smooth` changes nothing; see `BaseCAM`."""
+
+    method = "segeigencam"
+    smoothed = False
 
 
 class EigenCAM(BaseCAM):

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cfcam_gpu.compat.pytorch_grad_cam.missing import missing
 from cfcam_gpu.errors import ConfigError
 
 
@@ -84,3 +85,7 @@ def preprocess_image(
     pixels = img.astype(np.float32) / (255 if img.dtype == np.uint8 else 1)
     normalised = (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
     return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1)))[None]
+
+
+def __getattr__(name: str) -> object:
+    raise missing(__name__, name)

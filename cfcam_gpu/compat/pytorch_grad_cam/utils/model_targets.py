@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from cfcam_gpu.compat.pytorch_grad_cam.missing import missing
 
 
 @dataclass
@@ -78,3 +81,27 @@ class SemanticSegmentationTarget:
 
     def __call__(self, model_output: Tensor) -> Tensor:
         return (model_output[self.category] * self.mask.to(model_output.device)).sum()
+
+
+@dataclass
+class FinerWeightedTarget:
+    """How far the logit of a class lies above those of others, each times `alpha` and weighted by its probability.
+
+    Example:
+        >>> FinerWeightedTarget(0, [1, 2], alpha=0.5)(torch.tensor([2.0, 1.0, 1.0]))
+        tensor(1.5000)
+    """
+
+    main_category: int
+    comparison_categories: Sequence[int]
+    alpha: float
+
+    def __call__(self, model_output: Tensor) -> Tensor:
+        others = list(self.comparison_categories)
+        weights = model_output.softmax(-1)[..., others]
+        above = model_output[..., [self.main_category]] - self.alpha * model_output[..., others]
+        return (weights * above).sum(-1) / (weights.sum(-1) + 1e-9)
+
+
+def __getattr__(name: str) -> object:
+    raise missing(__name__, name)
