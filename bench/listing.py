@@ -6,7 +6,8 @@ The samples are made as they are asked for (see `explain_dataset`), with ids, pa
 All parts but the last are finished: links to one part, whose rows count and are not compared. `listing` only makes the
 samples. `plan` stores them. `resume` is what the same call does before its first image: it compares all samples with
 the plan and counts the rows of all finished parts; `compare` is the first of these alone. `objects` is `resume` of
-samples that come as an object each, not as columns. `shuffled` compares samples in another order of which one is new.
+samples that come as an object each, not as columns; `items_plan` and `items` store and resume a run of a torch data set
+that lists its labels. `shuffled` compares samples in another order of which one is new.
 `unfinished` is `resume` where one part in ten is left, whose samples are then asked for. Memory is the growth of the
 process's peak over what it had with the packages imported; every step has a process of its own.
 """
@@ -26,6 +27,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Dataset
+
 from bench.common import print_table, save
 from bench.store import MAP_SHAPE, make_rows
 from cfcam_gpu.dataset.execution.observer import Observer, Tally
@@ -33,6 +39,7 @@ from cfcam_gpu.dataset.execution.parts import FinishedParts, PendingPart
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.run import carry_out
 from cfcam_gpu.dataset.sources.columns import AT_ONCE, Columns, ColumnSource
+from cfcam_gpu.dataset.sources.object_kinds import object_samples
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.resume import _new_samples
 from cfcam_gpu.dataset.store.store import Store
@@ -66,7 +73,7 @@ class Generated(ColumnSource):
     def pieces(self, *names: str) -> Iterator[Columns]:
         numbers = (i for first in range(self.step) for i in range(first, self.count, self.step))
         while some := list(islice(numbers, AT_ONCE)):
-            stems = [f"n{i // 1300:08}/n{i // 1300:08}_{i}" for i in some]
+            stems = [f"{(folder := f'n{i // 1300:08}')}/{folder}_{i}" for i in some]
             yield {name: _MADE[name](stems) for name in names}
 
 
@@ -93,6 +100,19 @@ class Objects(Collection[Sample]):
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self.samples)
+
+
+class Items(Dataset[Any]):
+    """Small pictures with labels, made as they are asked for."""
+
+    def __init__(self, count: int) -> None:
+        self.targets = torch.arange(count, dtype=torch.int32) % 1000
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[npt.NDArray[np.uint8], int]:
+        return np.full((4, 4, 3), index % 256, np.uint8), int(self.targets[index])
 
 
 class Ended(Exception):
@@ -123,9 +143,18 @@ def listing(_out: Path, count: int) -> None:
 
 
 def plan(out: Path, count: int) -> None:
+    store_plan(out, Generated(count))
+
+
+def items_plan(out: Path, count: int) -> None:
+    store_plan(out / "items", object_samples(Items(count)).samples)
+
+
+def store_plan(out: Path, samples: Collection[Sample]) -> None:
+    """A plan, of which all parts but the last are finished."""
     store = Store(out)
     store.make_folder()
-    written = store.write_plan(Generated(count), PART_SIZE)
+    written = store.write_plan(samples, PART_SIZE)
     store.write_run({**RUN, "overlay_folders": True})
     store.write_part(0, make_rows(PART_SIZE), MAP_SHAPE)
     for part in range(1, written.parts - 1):
@@ -150,6 +179,10 @@ def objects(out: Path, count: int) -> None:
     carry_on(out, Objects(Generated(count)), Begun())
 
 
+def items(out: Path, count: int) -> None:
+    carry_on(out / "items", object_samples(Items(count)).samples, Begun())
+
+
 def unfinished(out: Path, count: int) -> None:
     store = Store(out)
     for part in range(1, store.read_plan().parts, LEFT):
@@ -168,7 +201,7 @@ def carry_on(out: Path, samples: Collection[Sample], observer: Observer) -> None
 
 STEPS: dict[str, Callable[[Path, int], None]] = {
     "listing": listing, "plan": plan, "compare": compare, "resume": resume, "objects": objects,
-    "shuffled": shuffled, "unfinished": unfinished,
+    "items_plan": items_plan, "items": items, "shuffled": shuffled, "unfinished": unfinished,
 }  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from cfcam_gpu.dataset.execution.ray_driver import ray_part_explainer
 from cfcam_gpu.dataset.execution.worker import OverlayStyle
 from cfcam_gpu.dataset.given import as_given
 from cfcam_gpu.dataset.options import RunOptions
+from cfcam_gpu.dataset.sources.columns import MaskedSamples
 from cfcam_gpu.dataset.sources.find import listed_samples
 from cfcam_gpu.dataset.sources.folder_labels import chosen_labels, with_folder_labels
 from cfcam_gpu.dataset.sources.sample import Sample, masked_urls, without_credentials
@@ -204,15 +205,16 @@ def samples_of(
         InputError: an input does not exist, holds no images, or is no path.
     """
     if _is_source(inputs):
-        return cast(Collection[Sample], inputs)
-    items: list[object] = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
-    samples = [item for item in items if isinstance(item, Sample)]
-    others = [item for item in items if not isinstance(item, (Sample, str, os.PathLike))]
-    if others or (samples and len(samples) < len(items)):
-        kinds = ", ".join(sorted({type(item).__name__ for item in others or items}))
-        raise InputError(f"inputs must be paths, or samples and nothing else, got {kinds}")
-    if samples:
-        return [without_credentials(sample) for sample in samples]
+        return MaskedSamples(cast(Collection[Sample], inputs))
+    items: list[Any] = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
+    kinds = set(map(type, items))
+    are_samples = [issubclass(kind, Sample) for kind in kinds]
+    others = {kind for kind in kinds if not issubclass(kind, (Sample, str, os.PathLike))}
+    if others or (any(are_samples) and not all(are_samples)):
+        names = ", ".join(sorted(kind.__name__ for kind in others or kinds))
+        raise InputError(f"inputs must be paths, or samples and nothing else, got {names}")
+    if any(are_samples):
+        return list(map(without_credentials, items))
     return listed_samples([str(item) for item in items], exclude=out, path_column=path_column)
 
 

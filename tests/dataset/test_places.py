@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from cfcam_gpu.dataset.run import explain_dataset
 from cfcam_gpu.dataset.sources.find import find_samples
 from cfcam_gpu.dataset.sources.open_image import open_image
 from cfcam_gpu.dataset.sources.sample import Sample, split_uri, url_uri
+from cfcam_gpu.dataset.sources.spool import SpooledSamples
 from cfcam_gpu.errors import InputError, MissingPackageError
 from tests.helpers.command import USAGE, cfcam
 from tests.helpers.places import BUCKET, LocalS3, WebServer
@@ -268,9 +270,16 @@ def test_credentials_reach_the_server_and_no_file(web: WebServer, tmp_path: Path
     assert run(inputs, tmp_path / "out", workers=workers, max_errors=9).before == 4
 
 
-def test_samples_of_ones_own_are_stored_without_credentials(web: WebServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", [list, set, SpooledSamples])
+def test_samples_of_ones_own_are_stored_without_credentials(
+    web: WebServer, tmp_path: Path, source: Callable[[list[Sample]], Collection[Sample]]
+) -> None:
+    """In a list, and from an object that makes them as they are asked for."""
     web.files["/1.png"] = png(1)
-    run([Sample("one", web.url("/1.png?sig=sesame"), name="one")], tmp_path / "out")
+    run(source([Sample("one", web.url("/1.png?sig=sesame"), name="one")]), tmp_path / "out")
+    assert (
+        b"sesame" not in pq.read_table(tmp_path / "out" / "plan.parquet")["uri"][0].as_buffer().to_pybytes()
+    )
     (row,) = rows(tmp_path / "out")
     assert (row["status"], row["uri"]) == ("ok", web.url("/1.png?sig=***"))
 

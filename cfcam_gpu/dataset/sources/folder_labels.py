@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from cfcam_gpu._utils.messages import listed
 from cfcam_gpu.dataset.judging import Judge
+from cfcam_gpu.dataset.sources.columns import Columns, pieces_of
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, split_uri
 from cfcam_gpu.dataset.sources.spool import SpooledSamples
 from cfcam_gpu.errors import InputError
 
 
-def folder_label(sample: Sample) -> str | None:
-    """The name of the folder that holds the sample's image file; None for other images.
+def folder_label(uri: str) -> str | None:
+    """The name of the folder that holds an image file, from its URI; None for other images.
 
     Example:
-        >>> folder_label(Sample("x", "/data/train/cat/x.jpg")), folder_label(Sample("y", "tar:/a.tar#y.jpg"))
+        >>> folder_label("/data/train/cat/x.jpg"), folder_label("tar:/a.tar#y.jpg")
         ('cat', None)
     """
-    if sample.uri.startswith("tar:"):
+    if uri.startswith("tar:"):
         return None
-    scheme, parts = split_uri(sample.uri)
+    scheme, parts = ("file", [uri]) if uri.startswith("/") else split_uri(uri)
     name = (
         posixpath.basename(posixpath.dirname(parts[0].replace("\\", "/")))
         if scheme in ("file", "url")
@@ -53,9 +53,10 @@ def chosen_labels(
         if wanted == "folders":
             raise InputError("labels from folders are for files; give the samples their labels")
         return "given", None
-    if wanted == "given" or (wanted == "auto" and any(sample.label is not None for sample in samples)):
+    if wanted == "given" or (wanted == "auto" and _any_label(samples)):
         return "given", None
-    names = {name: None for sample in samples if (name := folder_label(sample)) is not None}
+    uris = (uri for piece in pieces_of(samples, "uri") for uri in piece["uri"])
+    names = {name: None for uri in uris if (name := folder_label(uri)) is not None}
     judge = Judge(class_names)
     if wanted == "folders":
         if not any(judge.class_of(name) is not None for name in names):
@@ -71,17 +72,34 @@ def chosen_labels(
     )
 
 
+def _any_label(samples: Iterable[Sample]) -> bool:
+    return any(label is not None for piece in pieces_of(samples, "label") for label in piece["label"])
+
+
 def with_folder_labels(samples: Iterable[Sample]) -> SpooledSamples:
-    """The samples; each without a label gets the name of its file's folder.
+    """The samples; each without a label gets the name of its file's folder. `SpooledSamples` are taken over.
 
     Example:
         >>> [sample.label for sample in with_folder_labels([Sample("x", "/train/cat/x.jpg")])]
         ['cat']
     """
-    return SpooledSamples(
-        sample if sample.label is not None else replace(sample, label=folder_label(sample))
-        for sample in samples
-    )
+    return _FolderLabelled(samples if isinstance(samples, SpooledSamples) else SpooledSamples(samples))
+
+
+class _FolderLabelled(SpooledSamples):
+    """Names the folders only when labels are asked for, which resuming a run does not do."""
+
+    def __init__(self, samples: SpooledSamples) -> None:
+        self._spool = samples._spool
+
+    def pieces(self, *names: str) -> Iterator[Columns]:
+        if "label" not in names:
+            yield from super().pieces(*names)
+            return
+        for piece in super().pieces(*dict.fromkeys((*names, "uri"))):
+            given = zip(piece["label"], piece["uri"], strict=True)
+            piece["label"] = [folder_label(uri) if label is None else label for label, uri in given]
+            yield {name: piece[name] for name in names}
 
 
 def _nearly(matches: int, folders: int) -> str:

@@ -61,8 +61,8 @@ def hub_samples(path: Path | Place, name: str) -> list[Sample]:
             places = [(g, row) for g in groups for row in range(file.metadata.row_group(g).num_rows)]
             labels = _values(file, columns.label) if columns.label else [None] * len(places)
             ids = _values(file, columns.sample_id) if columns.sample_id else []
-            names = ids if are_names(ids) and ids else _values(file, columns.image, "path")
-            if not are_names(names):
+            names = ids if are_names(ids.__iter__) and ids else _values(file, columns.image, "path")
+            if not are_names(names.__iter__):
                 names = numbered([digest(value) for value in _values(file, columns.image, "bytes")])
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
         reason = printable(" ".join(str(error).split())) or type(error).__name__

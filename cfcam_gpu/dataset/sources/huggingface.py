@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cfcam_gpu._utils.messages import printable
 from cfcam_gpu._utils.places.place import Place
 from cfcam_gpu.dataset.sources.labels import SEPARATOR
+from cfcam_gpu.dataset.sources.repeated import Texts
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri
 from cfcam_gpu.errors import ImageError, InputError
 
@@ -247,14 +248,18 @@ def _names(parts: list[_Part]) -> list[str]:
     sources = [(columns.sample_id, None)] if columns.sample_id else []
     for column, child in [*sources, (columns.image, "path")]:
         names = [value for part in parts for value in part.values(str(column), child)]
-        if are_names(names):
+        if are_names(names.__iter__):
             return [str(name) for name in names]
     return numbered([digest(value) for part in parts for value in part.values(columns.image, "bytes")])
 
 
-def are_names(values: list[Any]) -> bool:
-    """Whether the values name rows: each is there, and no two are equal."""
-    return all(name not in (None, "") for name in values) and len(set(map(str, values))) == len(values)
+def are_names(values: Callable[[], Iterable[Any]]) -> bool:
+    """Whether the values name rows: each is there, and no two are equal.
+
+    Args:
+        values: gives the values whenever it is called.
+    """
+    return all(name not in (None, "") for name in values()) and not Texts(lambda: map(str, values())).repeat
 
 
 def digest(content: bytes | None) -> str:

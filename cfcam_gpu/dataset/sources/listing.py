@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import compress
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from cfcam_gpu.dataset.sources.columns import Columns
 from cfcam_gpu.dataset.sources.names import Numbering, name_key, output_name
+from cfcam_gpu.dataset.sources.repeated import Texts, among, repeated
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, path_uri
 from cfcam_gpu.dataset.sources.spool import Spool, SpooledSamples
 
@@ -86,7 +86,7 @@ class Listing:
         """All samples with their final ids and names; the listing is empty then."""
         hashes = np.array(self._files, np.int64)
         del self._files[:]
-        self._repeated = _repeated(hashes)
+        self._repeated = repeated(hashes)
         del hashes
         id_of, name_of = _different_ids(self._pieces), _different_names(self._pieces)
         samples = SpooledSamples(
@@ -120,7 +120,7 @@ class Listing:
         for piece in self._rows.pieces(*names, "file"):
             kept = []
             for file, doubtful in zip(
-                piece["file"], _among(map(hash, piece["file"]), self._repeated), strict=True
+                piece["file"], among(map(hash, piece["file"]), self._repeated), strict=True
             ):
                 kept.append(file is None or not doubtful or file not in found)
                 if doubtful and file is not None:
@@ -137,17 +137,15 @@ OfPiece = Callable[[Columns], Sequence[str]]
 
 def _different_ids(pieces: Pieces) -> OfPiece:
     """The ids; where several samples have one, the path of their shard or manifest before it, and then numbers."""
-    ids = _Texts(lambda: (one for piece in pieces("sample_id") for one in piece["sample_id"]))
+    ids = Texts(lambda: (one for piece in pieces("sample_id") for one in piece["sample_id"]))
     if not ids.repeat:
         return lambda piece: piece["sample_id"]
 
     def wanted(piece: Columns) -> list[str]:
         rows = zip(piece["sample_id"], piece["origin"], ids.repeated(piece["sample_id"]), strict=True)
-        return [
-            clean_text(f"{origin}#{one}") if repeated and origin else one for one, origin, repeated in rows
-        ]
+        return [clean_text(f"{origin}#{one}") if several and origin else one for one, origin, several in rows]
 
-    whole = _Texts(lambda: (one for piece in pieces("sample_id", "origin") for one in wanted(piece)))
+    whole = Texts(lambda: (one for piece in pieces("sample_id", "origin") for one in wanted(piece)))
     if not whole.repeat:
         return wanted
     numbering = Numbering(key=str)  # a tar file may hold a key twice
@@ -156,10 +154,10 @@ def _different_ids(pieces: Pieces) -> OfPiece:
 
 def _different_names(pieces: Pieces) -> OfPiece:
     """As `unique_names`, for all samples."""
-    stems = _Texts(lambda: (name_key(one) for piece in pieces("stem") for one in piece["stem"]))
+    stems = Texts(lambda: (name_key(one) for piece in pieces("stem") for one in piece["stem"]))
     if not stems.repeat:
         return lambda piece: piece["stem"]
-    fulls = _Texts(lambda: (name_key(one) for piece in pieces("full") for one in piece["full"]))
+    fulls = Texts(lambda: (name_key(one) for piece in pieces("full") for one in piece["full"]))
 
     def wanted(piece: Columns) -> list[str]:
         several, clash = (
@@ -170,7 +168,7 @@ def _different_names(pieces: Pieces) -> OfPiece:
             several & ~clash, np.array(piece["full"], object), np.array(piece["stem"], object)
         ).tolist()
 
-    whole = _Texts(lambda: (name_key(one) for piece in pieces("stem", "full") for one in wanted(piece)))
+    whole = Texts(lambda: (name_key(one) for piece in pieces("stem", "full") for one in wanted(piece)))
     if not whole.repeat:
         return wanted
     numbering = Numbering(reserved=whole)
@@ -178,57 +176,6 @@ def _different_names(pieces: Pieces) -> OfPiece:
     def numbered(piece: Columns) -> list[str]:
         names = wanted(piece)
         rows = zip(names, whole.repeated(map(name_key, names)), strict=True)
-        return [numbering.unique(name) if repeated else name for name, repeated in rows]
+        return [numbering.unique(name) if several else name for name, several in rows]
 
     return numbered
-
-
-class _Texts:
-    """Which of many texts are equal, by hashes of 8 bytes, which are the same in every process.
-
-    Two texts of ten million have one hash by a chance of 1 in 400,000: then a name is longer than it need be.
-
-    Args:
-        texts: gives the texts whenever it is called.
-
-    Attributes:
-        repeat: whether any text occurs several times.
-    """
-
-    def __init__(self, texts: Callable[[], Iterable[str]]) -> None:
-        self._all = self._repeated = np.empty(0, np.int64)
-        # Python's own hashes take a tenth of the time, but differ from process to process.
-        if len(_repeated(np.fromiter(map(hash, texts()), np.int64))):
-            self._all = np.fromiter(map(_stable_hash, texts()), np.int64)
-            self._repeated = _repeated(self._all)
-        self.repeat = len(self._repeated) > 0
-
-    def repeated(self, texts: Iterable[str]) -> npt.NDArray[np.bool_]:
-        """Whether each of some texts occurs several times."""
-        return _among(map(_stable_hash, texts), self._repeated)
-
-    def __contains__(self, text: object) -> bool:
-        return bool(_among([_stable_hash(str(text))], self._all)[0])
-
-
-def _stable_hash(text: str) -> int:
-    return int.from_bytes(
-        blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little", signed=True
-    )
-
-
-def _repeated(hashes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Those that occur several times, in order; sorts `hashes`."""
-    hashes.sort()
-    return np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
-
-
-def _among(hashes: Iterable[int], ordered: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Whether each of the hashes is one of those in order."""
-    values = np.fromiter(hashes, np.int64)
-    if not len(ordered):
-        return np.zeros(len(values), np.bool_)
-    found: npt.NDArray[np.bool_] = (
-        ordered[np.searchsorted(ordered, values).clip(max=len(ordered) - 1)] == values
-    )
-    return found

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any
 
+from cfcam_gpu.dataset.sources.columns import AT_ONCE
 from cfcam_gpu.dataset.sources.huggingface import are_names, image_columns, label_of
 from cfcam_gpu.dataset.sources.labels import label_text
-from cfcam_gpu.dataset.sources.names import names_of, output_name, unique_names
-from cfcam_gpu.dataset.sources.objects import Contents, ImageItems
+from cfcam_gpu.dataset.sources.listing import Listing, Unnamed
+from cfcam_gpu.dataset.sources.names import names_of
+from cfcam_gpu.dataset.sources.objects import Contents, Ids, ImageItems
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, path_uri
 from cfcam_gpu.errors import InputError
 
 #: Keys under which an item that is a mapping holds its image, and its label.
 _IMAGES, _LABELS = ("image", "img"), ("label", "labels", "target")
+
+#: Different labels whose texts are kept while labels are read, so that equal ones are made once.
+_MOST_TEXTS = 65_536
 
 #: Names of torchvision's transforms that normalise; and of those that change an image at random.
 _NORMALISING = ("Normalize", "ImageClassification")
@@ -36,7 +43,7 @@ class ObjectSamples:
         in_memory: whether only this process can open the images.
     """
 
-    samples: list[Sample]
+    samples: Collection[Sample]
     class_names: tuple[str, ...] | None
     in_memory: bool
 
@@ -145,15 +152,12 @@ def _is_image_folder(dataset: Any) -> bool:
 
 
 def _folder_samples(dataset: Any) -> ObjectSamples:
-    files = [(PurePath(os.path.relpath(path, dataset.root)), path, label) for path, label in dataset.samples]
-    ids = [clean_text(relative.as_posix()) for relative, _, _ in files]
-    stems, full = zip(*(map(output_name, names_of(PurePath(sample_id))) for sample_id in ids), strict=True)
-    names = unique_names(stems, full)
-    samples = [
-        Sample(sample_id, path_uri(os.path.abspath(path)), clean_text(dataset.classes[label]), name=name)
-        for sample_id, name, (_, path, label) in zip(ids, names, files, strict=True)
-    ]
-    return ObjectSamples(samples, tuple(dataset.classes), in_memory=False)
+    listing, classes = Listing(), [clean_text(name) for name in dataset.classes]
+    for path, label in dataset.samples:
+        sample_id = clean_text(PurePath(os.path.relpath(path, dataset.root)).as_posix())
+        sample = Sample(sample_id, path_uri(os.path.abspath(path)), classes[label])
+        listing.add(Unnamed(sample, "", *names_of(PurePath(sample_id))))
+    return ObjectSamples(listing.named(), tuple(dataset.classes), in_memory=False)
 
 
 def _hub_samples(dataset: Any) -> ObjectSamples:
@@ -166,7 +170,6 @@ def _hub_samples(dataset: Any) -> ObjectSamples:
     plain = dataset.with_format(None)
     columns = image_columns(Path("datasets.Dataset"), plain.features.to_dict())
     files = plain.cast_column(columns.image, sys.modules["datasets"].Image(decode=False))
-    ids = [clean_text(str(name)) for name in plain[columns.sample_id]] if columns.sample_id else []
 
     def image(index: int) -> bytes:
         cell = files[index][columns.image]
@@ -177,17 +180,28 @@ def _hub_samples(dataset: Any) -> ObjectSamples:
     def labels() -> list[str | None]:
         if columns.label is None:
             return [None] * len(plain)
-        return [label_of(value, columns.classes) for value in plain[columns.label]]
+        text = lru_cache(_MOST_TEXTS, typed=True)(partial(label_of, classes=columns.classes))
+        values = _cells(plain, columns.label, 0, len(plain))
+        return [text(tuple(value) if isinstance(value, list) else value) for value in values]
 
     contents = Contents(
-        "datasets.Dataset",
-        len(plain),
-        image,
-        labels,
-        columns.classes,
-        ids if ids and are_names(ids) else None,
+        "datasets.Dataset", len(plain), image, labels, columns.classes, _hub_ids(plain, columns.sample_id)
     )
     return ObjectSamples(ImageItems(contents).samples(), columns.classes, in_memory=True)
+
+
+def _hub_ids(dataset: Any, column: str | None) -> Ids | None:
+    """The ids in a column of a `datasets.Dataset`; None where it has none that name its rows."""
+    if column is None or not are_names(lambda: _cells(dataset, column, 0, len(dataset))):
+        return None
+    return lambda start, stop: [clean_text(str(cell)) for cell in _cells(dataset, column, start, stop)]
+
+
+def _cells(dataset: Any, column: str, start: int, stop: int) -> Iterator[Any]:
+    """The values of some rows of a `datasets.Dataset`, of which some thousand are in memory."""
+    values = dataset.select_columns([column])
+    for first in range(start, stop, AT_ONCE):
+        yield from values[first : min(first + AT_ONCE, stop)][column]
 
 
 def _map_style_samples(dataset: Any) -> ObjectSamples:
@@ -273,34 +287,41 @@ def _label(item: Any) -> str | None:
 
 
 def _labels(dataset: Any, names: tuple[str, ...] | None) -> list[str | None]:
-    """The labels of all items, with the names of the classes for their numbers."""
+    """The labels of all items, with the names of the classes for their numbers; equal ones are one object."""
     listed = _listed_targets(dataset)
     texts = _read_labels(dataset, range(len(dataset))) if listed is None else listed
-    return [_named(text, names) for text in texts]
+    return list(map(lru_cache(_MOST_TEXTS)(partial(_named, names=names)), texts))
 
 
 def _listed_targets(dataset: Any) -> list[str | None] | None:
     """The labels that a data set lists beside its items; None where it lists none, or others than its items have."""
     try:
-        targets = [_label((None, value)) for value in getattr(dataset, "targets", ())]
+        targets = _target_texts(getattr(dataset, "targets", ()))
     except (InputError, TypeError):
         return None
     if not targets or len(targets) != len(dataset):
         return None
     some = sorted({0, len(dataset) // 2, len(dataset) - 1})
-    return targets if _read_labels(dataset, some) == [targets[index] for index in some] else None
+    return targets if list(_read_labels(dataset, some)) == [targets[index] for index in some] else None
 
 
-def _read_labels(dataset: Any, indices: Sequence[int]) -> list[str | None]:
-    labels: list[str | None] = []
+def _target_texts(targets: Any) -> list[str | None]:
+    """The labels in a list, an array or a tensor. Raises InputError and TypeError for what holds others."""
+    text = lru_cache(_MOST_TEXTS, typed=True)(lambda value: _label((None, value)))
+    spans = (targets[first : first + AT_ONCE] for first in range(0, len(targets), AT_ONCE))
+    one_each = getattr(targets, "ndim", 0) == 1  # an array's own numbers are objects that take longer
+    values = chain.from_iterable(span.tolist() for span in spans) if one_each else targets
+    return [text(value) if isinstance(value, Hashable) else _label((None, value)) for value in values]
+
+
+def _read_labels(dataset: Any, indices: Sequence[int]) -> Iterator[str | None]:
     for index in indices:
         try:
             item = dataset[index]
         except Exception:  # explaining it will tell why
-            labels.append(None)
+            yield None
         else:
-            labels.append(_label(item))
-    return labels
+            yield _label(item)
 
 
 def _named(text: str | None, names: tuple[str, ...] | None) -> str | None:

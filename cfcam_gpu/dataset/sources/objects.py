@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cfcam_gpu._utils.messages import one_line, plural
-from cfcam_gpu.dataset.sources.sample import Sample, make_uri
+from cfcam_gpu.dataset.sources.columns import AT_ONCE, Columns, ColumnSource
+from cfcam_gpu.dataset.sources.sample import make_uri
 from cfcam_gpu.errors import ConfigError, ImageError, InputError
 
 #: Items that are read when a data set is opened: for the token, and to find mistakes before anything is explained.
@@ -32,6 +33,10 @@ _PROBES = 16
 _MOST_KEPT = 4
 
 _KEPT: OrderedDict[str, ImageItems] = OrderedDict()
+
+
+#: Gives the ids of the items from one number to before another.
+Ids = Callable[[int, int], list[str]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Contents:
         image: the image of an item: a PIL image, an array or a tensor, or the bytes of an image file.
         labels: the text of every item's label, None where there is none.
         class_names: names of the classes that its labels number; None: not known.
-        ids: an id for each item; None: their numbers.
+        ids: gives the ids of the items from one number to before another; None: their numbers.
     """
 
     kind: str
@@ -52,7 +57,7 @@ class Contents:
     image: Callable[[int], Any]
     labels: Callable[[], Sequence[str | None]]
     class_names: tuple[str, ...] | None = None
-    ids: Sequence[str] | None = None
+    ids: Ids | None = None
 
 
 class _UnreadableError(ImageError):
@@ -120,19 +125,48 @@ class ImageItems:
             )
         self._digests[index] = digest
 
-    def samples(self) -> list[Sample]:
+    def samples(self) -> ItemSamples:
         """One sample for each item, named by its number; keeps the items for `open_item`."""
         _KEPT[self.token] = self
         _KEPT.move_to_end(self.token)
         while len(_KEPT) > _MOST_KEPT:
             _KEPT.popitem(last=False)
-        contents = self.contents
-        ids = contents.ids or [str(index) for index in range(contents.length)]
-        labels = contents.labels()
-        return [
-            Sample(sample_id, make_uri("object", self.token, str(index)), label, name=f"{index:06d}")
-            for index, (sample_id, label) in enumerate(zip(ids, labels, strict=True))
-        ]
+        return ItemSamples(self.token, self.contents.labels(), self.contents.ids)
+
+
+class ItemSamples(ColumnSource):
+    """The samples of a data set's items, made as they are asked for.
+
+    Args:
+        token: of the `ImageItems`.
+        labels: the text of every item's label, None where there is none.
+        ids: as in `Contents`.
+
+    Example:
+        >>> [(sample.sample_id, sample.uri) for sample in ItemSamples("5f3a", [None, "cat"])]
+        [('0', 'object:5f3a#0'), ('1', 'object:5f3a#1')]
+    """
+
+    def __init__(self, token: str, labels: Sequence[str | None], ids: Ids | None = None) -> None:
+        self._uri, self._labels = make_uri("object", token, ""), labels
+        self._ids = ids or (lambda start, stop: list(map(str, range(start, stop))))
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def pieces(self, *names: str) -> Iterator[Columns]:
+        for start in range(0, len(self), AT_ONCE):
+            numbers = range(start, min(start + AT_ONCE, len(self)))
+            yield {name: self._column(name, numbers) for name in names}
+
+    def _column(self, name: str, numbers: range) -> list[Any]:
+        if name == "sample_id":
+            return self._ids(numbers.start, numbers.stop)
+        if name == "label":
+            return list(self._labels[numbers.start : numbers.stop])
+        if name == "uri":
+            return [f"{self._uri}{number}" for number in numbers]
+        return [f"{number:06d}" for number in numbers] if name == "name" else [None] * len(numbers)
 
 
 def _file(image: Any) -> bytes:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from cfcam_gpu.dataset import Sample, open_results
+from cfcam_gpu.dataset.sources import folder_labels
 from cfcam_gpu.dataset.sources.folder_labels import chosen_labels, folder_label, with_folder_labels
+from cfcam_gpu.dataset.sources.spool import SpooledSamples
 from cfcam_gpu.errors import ConfigError, InputError, StoreError
 from tests.helpers.smallnet import Recorder, make_loaded, photo, rows, run, save
 
@@ -31,7 +33,7 @@ def samples(*paths: str) -> list[Sample]:
     ],
 )
 def test_the_folder_of_a_file_is_its_label(uri: str, label: str | None):
-    assert folder_label(Sample("x", uri)) == label
+    assert folder_label(uri) == label
 
 
 @pytest.mark.parametrize(
@@ -145,3 +147,14 @@ def test_folders_of_a_model_without_those_classes_are_no_labels(tmp_path):
     recorder = Recorder()
     run(save(tmp_path / "in", a=photo(1)), tmp_path / "out", observer=recorder, model=make_loaded())
     assert (recorder.notes, rows(tmp_path / "out")[0]["label"]) == ([], None)
+
+
+@pytest.mark.parametrize("source", [list, SpooledSamples])
+def test_folders_are_named_only_where_labels_are_asked_for(monkeypatch, source):
+    """A run that goes on asks for ids and places."""
+    given = [Sample("x", "/train/cat/x.jpg"), Sample("y", "/train/dog/y.jpg", label="wolf")]
+    labelled = with_folder_labels(source(given))
+    assert [(sample.sample_id, sample.label) for sample in labelled] == [("x", "cat"), ("y", "wolf")]
+    assert list(labelled.pieces("label")) == [{"label": ["cat", "wolf"]}]
+    monkeypatch.setattr(folder_labels, "folder_label", None)
+    assert list(labelled.pieces("sample_id")) == [{"sample_id": ["x", "y"]}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from torch.utils.data import (
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from cfcam_gpu.dataset.sources import object_kinds
+from cfcam_gpu.dataset.sources.columns import pieces_of
 from cfcam_gpu.dataset.sources.object_kinds import is_object, object_samples
 from cfcam_gpu.dataset.sources.objects import _MOST_KEPT
 from cfcam_gpu.dataset.sources.open_image import open_image
@@ -52,6 +55,10 @@ class Pairs(Dataset[Any]):
 
 def opened(inputs: Any) -> list[np.ndarray]:
     return [np.asarray(open_image(sample.uri)) for sample in object_samples(inputs).samples]
+
+
+def first_sample(inputs: Any) -> Sample:
+    return next(iter(object_samples(inputs).samples))
 
 
 def arrays() -> list[np.ndarray]:
@@ -118,6 +125,84 @@ def test_listed_targets_are_taken_only_where_they_are_the_items():
     assert labels(Wrong()) == ["ant", "bee", "cat", "ant", "bee"]
 
 
+class Many(Dataset[Any]):
+    """Small gray pictures, each made as it is read."""
+
+    classes = tuple(f"class {n}" for n in range(300))
+
+    def __init__(self, values: Any) -> None:
+        self.values, self.reads = values, 0
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int) -> Any:
+        self.reads += 1
+        return np.full((2, 2), index % 256, np.uint8), self.values[index]
+
+
+class Listed(Many):
+    """Lists its labels as `targets`."""
+
+    @property
+    def targets(self) -> Any:
+        return self.values
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0, 1.0, "2", None, [4], (1, 2), np.int64(3), torch.tensor(5), 299, 300, float("nan"), 1],
+        np.arange(40),
+        torch.arange(40, dtype=torch.uint8),
+        torch.tensor([1.0, 2.0] * 20),
+    ],
+)
+def test_listed_labels_are_those_of_the_items(values):
+    listed = Listed(values)
+    assert labels(listed) == labels(Many(values))
+    assert listed.reads <= 2 * 16 + 3
+
+
+def test_listed_labels_that_are_none_are_read():
+    many = [True, [0, 1]] * 20
+    with pytest.raises(InputError, match="a label must be an index or a name, got bool"):
+        labels(Listed(many))
+    rows = torch.eye(3)
+    with pytest.raises(InputError, match=r"got Tensor of shape \(3,\)"):
+        labels(Listed(rows))
+
+
+def test_memory_does_not_grow_with_the_items():
+    """But for 8 bytes a label and 8 a digest; it were 290 if the samples were held."""
+
+    def peak(count: int) -> int:
+        targets = torch.arange(count, dtype=torch.int32) % 1000
+        tracemalloc.start()
+        samples = object_samples(Listed(targets)).samples
+        assert sum(len(piece["uri"]) for piece in pieces_of(samples, "sample_id", "uri")) == count
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    assert peak(120_000) - peak(40_000) < 30 * 80_000
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (["x", "y", "z"], ["x", "y", "z"]),
+        (["x", "y", "x"], ["0", "1", "2"]),
+        (["x", "", "z"], ["0", "1", "2"]),
+    ],
+)
+def test_a_column_of_ids_counts_where_it_names_the_rows(monkeypatch, ids, expected):
+    monkeypatch.setattr(object_kinds, "AT_ONCE", 2)
+    given = datasets.Dataset.from_dict({"image": PHOTOS[:3], "id": ids})
+    given = given.cast_column("image", datasets.Image())
+    assert [sample.sample_id for sample in object_samples(given).samples] == expected
+
+
 def test_the_columns_of_a_hub_data_set():
     features = datasets.Features(
         {
@@ -129,7 +214,7 @@ def test_the_columns_of_a_hub_data_set():
     columns = {"img": PHOTOS[:3], "label": [1, 0, -1], "id": ["x", "y", "z"]}
     given = object_samples(datasets.Dataset.from_dict(columns, features=features).select([2, 0]))
     assert [(sample.sample_id, sample.label) for sample in given.samples] == [("z", None), ("x", "b")]
-    np.testing.assert_array_equal(np.asarray(open_image(given.samples[1].uri)), arrays()[0])
+    np.testing.assert_array_equal(np.asarray(open_image(list(given.samples)[1].uri)), arrays()[0])
 
 
 def test_a_folder_without_transforms_is_read_as_files(tmp_path):
@@ -139,7 +224,7 @@ def test_a_folder_without_transforms_is_read_as_files(tmp_path):
     given = object_samples(ImageFolder(tmp_path))
     assert not given.in_memory
     assert given.class_names == ("cat", "dog")
-    assert given.samples[2] == Sample("dog/1.png", str(tmp_path / "dog/1.png"), "dog", name="dog/1")
+    assert list(given.samples)[2] == Sample("dog/1.png", str(tmp_path / "dog/1.png"), "dog", name="dog/1")
     resized = object_samples(ImageFolder(tmp_path, v2.Resize(8)))
     assert resized.in_memory
     assert [sample.label for sample in resized.samples] == ["cat", "cat", "dog"]
@@ -227,7 +312,7 @@ def test_paths_and_samples_are_no_objects(tmp_path):
 
 def test_an_item_that_changes_later_fails_then():
     pictures = [np.zeros((4, 4, 3), np.uint8) for _ in range(3)]
-    samples = object_samples(pictures).samples
+    samples = list(object_samples(pictures).samples)
     pictures[1] = pictures[1] + 1
     assert np.asarray(open_image(samples[0].uri)).max() == 0
     with pytest.raises(ImageError, match="not the same each time"):
@@ -236,16 +321,16 @@ def test_an_item_that_changes_later_fails_then():
 
 def test_other_pixels_or_another_number_of_items_make_other_uris():
     token = re.compile(r"object:([0-9a-f]{16})#0")
-    first, same = (object_samples(arrays()).samples[0].uri for _ in range(2))
+    first, same = (first_sample(arrays()).uri for _ in range(2))
     assert first == same
     assert token.fullmatch(first)
     changed = [*arrays()[:4], arrays()[4] // 2]
-    assert first != object_samples(changed).samples[0].uri
-    assert first != object_samples(arrays()[:4]).samples[0].uri
+    assert first != first_sample(changed).uri
+    assert first != first_sample(arrays()[:4]).uri
 
 
 def test_images_of_an_earlier_data_set_are_refused_when_it_is_gone():
-    first = object_samples([np.full((2, 2), 9, np.uint8)]).samples[0]
+    first = first_sample([np.full((2, 2), 9, np.uint8)])
     for level in range(_MOST_KEPT):
         object_samples([np.full((2, 2), 100 + level, np.uint8)])
     with pytest.raises(ImageError, match="this process does not have it; give it to explain_dataset again"):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import pickle
 import unicodedata
+from dataclasses import FrozenInstanceError, fields, make_dataclass, replace
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cfcam_gpu.dataset.sources.sample import (
+    Sample,
     clean_text,
     make_uri,
     path_uri,
@@ -76,3 +80,17 @@ def test_wrong_number_of_parts_is_told(uri: str) -> None:
 )
 def test_text_that_cannot_be_stored_is_escaped(text: str, expected: str) -> None:
     assert clean_text(text) == expected
+
+
+def test_a_sample_is_made_as_its_fields_say():
+    """Its own `__init__` is the decorator's, only faster."""
+    generated = make_dataclass("Generated", [(f.name, f.type, f) for f in fields(Sample)], frozen=True)
+    made, expected = (inspect.signature(kind).parameters.values() for kind in (Sample, generated))
+    assert [(one.name, one.default) for one in made] == [(one.name, one.default) for one in expected]
+    sample = Sample("a", "/a.png", "cat", "dog", "a", "/m.png")
+    assert vars(generated("a", "/a.png", "cat", "dog", "a", "/m.png")) == {
+        field.name: getattr(sample, field.name) for field in fields(Sample)
+    }
+    assert pickle.loads(pickle.dumps(sample)) == replace(replace(sample, label=None), label="cat") == sample
+    with pytest.raises(FrozenInstanceError):
+        sample.label = "ant"  # type: ignore[misc]

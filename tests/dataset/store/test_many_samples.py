@@ -7,13 +7,14 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench.listing import Generated, Objects
 from cfcam_gpu.dataset import open_results
 from cfcam_gpu.dataset.sources import columns, spool
-from cfcam_gpu.dataset.sources.columns import Columns, ColumnSource, cut
+from cfcam_gpu.dataset.sources.columns import Columns, ColumnSource, cut, pieces_of
 from cfcam_gpu.dataset.sources.masks import with_masks
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.resume import _new_samples
@@ -101,6 +102,37 @@ def test_no_sample_of_a_source_that_does_not_fit_together_is_left_out(tmp_path, 
     with pytest.raises(InputError, match=r"the length [24], and gave 3|equally long, got .*name: [02]"):
         store.write_plan(source, 2)
     assert not store.plan_file.exists()
+
+
+class Alive(Sample):
+    """A sample that counts how many there are at once."""
+
+    now = most = 0
+
+    def __init__(self, *values: Any, **more: Any) -> None:
+        super().__init__(*values, **more)
+        Alive.now += 1
+        Alive.most = max(Alive.most, Alive.now)
+
+    def __del__(self) -> None:
+        Alive.now -= 1
+
+
+@pytest.mark.parametrize("names", [("uri",), ("sample_id", "uri")])
+def test_samples_are_not_held_while_their_texts_are_taken(names):
+    """Thousands of them at once would cost more time in the garbage collector than all else."""
+    samples = (Alive(f"{i}", f"/{i}.png") for i in range(1000))
+    (piece,) = pieces_of(samples, *names)
+    assert piece == {name: [f"/{i}.png" if name == "uri" else f"{i}" for i in range(1000)] for name in names}
+    assert (Alive.most <= 2, Alive.now) == (True, 0)
+
+
+@pytest.mark.parametrize("source", [list, tuple, set])
+def test_a_value_that_is_no_text_is_named(tmp_path, source):
+    with pytest.raises(InputError, match=r"uri of a sample must be text, got PosixPath; give str\(…\)"):
+        run(source([Sample("a", Path("/a.png"), name="a")]), tmp_path / "out")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="sample_id of a sample must be text, got int"):
+        run(source([Sample(5, "/a.png", name="a")]), tmp_path / "out")  # type: ignore[arg-type]
 
 
 def test_a_source_iterates_over_whole_samples_only():
