@@ -96,18 +96,19 @@ class InputError(CFCAMError, ValueError):
 
 
 class PlaceError(CFCAMError, OSError):
-    """A file at a URL cannot be read; the message is the reason, without the URL.
+    """A file at a URL cannot be read or written; the message is the reason, without the URL.
 
     Attributes:
         passing: whether it may go better the next time.
+        absent: whether there is no such file, though its bucket can be read.
 
     Example:
         >>> PlaceError("access denied").passing
         False
     """
 
-    def __init__(self, reason: str, *, passing: bool = False) -> None:
-        self.passing = passing
+    def __init__(self, reason: str, *, passing: bool = False, absent: bool = False) -> None:
+        self.passing, self.absent = passing, absent
         super().__init__(reason)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import cfcam_gpu
 from cfcam_gpu._utils.option import OUTPUT, Option
 from cfcam_gpu.cli.early_checks import check_before_loading
 from cfcam_gpu.cli.interrupt import raise_again
-from cfcam_gpu.cli.options import Inputs, Json, LogFormat, Records, command, with_rank
+from cfcam_gpu.cli.options import Folder, Inputs, Json, LogFormat, Records, command, with_rank
 from cfcam_gpu.cli.printing import print_json
 from cfcam_gpu.cli.status import finish
 from cfcam_gpu.evaluation.options import UNUSED, EvaluationOptions
@@ -31,7 +30,9 @@ EXAMPLES = """
 @command(examples=EXAMPLES, leave_out=UNUSED, adjust=with_rank)
 def evaluate(
     inputs: Inputs,
-    out: Annotated[Path, Option("Folder of the results, plots and page.", OUTPUT, "DIR")],
+    out: Annotated[
+        Folder, Option("Folder, or s3:// or gs:// URL, of the results, plots and page.", OUTPUT, "DIR")
+    ],
     model: ModelOptions,
     options: EvaluationOptions,
     *,
@@ -81,13 +82,13 @@ def _as_json(result: EvaluationResult, options: EvaluationOptions) -> dict[str, 
         "precision": options.precision,
         "methods": list(options.methods_by_label()),
         "metrics": stored["fingerprint"]["metrics"],
-        "out": str(run.out),
+        "out": run.place,
         "counts": dataclasses.asdict(run.tally),
         "samples": run.total,
         "done_before": run.before,
         "others_left": run.others_left,
         "seconds": round(run.seconds, 3),
         "summary": None if summary is None else {k: v for k, v in summary.items() if k != "curves"},
-        "plots": [str(path) for path in result.plots],
-        "report": None if result.page is None else str(result.page),
+        "plots": [run.located(path) for path in result.plots],
+        "report": None if result.page is None else run.located(result.page),
     }

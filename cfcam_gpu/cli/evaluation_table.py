@@ -29,10 +29,10 @@ def print_evaluation(outcome: EvaluationResult, options: EvaluationOptions) -> N
     methods = plural(len(options.methods_by_label()), "method")
     click.echo(
         f"evaluated {methods} on {run.tally.ok} of {run.total} images{before} in "
-        f"{run.seconds:.1f} s, {run.tally.skipped} skipped; results in {printable(run.out)}"
+        f"{run.seconds:.1f} s, {run.tally.skipped} skipped; results in {printable(run.place)}"
     )
     if outcome.page is not None:
-        click.echo(f"report: {printable(outcome.page)}")
+        click.echo(f"report: {printable(run.located(outcome.page))}")
 
 
 def _rows(summary: Summary) -> Iterator[tuple[str, ...]]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import cfcam_gpu
 from cfcam_gpu._utils.option import OUTPUT, Option
 from cfcam_gpu.cli.early_checks import check_before_loading
 from cfcam_gpu.cli.interrupt import raise_again
-from cfcam_gpu.cli.options import Inputs, Json, LogFormat, Records, command, with_rank
+from cfcam_gpu.cli.options import Folder, Inputs, Json, LogFormat, Records, command, with_rank
 from cfcam_gpu.cli.printing import print_json, say
 from cfcam_gpu.cli.status import finish
 from cfcam_gpu.dataset.options import RunOptions
@@ -49,7 +48,10 @@ def _with_preset(values: Mapping[str, Any]) -> Mapping[str, Any]:
 @command(examples=EXAMPLES, adjust=_with_preset)
 def explain(
     inputs: Inputs,
-    out: Annotated[Path, Option("Folder of the results and pictures, NAME_cfcam.png.", OUTPUT, "DIR")],
+    out: Annotated[
+        Folder,
+        Option("Folder, or s3:// or gs:// URL, of the results and pictures, NAME_cfcam.png.", OUTPUT, "DIR"),
+    ],
     model: ModelOptions,
     options: RunOptions,
     preset: str,

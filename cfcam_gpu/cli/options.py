@@ -16,11 +16,11 @@ import click
 
 from cfcam_gpu._utils.option import KEY, OUTPUT, Option
 from cfcam_gpu._utils.places.masking import masked
-from cfcam_gpu._utils.places.schemes import not_written
+from cfcam_gpu._utils.places.schemes import not_written, run_url, scheme_of
 from cfcam_gpu.cli.help import Row, help_page
 from cfcam_gpu.cli.printing import say
 from cfcam_gpu.dataset.options import LOG_FORMATS, RECORD_KINDS
-from cfcam_gpu.errors import CFCAMError, ConfigError
+from cfcam_gpu.errors import CFCAMError, ConfigError, InputError
 
 T = TypeVar("T")
 
@@ -37,7 +37,10 @@ class Argument:
 
 
 Inputs = Annotated[list[str], Argument("Files, folders, globs, manifests or tar shards.", "INPUT...")]
-Results = Annotated[Path, Argument("Folder that cfcam explain wrote.", "OUT")]
+#: A folder of a run: a path, or the URL of one at an object store.
+Folder = str | Path
+
+Results = Annotated[Folder, Argument("Folder or URL that cfcam explain wrote.", "OUT")]
 LogFormat = Annotated[str, Option(f"Of what is told on stderr: {', '.join(LOG_FORMATS)}.", OUTPUT, "NAME")]
 Records = Annotated[
     str | None, Option(f"Keep records, KIND:PLACE; {', '.join(RECORD_KINDS)}.", OUTPUT, "RECORD,...")
@@ -281,12 +284,31 @@ class _PathType(click.Path):
             self.fail("the path is an empty text; '.' is the current folder", param, ctx)
         problem = not_written(str(value))
         if problem is not None:
-            self.fail(f"{masked(str(value))}: {problem}", param, ctx)
+            self.fail(f"{masked(str(value))} {problem}", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class _FolderType(_PathType):
+    """As `_PathType`, or the URL of a folder that results are written to."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            url = run_url(value)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+        if url is None:
+            return super().convert(value, param, ctx)
+        if scheme_of(url) == "memory":
+            self.fail(
+                f"{url}: files in memory end with the command; give a folder, or s3:// or gs://", param, ctx
+            )
+        return url
 
 
 def _click_type(kind: Any) -> Any:
     """Click's type for a type or a union of one with None."""
+    if kind == Folder:
+        return _FolderType(path_type=Path)
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         (kind,) = (member for member in typing.get_args(kind) if member is not types.NoneType)
     return _PathType(path_type=Path) if kind is Path else kind

@@ -56,7 +56,7 @@ class RunOutcome:
         rows = (row for row in self._rows() if few or row["status"] != "ok" or row["blank"])
         most = MOST_IN_JSON if few else MOST_PROBLEMS
         return {
-            "out": str(summary.out),
+            "out": summary.place,
             "counts": dataclasses.asdict(summary.tally),
             "samples": summary.total,
             "done_before": summary.before,
@@ -87,7 +87,7 @@ class RunOutcome:
         click.echo(
             f"explained {tally.ok} of {summary.total} images{before} in {summary.seconds:.1f} s "
             f"({summary.now / summary.seconds:.1f} images/s), {tally.blank} blank, {tally.skipped} skipped; "
-            f"{'pictures' if pictures else 'results'} in {printable(summary.out)}"
+            f"{'pictures' if pictures else 'results'} in {printable(summary.place)}"
         )
         verdicts = judge_results(self.results)
         if verdicts.unmatched:
@@ -105,7 +105,9 @@ class RunOutcome:
         return self.results.rows([name for name in COLUMNS if name != "grid"])
 
     def _entry(self, row: Row) -> dict[str, Any]:
-        files = {kind: str(self.summary.out / file) for kind, file in self.files(row).items()}
+        files = {
+            kind: self.summary.located(self.summary.out / file) for kind, file in self.files(row).items()
+        }
         return {
             "file": self.name(row),
             **{key: row[column] for key, column in _KEYS.items()},

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from cfcam_gpu._utils.messages import plural, printable, unknown
 from cfcam_gpu._utils.option import comma_separated
+from cfcam_gpu._utils.places.schemes import run_url
 from cfcam_gpu.cli.options import parse
 from cfcam_gpu.cli.printing import say, shown_path
 from cfcam_gpu.dataset.execution.observer import Observer, Tally
@@ -43,15 +44,17 @@ def _picture_progress() -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def write_report_with_progress(out: Path, page: Path | None = None) -> Path:
-    """Writes the report of a run, with a progress bar on a terminal; returns the page's path."""
+def write_report_with_progress(out: str | Path, page: Path | None = None) -> str:
+    """Writes the report of a run, with a progress bar on a terminal; returns the page's path or URL."""
     from cfcam_gpu.report import write_report
 
     with _picture_progress() as on_progress:
-        return write_report(out, page, on_progress=on_progress)
+        written = write_report(out, page, on_progress=on_progress)
+    url = run_url(out) if page is None else None
+    return str(written) if url is None else f"{url}/{written.name}"
 
 
-def say_rank(options: RunOptions, out: Path) -> None:
+def say_rank(options: RunOptions, out: str | Path) -> None:
     """Tells the rank of a process that shares the output folder with others."""
     if options.world_size > 1:
         say(f"this process is number {options.rank} of {options.world_size} (from 0) that share {out}")

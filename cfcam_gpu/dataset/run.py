@@ -35,9 +35,10 @@ from cfcam_gpu.dataset.sources.sample import Sample, masked_urls, without_creden
 from cfcam_gpu.dataset.sources.spool import SpooledSamples
 from cfcam_gpu.dataset.store.journal import Journals, run_token
 from cfcam_gpu.dataset.store.locks import claim, setup_lock
+from cfcam_gpu.dataset.store.output import opened_output
 from cfcam_gpu.dataset.store.plan import Plan
 from cfcam_gpu.dataset.store.resume import open_plan
-from cfcam_gpu.dataset.store.schema import Row, has_several_targets
+from cfcam_gpu.dataset.store.schema import Row, has_several_targets, others_of
 from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import InputError, StoreError, TooManyErrors
 
@@ -47,7 +48,8 @@ class RunSummary:
     """What a run did.
 
     Attributes:
-        out: the output folder.
+        out: the output folder; of a URL the folder of this machine, in which there are no pictures.
+        url: the output folder's URL, where it has one.
         tally: counts of all samples in this process's parts, whether this run or an earlier one did them.
         parts: numbers of this process's parts.
         layer, engine, device: how the maps were computed.
@@ -66,6 +68,16 @@ class RunSummary:
     now: int = 0
     seconds: float = 0.0
     others_left: int = 0
+    url: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The output folder as it was given: its URL or path."""
+        return self.url or str(self.out)
+
+    def located(self, path: Path) -> str:
+        """The URL or path of a file of the output folder."""
+        return str(path) if self.url is None else f"{self.url}/{path.relative_to(self.out).as_posix()}"
 
     @property
     def total(self) -> int:
@@ -96,7 +108,9 @@ def explain_dataset(
             its samples whenever it is iterated is never held in memory as a whole; a `ColumnSource` resumes faster.
             Or a data set in memory: a list of images, a torch `Dataset` or `DataLoader` of (image, label), a
             `datasets.Dataset` (see `sources.object_kinds.object_samples`), which this process reads.
-        out: folder of the results; made if it does not exist.
+        out: folder of the results, made if it does not exist; or its URL at an object store: `s3://`, `gs://`, or
+            `memory://` of this process. Then the run works in a folder of this machine's cache (`CFCAM_CACHE`), and
+            what is finished is uploaded meanwhile.
         model: a specification (see `cfcam_gpu.models`), the result of `load_model`, or a function that
             returns one; or a module. A distributed run takes a specification or an importable function.
         preprocess: of a module: a `Preprocess`, or the evaluation transform of its training (see
@@ -108,7 +122,7 @@ def explain_dataset(
     Raises:
         ConfigError: a setting is out of range; raised before anything is read.
         InputError: an input does not exist, or the output folder cannot be made.
-        StoreError: `out` holds another run, is in use, or cannot be written.
+        StoreError: `out` holds another run, is in use, or cannot be written; its server cannot be reached.
         TooManyErrors: more samples failed than `max_errors` allows.
         BackendError: worker processes or actors do not start, or there is no such device.
         MissingPackageError: a package that the options need is not installed.
@@ -134,17 +148,19 @@ def explain_dataset(
         (1, 1)
     """
     options = replace(options or RunOptions(), **settings)
-    store, observer = Store(Path(out)), observer or Observer()
+    observer = observer or Observer()
     given = as_given(inputs, model, options, preprocess, class_names)
     options = given.options
     opening = _part_explainer(given.model, options, observer)
-    samples = samples_of(given.inputs, store.out, options.path_column)
-    with opening(len(samples)) as (part_explainer, run_content):
-        samples = _labelled(store, samples, run_content, options, observer)
-        summary = carry_out(store, samples, part_explainer, run_content, options, observer)
-        if not summary.others_left:
-            write_summary(store)
-        return summary
+    with opened_output(out, options, observer.note) as (folder, mirror):
+        store = Store(folder, mirror)
+        samples = samples_of(given.inputs, store.name, options.path_column)
+        with opening(len(samples)) as (part_explainer, run_content):
+            samples = _labelled(store, samples, run_content, options, observer)
+            summary = carry_out(store, samples, part_explainer, run_content, options, observer)
+            if not summary.others_left:
+                write_summary(store)
+    return summary
 
 
 def _labelled(
@@ -168,7 +184,7 @@ def _labelled(
         before = stored.get("labels", "given")
         if labels not in ("auto", before):
             raise StoreError(
-                f"{store.out} holds another run: labels was {before!r}, now {labels!r}; choose another output "
+                f"{store.name} holds another run: labels was {before!r}, now {labels!r}; choose another output "
                 "folder, or --overwrite to begin anew"
             )
         labels = before
@@ -194,7 +210,7 @@ def _part_explainer(
 
 
 def samples_of(
-    inputs: Sequence[str] | Collection[Sample], out: Path, path_column: str | None = None
+    inputs: Sequence[str] | Collection[Sample], out: str | Path, path_column: str | None = None
 ) -> Collection[Sample]:
     """The samples of a run's inputs; nothing below `out` is an input.
 
@@ -250,6 +266,9 @@ def carry_out(
             plan = open_plan(store, claimed, samples, options, run_content, observer)
             if isinstance(samples, (list, SpooledSamples)):
                 samples.clear()
+        store.mirror.written(store.plan_file)
+        store.mirror.written(store.run_file)
+        store.mirror.wait()  # without these the parts are nobody's
         return _Run(store, plan, part_explainer, options, observer).explain_parts()
 
 
@@ -282,6 +301,7 @@ class _Run:
             to_redo = self._count_finished(sorted(finished - ahead.keys()))
             self._count_before([row for rows in ahead.values() for row in rows.values()])
             self.observer.begin(self.total, replace(self.tally))
+            self._send_what_is_left(finished)
             to_do = [part for part in self.parts if part not in finished or part in to_redo or part in ahead]
             if to_do:
                 self._check_errors()
@@ -391,17 +411,35 @@ class _Run:
             )
 
     def _store_part(self, part: int, rows: list[Row]) -> None:
-        # The names of the overlays must survive a power failure before the rows that mention them do.
-        overlays = [self.store.out / overlay for row in rows if (overlay := row.get("overlay"))]
+        overlays = self._overlays(rows)
+        # Their names must survive a power failure before the rows that mention them do.
         for folder in {overlay.parent for overlay in overlays}:
             self.store.sync_folder(folder)
         self.store.write_part(part, rows, self.part_explainer.map_shape, self.options.rank)
         self.journals.remove(part)
+        self._send(part, overlays)
+
+    def _overlays(self, rows: Sequence[Row]) -> list[Path]:
+        """The overlays of rows that are in the folder; earlier ones of a folder at a URL are there only."""
+        names = (one.get("overlay") for row in rows for one in (row, *others_of(row)))
+        return [path for name in names if name and (path := self.store.out / name).is_file()]
+
+    def _send(self, part: int, overlays: list[Path]) -> None:
+        """A part is finished, and has these overlays."""
+        self.store.mirror.pictures(overlays)
+        self.store.mirror.written(self.store.part_file(part))
+
+    def _send_what_is_left(self, finished: set[int]) -> None:
+        """Sends the parts that an earlier run finished and did not send."""
+        for part in sorted(finished):
+            if self.store.mirror.lacks(self.store.part_file(part)):
+                self._send(part, self._overlays(self.store.read_rows(part)))
 
     def _check(self) -> None:
         """Raises Interrupted once a signal has arrived."""
         self.observer.step(self.part_explainer.steps)
         self.observer.tick()
+        self.store.mirror.check()
         number = self.arrived_signal()
         if number is not None:
             raise Interrupted(number)
@@ -410,6 +448,7 @@ class _Run:
         others = set(range(self.plan.parts)) - set(self.parts)
         return RunSummary(
             out=self.store.out,
+            url=self.store.mirror.name,
             tally=self.tally,
             parts=self.parts,
             layer=self.part_explainer.layer,

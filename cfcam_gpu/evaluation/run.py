@@ -23,7 +23,7 @@ from cfcam_gpu.dataset.execution.observer import Observer
 from cfcam_gpu.dataset.execution.parts import PartExplainer
 from cfcam_gpu.dataset.execution.pool import make_pool
 from cfcam_gpu.dataset.execution.ray_driver import ray_part_explainer
-from cfcam_gpu.dataset.given import as_given
+from cfcam_gpu.dataset.given import Given, as_given
 from cfcam_gpu.dataset.run import RunSummary, carry_out, samples_of
 from cfcam_gpu.dataset.sources.columns import pieces_of
 from cfcam_gpu.dataset.sources.masks import check_masks, with_masks
@@ -31,6 +31,8 @@ from cfcam_gpu.dataset.sources.open_image import open_image
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.fingerprint import about
 from cfcam_gpu.dataset.store.locks import setup_lock
+from cfcam_gpu.dataset.store.mirror import Mirror
+from cfcam_gpu.dataset.store.output import opened_output
 from cfcam_gpu.errors import InputError, MissingPackageError
 from cfcam_gpu.evaluation.drawing import drawn_methods
 from cfcam_gpu.evaluation.evaluator import Evaluator
@@ -54,7 +56,7 @@ class EvaluationResult:
     Attributes:
         run: counts and times of the run; `run.others_left` parts of other processes are not finished.
         summary: the content of summary.json (see `summarise`); None while parts are missing.
-        plots: paths of the plots.
+        plots: paths of the plots; `run.located` gives their URLs.
         page: path of the page; None while parts are missing.
     """
 
@@ -116,9 +118,19 @@ def evaluate(
     observer, device = observer or Observer(), resolve_device(options.device)
     given = as_given(inputs, model, options, preprocess, class_names)
     options = given.options
-    samples = _masked_samples(samples_of(given.inputs, Path(out), options.path_column), options)
+    with opened_output(out, options, observer.note) as (folder, mirror):
+        return _evaluate(given, (folder, mirror), device, observer)
+
+
+def _evaluate(
+    given: Given[EvaluationOptions], output: tuple[Path, Mirror], device: torch.device, observer: Observer
+) -> EvaluationResult:
+    """Evaluates into `output`: the folder, and what its finished files are told to."""
+    options, (folder, mirror) = given.options, output
+    samples = samples_of(given.inputs, mirror.name or folder, options.path_column)
+    samples = _masked_samples(samples, options)
     metrics = options.metrics_to_measure(masked=_are_masked(samples))
-    store = EvaluationStore(Path(out), columns_of(metrics))
+    store = EvaluationStore(folder, columns_of(metrics), mirror)
     make = partial(
         Evaluator, options=options, metrics=metrics, on_cost=partial(store.write_cost, options.rank)
     )

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from cfcam_gpu._utils.messages import first_line
 from cfcam_gpu.dataset.store.atomic_files import atomic_file
+from cfcam_gpu.dataset.store.mirror import Mirror
 from cfcam_gpu.dataset.store.plan import Plan
 from cfcam_gpu.dataset.store.schema import ColumnName, Row, arrow_schema, rows_to_table, table_to_rows
 from cfcam_gpu.dataset.store.store import OtherKind, Store
@@ -76,6 +77,7 @@ class EvaluationStore(Store):
     Args:
         out: the folder.
         columns: the columns of the metrics that are measured.
+        mirror: as for `Store`.
 
     Example:
         >>> import tempfile
@@ -90,8 +92,8 @@ class EvaluationStore(Store):
     has_line_per_sample = False
     other_kind = OtherKind("run.json", "a run of cfcam explain")
 
-    def __init__(self, out: Path, columns: Sequence[Column]) -> None:
-        super().__init__(out)
+    def __init__(self, out: Path, columns: Sequence[Column], mirror: Mirror | None = None) -> None:
+        super().__init__(out, mirror)
         self.columns = columns
         self.run_file = out / "evaluation.json"
         self.cost_folder = out / "cost"
@@ -123,7 +125,9 @@ class EvaluationStore(Store):
         Raises:
             StoreError: they cannot be written.
         """
-        self._write(self.cost_folder / f"share-{rank}.json", json.dumps(cost, indent=2).encode(), None)
+        path = self.cost_folder / f"share-{rank}.json"
+        self._write(path, json.dumps(cost, indent=2).encode(), None)
+        self.mirror.written(path)
 
     def read_cost(self) -> dict[str, float] | None:
         """The images per second of each method, as the lowest rank measured them; None where none did.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cfcam_gpu.dataset.sources.sample import clean_text, split_uri
 from cfcam_gpu.dataset.store.atomic_files import os_reason, remove_page_folders, write_atomically
+from cfcam_gpu.dataset.store.output import publish
 from cfcam_gpu.dataset.store.results import Results, open_results
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.dataset.store.store import REPORT, REPORT_TITLE
@@ -31,7 +32,7 @@ _FEW, _LARGE, _SMALL = 100, 640, 400
 
 
 def write_report(
-    out: Path,
+    out: str | Path,
     destination: Path | None = None,
     *,
     limit: int = 5000,
@@ -42,8 +43,10 @@ def write_report(
     """Writes a static page about the results of a run, which opens from disk; returns the page's path.
 
     Args:
-        out: the output folder of a run. The run may be unfinished; its finished parts are shown.
-        destination: the page; None: `out/report.html`. An older report of that name is replaced.
+        out: the output folder of a run, or its URL (see `open_results`). The run may be unfinished; its finished
+            parts are shown.
+        destination: the page, on a disk; None: `out/report.html`, which of a URL is written on this machine and
+            uploaded. An older report of that name is replaced.
         limit: the page shows at most so many samples; of a larger run a stratified choice.
         self_contained: up to so many samples, data and pictures are inside the page; those of more samples
             lie beside it in the folder `NAME_files`.
@@ -70,14 +73,13 @@ def write_report(
     """
     if limit < 1:
         raise ConfigError(f"a report needs at least 1 sample, got a limit of {limit}")
-    out = Path(out)
-    page = out / REPORT if destination is None else Path(destination)
+    results = open_results(out)
+    page = results.store.out / REPORT if destination is None else Path(destination)
     if page.is_dir():
         raise InputError(f"the report's file {str(page)!r} is a folder; give the name of an HTML file")
-    results = open_results(out)
     if not results.parts:
         raise InputError(
-            f"{str(out)!r} holds no finished results yet; let cfcam explain finish its first part"
+            f"{results.store.name!r} holds no finished results yet; let cfcam explain finish its first part"
         )
     survey = survey_run(results)
     chosen = choose_rows(survey.kinds, survey.preds, limit, seed)
@@ -88,6 +90,8 @@ def write_report(
         _write(page, results, survey, rows, notes, self_contained, on_progress)
     except OSError as error:
         raise InputError(f"cannot write the report {str(page)!r}: {os_reason(error)}") from error
+    if destination is None:
+        publish(out, page)
     return page
 
 

@@ -14,15 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cfcam_gpu.dataset.run import explain_dataset
 from cfcam_gpu.dataset.sources.find import find_samples
 from cfcam_gpu.dataset.sources.open_image import open_image
 from cfcam_gpu.dataset.sources.sample import Sample, split_uri, url_uri
 from cfcam_gpu.dataset.sources.spool import SpooledSamples
 from cfcam_gpu.errors import InputError, MissingPackageError
-from tests.helpers.command import USAGE, cfcam
 from tests.helpers.places import BUCKET, LocalS3, WebServer
-from tests.helpers.smallnet import make_loaded, photo, rows, run, save
+from tests.helpers.smallnet import photo, rows, run
 
 
 def png(seed: int) -> bytes:
@@ -305,19 +303,6 @@ def test_files_in_memory_are_read_by_this_process(tmp_path: Path) -> None:
     run("memory://folder", tmp_path / "out")
     (row,) = rows(tmp_path / "out")
     assert (row["sample_id"], row["status"]) == ("sub/1.png", "ok")
-
-
-@pytest.mark.parametrize("url", ["s3://bucket/run", "gs://bucket/run", "https://host/run"])
-def test_results_are_not_written_to_a_url(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    folder = save(tmp_path / "in", a=photo(1))
-    for out in (url, Path(url)):
-        with pytest.raises(InputError, match="results are kept on a disk, not at a URL"):
-            explain_dataset([str(folder)], out, make_loaded())
-    ended = cfcam("explain", str(folder), "--out", url)
-    assert ended.status == USAGE
-    assert "results are kept on a disk" in " ".join(ended.err.replace("│", " ").split())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
 def test_an_image_may_have_so_many_bytes(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,30 +16,55 @@ BUCKET = "photos"
 class LocalS3:
     """An S3 with the bucket `BUCKET`. Child processes reach it too, since the environment names it."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self) -> None:
         import boto3
 
-        self.client = boto3.client("s3", endpoint_url=endpoint)
+        self.port = 0
+        self.start()
+        self.client = boto3.client(
+            "s3", endpoint_url=self.endpoint, aws_access_key_id="test", aws_secret_access_key="test",
+            region_name="us-east-1",
+        )  # fmt: skip
         self.client.create_bucket(Bucket=BUCKET)
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Starts the server, also again after `stop`: with its objects, which are in this process."""
+        from moto.server import ThreadedMotoServer
+
+        self.server = ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
+        self.server.start()
+        self.port = self.server.get_host_and_port()[1]
+
+    def stop(self) -> None:
+        self.server.stop()
 
     def put(self, key: str, content: bytes) -> str:
         """Stores an object; its URL."""
         self.client.put_object(Bucket=BUCKET, Key=key, Body=content)
         return f"s3://{BUCKET}/{key}"
 
+    def objects(self, folder: str) -> dict[str, bytes]:
+        """The objects below a folder, by the rest of their keys, but not those of locks."""
+        listed = self.client.list_objects_v2(Bucket=BUCKET, Prefix=f"{folder}/").get("Contents", [])
+        keys = [one["Key"] for one in listed if "/.cfcam/" not in one["Key"]]
+        return {
+            key.removeprefix(f"{folder}/"): self.client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+            for key in keys
+        }
+
 
 @contextmanager
 def local_s3() -> Iterator[LocalS3]:
-    from moto.server import ThreadedMotoServer
     from s3fs import S3FileSystem
 
     S3FileSystem.clear_instance_cache()  # it has the address of an earlier server
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
+    s3 = LocalS3()
     variables = {
-        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ENDPOINT_URL": s3.endpoint,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
@@ -47,9 +72,9 @@ def local_s3() -> Iterator[LocalS3]:
     }
     try:
         with mock.patch.dict(os.environ, variables):
-            yield LocalS3(endpoint)
+            yield s3
     finally:
-        server.stop()
+        s3.stop()
 
 
 class WebServer(ThreadingHTTPServer):

@@ -81,7 +81,7 @@ def save(folder: Path, **files: Image.Image | bytes) -> Path:
     return folder
 
 
-def run(inputs: str | Path | Collection[Any], out: Path, **settings: Any) -> RunSummary:
+def run(inputs: str | Path | Collection[Any], out: str | Path, **settings: Any) -> RunSummary:
     """A run of the small network without worker processes, unless the settings say otherwise."""
     given = [str(inputs)] if isinstance(inputs, (str, Path)) else inputs
     settings = {"workers": 0, "device": "cpu", "layer": "conv:relu", **settings}
@@ -89,7 +89,7 @@ def run(inputs: str | Path | Collection[Any], out: Path, **settings: Any) -> Run
     return explain_dataset(given, out, model, **settings)
 
 
-def rows(out: Path) -> list[dict[str, Any]]:
+def rows(out: str | Path) -> list[dict[str, Any]]:
     """The rows of a run, in order."""
     return [dict(row) for row in open_results(out).rows()]
 

@@ -34,18 +34,23 @@ def local_copy(url: str) -> Path:
     place = Place(url)
     version = place.version()
     digest = hashlib.sha256(f"{masked(url)} {version}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    path = cache_folder() / f"{digest}-{_plain(place.name)}"
+    path = cache_folder() / f"{digest}-{plain_name(place.name)}"
     if version is None or not path.is_file():
-        _copy(place, path)
+        copy_to_disk(place, path)
     return path
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A name of a file of plain characters, made from a part of a URL."""
     return re.sub(r"[^\w.-]", "_", name)[-100:]
 
 
-def _copy(place: Place, path: Path) -> None:
-    """Processes that do so at the same time each rename a whole file."""
+def copy_to_disk(place: Place, path: Path) -> None:
+    """Copies a file at a URL to a path. Processes that do so at the same time each rename a whole file.
+
+    Raises:
+        PlaceError, MissingPackageError: it cannot be read. OSError: the path cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with place.open() as source, tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as target:
         try:

@@ -1,9 +1,10 @@
-"""Files and folders at the URLs that fsspec reads: object stores, the Hugging Face hub, memory."""
+"""Files and folders at the URLs that fsspec reads and writes: object stores, the Hugging Face hub, memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from cfcam_gpu._utils.messages import first_line
@@ -55,9 +56,22 @@ def size(url: str, timeout: float) -> int | None:
 def version(url: str, timeout: float) -> str | None:
     """A text that changes with the file; None: there is none. Raises PlaceError."""
     with _file_system(url, timeout) as (system, path):
-        info = system.info(path)
-    marks = [info.get(name) for name in ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "created")]
-    return f"{next(filter(None, marks))} {info.get('size')}" if any(marks) else None
+        return _version(system.info(path))
+
+
+def versions(url: str, timeout: float) -> dict[str, str | None]:
+    """The paths below a folder of all files in it and in its folders, with their versions. Raises PlaceError."""
+    with _file_system(url, timeout) as (system, path):
+        root = path.rstrip("/")
+        infos = system.find(path, detail=True)
+        return {_below(file, root): _version(infos[file]) for file in infos if not file.endswith("/")}
+
+
+def modified(url: str, timeout: float) -> float:
+    """When the file was written, in seconds by the server's clock. Raises PlaceError."""
+    with _file_system(url, timeout) as (system, path):
+        moment: float = system.modified(path).timestamp()
+        return moment
 
 
 def is_folder(url: str, timeout: float) -> bool:
@@ -83,13 +97,59 @@ def matches(url: str, timeout: float) -> list[str]:
         return [start + match.lstrip("/") for match in sorted(found) if not match.endswith("/")]
 
 
+def put(url: str, source: Path, timeout: float) -> None:
+    """Writes a file of this machine's disk; nobody sees a part of it. Raises PlaceError."""
+    with _file_system(url, timeout, "written") as (system, path):
+        system.put_file(str(source), path)
+
+
+def write(url: str, content: bytes, timeout: float) -> None:
+    """Writes a small file. Raises PlaceError."""
+    with _file_system(url, timeout, "written") as (system, path):
+        system.pipe_file(path, content)
+
+
+def create(url: str, content: bytes, timeout: float) -> bool:
+    """Writes a small file unless there is one, in one step; whether it did. Raises PlaceError."""
+    with _file_system(url, timeout, "written") as (system, path):
+        try:
+            system.pipe_file(path, content, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+
+def remove(url: str, timeout: float) -> None:
+    """Removes a file, if it is there. Raises PlaceError."""
+    with _file_system(url, timeout, "removed") as (system, path), suppress(FileNotFoundError):
+        system.rm_file(path)
+
+
+def _version(info: dict[str, Any]) -> str | None:
+    marks = [info.get(name) for name in ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "created")]
+    mark = next(filter(None, marks), None)
+    if mark is None:
+        return None
+    text = (
+        mark.timestamp() if hasattr(mark, "timestamp") else mark
+    )  # listings have other types than single files
+    return f"{text} {info.get('size')}"
+
+
 def _below(file: str, root: str) -> str:
     return file.removeprefix(root).removeprefix("/")
 
 
 @contextmanager
-def _file_system(url: str, timeout: float) -> Iterator[tuple[Any, str]]:
-    """The file system of a URL, and the URL's path in it. Raises PlaceError, MissingPackageError."""
+def _file_system(url: str, timeout: float, doing: str = "read") -> Iterator[tuple[Any, str]]:
+    """The file system of a URL, and the URL's path in it.
+
+    Args:
+        doing: what is done with the file, for the message.
+
+    Raises:
+        PlaceError, MissingPackageError
+    """
     scheme = scheme_of(url) or ""
     try:
         system = _made(scheme, timeout)
@@ -97,7 +157,7 @@ def _file_system(url: str, timeout: float) -> Iterator[tuple[Any, str]]:
     except (PlaceError, MissingPackageError):
         raise
     except Exception as error:  # each package has exceptions of its own
-        raise _problem(error, scheme, timeout) from error
+        raise _problem(error, scheme, timeout, doing) from error
 
 
 def _made(scheme: str, timeout: float) -> Any:
@@ -132,24 +192,25 @@ def _whole_number(value: Any) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _problem(error: Exception, scheme: str, timeout: float) -> PlaceError:
+def _problem(error: Exception, scheme: str, timeout: float, doing: str) -> PlaceError:
     names = {kind.__name__ for one in _causes(error) for kind in type(one).__mro__}
     text = masked(first_line(error))
     if isinstance(error, FileNotFoundError):
-        return PlaceError(_absent(text, scheme))
-    if isinstance(error, PermissionError):
+        bucket = "bucket does not exist" in text.lower()
+        return PlaceError("there is no such bucket" if bucket else _absent(scheme), absent=not bucket)
+    if isinstance(error, PermissionError) or text.startswith("Forbidden"):  # gcsfs raises OSError
         return PlaceError(f"access denied ({text}); check the credentials and what they allow")
     if names & {"NoCredentialsError", "DefaultCredentialsError", "PartialCredentialsError"}:
         return PlaceError(_NO_CREDENTIALS)
     if any("Timeout" in name for name in names):
         return PlaceError(f"the server did not answer for {timeout:g} s", passing=True)
-    return PlaceError(f"cannot be read: {text}", passing=True)
+    return PlaceError(f"cannot be {doing}: {text}", passing=True)
 
 
-def _absent(text: str, scheme: str) -> str:
+def _absent(scheme: str) -> str:
     if scheme == "memory":
         return "there is no such file; memory:// files are those of one process, read them with workers=0"
-    return "there is no such bucket" if "bucket" in text.lower() else "there is no such file or folder"
+    return "there is no such file or folder"
 
 
 def _is_beyond_end(error: BaseException) -> bool:

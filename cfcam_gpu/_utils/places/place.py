@@ -9,7 +9,7 @@ import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
@@ -125,6 +125,53 @@ class Place:
         """The files that this URL matches as a pattern, sorted. Raises PlaceError, MissingPackageError."""
         return [Place(url) for url in self._ask("matches")]
 
+    def versions(self) -> dict[str, str | None]:
+        """The paths below this folder of all files in it, with their versions; empty if there is no such folder.
+
+        Raises:
+            PlaceError, MissingPackageError
+        """
+        try:
+            infos: dict[str, str | None] = self._ask("versions")
+        except PlaceError as error:
+            if not error.absent:
+                raise
+            return {}
+        return infos
+
+    def modified(self) -> float:
+        """When it was written, in seconds by the server's clock. Raises PlaceError, MissingPackageError."""
+        moment: float = self._ask("modified")
+        return moment
+
+    def put(self, source: Path) -> None:
+        """Writes a file of this machine's disk here; nobody sees a part of it.
+
+        Raises:
+            OSError: the file on the disk cannot be read. PlaceError, MissingPackageError: it cannot be written.
+        """
+        source.stat()  # its absence is no PlaceError
+        self._ask("put", source)
+
+    def write(self, content: bytes) -> None:
+        """Writes a small file. Raises PlaceError, MissingPackageError."""
+        self._ask("write", content)
+
+    def create(self, content: bytes) -> bool:
+        """Writes a small file unless there is one, in one step; whether it did. Raises PlaceError, MissingPackageError.
+
+        Example:
+            >>> place = Place("memory://example/lock")
+            >>> place.create(b"mine"), place.create(b"yours"), place.read(0, 9)
+            (True, False, b'mine')
+        """
+        done: bool = self._ask("create", content)
+        return done
+
+    def remove(self) -> None:
+        """Removes the file, if it is there. Raises PlaceError, MissingPackageError."""
+        self._ask("remove")
+
     def open(self, _mode: str = "rb") -> BinaryIO:
         """The file, copied into a temporary file on this machine's disk that is removed when it is closed.
 
@@ -155,7 +202,7 @@ class Place:
         copied: BinaryIO = file
         return copied
 
-    def _ask(self, question: str, *arguments: int) -> Any:
+    def _ask(self, question: str, *arguments: object) -> Any:
         return _twice(lambda: getattr(self._reader(), question)(revealed(self.url), *arguments, SILENCE))
 
     def _reader(self) -> ModuleType:

@@ -1,4 +1,4 @@
-"""Which texts are URLs that can be read, and what reads them. Imports nothing else."""
+"""Which texts are URLs that can be read, and what reads them. Imports little."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 
 from cfcam_gpu._utils.messages import either
+from cfcam_gpu._utils.places.masking import masked
+from cfcam_gpu.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -16,20 +18,22 @@ class Scheme:
         module: the package that fsspec needs for it, beside itself; None: none.
         extra: the extra of this package that installs `module`.
         lists: whether folders can be listed.
+        keeps_runs: whether a run may write its results there.
     """
 
     module: str | None = None
     extra: str = ""
     lists: bool = True
+    keeps_runs: bool = False
 
 
 SCHEMES = {
-    "s3": Scheme("s3fs", "s3"),
-    "gs": Scheme("gcsfs", "gs"),
+    "s3": Scheme("s3fs", "s3", keeps_runs=True),
+    "gs": Scheme("gcsfs", "gs", keeps_runs=True),
     "hf": Scheme("huggingface_hub", "hf"),
     "https": Scheme(lists=False),
     "http": Scheme(lists=False),
-    "memory": Scheme(),
+    "memory": Scheme(keeps_runs=True),
 }
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -56,27 +60,57 @@ def is_url(text: str) -> bool:
     return scheme_of(text) in SCHEMES
 
 
-#: Scheme -> the command that copies a folder there.
-_COPYING = {"s3": "aws s3 sync FOLDER {url}", "gs": "gcloud storage rsync -r FOLDER {url}"}
+def run_url(out: object) -> str | None:
+    """The URL of a run's output folder, with its scheme in lower case and no slash at its end; None for a path.
+
+    Raises:
+        InputError: no results are written there.
+
+    Example:
+        >>> run_url("S3://bucket/run/"), run_url("runs/s3")
+        ('s3://bucket/run', None)
+        >>> run_url("https://host/run")
+        Traceback (most recent call last):
+        cfcam_gpu.errors.InputError: output folder 'https://host/run': results are not written to https://; give a \
+folder, or a URL of s3://, gs:// or memory://
+    """
+    if not isinstance(out, str) or not is_url(out):
+        return None
+    scheme, _, path = out.partition("://")
+    scheme, path = scheme.lower(), path.rstrip("/")
+    keeping = [f"{name}://" for name, kind in SCHEMES.items() if kind.keeps_runs]
+    if not SCHEMES[scheme].keeps_runs:
+        raise InputError(
+            f"output folder {masked(out)!r}: results are not written to {scheme}://; give a folder, or a URL of "
+            f"{either(keeping)}"
+        )
+    if not path or "@" in path.split("/")[0] or ".." in path.split("/"):
+        raise InputError(
+            f"output folder {masked(out)!r}: name a bucket and a folder in it, without '..' and without credentials, "
+            "which come from where the scheme's package finds them"
+        )
+    return f"{scheme}://{path}"
 
 
 def not_written(path: str) -> str | None:
-    """Why results are not written to or read from a place, if it is a URL; None for a path.
+    """Why a file is not written to a place, if it is a URL; None for a path.
 
     Args:
         path: as it was given; or the text of a `Path`, which has one slash less.
 
     Example:
-        >>> not_written("s3://bucket/run")
-        'results are kept on a disk, not at a URL; give a folder, and copy it: aws s3 sync FOLDER s3://bucket/run'
+        >>> not_written("s3://bucket/maps.npz")
+        'is a URL, and this is written to a disk; give a path, and copy it'
+        >>> not_written("s3:/bucket/run")
+        'has lost a slash; give the URL as a text (str), not as a Path'
         >>> not_written("runs/s3")
     """
-    match = re.match(r"([A-Za-z0-9+.-]+):/{1,2}(?!/)", path)
-    if match is None or not (is_url(path) or match[1] in SCHEMES):
+    if is_url(path):
+        return "is a URL, and this is written to a disk; give a path, and copy it"
+    match = re.match(r"([A-Za-z0-9+.-]+):/(?!/)", path)
+    if match is None or match[1] not in SCHEMES:
         return None
-    copying = _COPYING.get(match[1].lower(), "").format(url=f"{match[1]}://{path[match.end() :]}")
-    advice = f", and copy it: {copying}" if copying else ""
-    return f"results are kept on a disk, not at a URL; give a folder{advice}"
+    return "has lost a slash; give the URL as a text (str), not as a Path"
 
 
 def unread_scheme(text: str) -> str | None:

@@ -25,7 +25,7 @@ from cfcam_gpu.errors import InputError
 
 
 def find_samples(
-    inputs: Sequence[str], exclude: Path | None = None, path_column: str | None = None
+    inputs: Sequence[str], exclude: str | Path | None = None, path_column: str | None = None
 ) -> list[Sample]:
     """The samples of all inputs, in their order; a file that is named twice comes once.
 
@@ -45,7 +45,7 @@ def find_samples(
 
     Args:
         inputs: files, folders or glob patterns.
-        exclude: the output folder, whose files are no inputs (see `expand_input`).
+        exclude: the output folder or its URL, whose files are no inputs (see `expand_input`).
         path_column: the column of the manifests with the paths of the images; None: `path` or `uri`.
 
     Raises:
@@ -64,7 +64,7 @@ def find_samples(
 
 
 def listed_samples(
-    inputs: Sequence[str], exclude: Path | None = None, path_column: str | None = None
+    inputs: Sequence[str], exclude: str | Path | None = None, path_column: str | None = None
 ) -> SpooledSamples:
     """As `find_samples`, but the samples of folders and shards are never all in memory."""
     if not inputs:
@@ -126,10 +126,10 @@ class _Input:
 _WHOLE_FOLDER = PurePath()
 
 
-def _expand(text: str, exclude: Path | None) -> tuple[bool, Iterable[InputFile]]:
+def _expand(text: str, exclude: str | Path | None) -> tuple[bool, Iterable[InputFile]]:
     """Whether an input is a folder, and its files."""
     if is_url(text):
-        return expand_url(text)
+        return expand_url(text, exclude)
     path = Path(os.path.expanduser(text))
     in_folder = os.path.isdir(path)
     problem = None if os.path.lexists(path) else unread_scheme(text)

@@ -40,7 +40,7 @@ _BRACES, _RANGE = re.compile(r"\{([^{}]*)\}"), re.compile(r"(\d{1,9})\.\.(\d{1,9
 _MOST_NAMES = 1_000_000
 
 
-def expand_input(text: str, exclude: Path | None = None) -> Iterator[InputFile]:
+def expand_input(text: str, exclude: str | Path | None = None) -> Iterator[InputFile]:
     """The files that one input stands for, each as it is found.
 
     A folder is searched with all folders below it, in sorted order. Symbolic links are followed, but no

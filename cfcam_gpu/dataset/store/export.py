@@ -95,7 +95,7 @@ def export(
     if os.path.lexists(destination):
         raise InputError(f"{destination} exists; name a file or folder that does not")
     if not len(results):
-        raise InputError(f"{results.store.out} holds no finished part, so there is nothing to export")
+        raise InputError(f"{results.store.name} holds no finished part, so there is nothing to export")
     exporter, settings = _EXPORTERS[to], ExportSettings(size, cmap)
     try:
         if exporter.is_file:

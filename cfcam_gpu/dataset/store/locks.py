@@ -55,11 +55,12 @@ def setup_lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def claim(stack: ExitStack, folder: Path, rank: int, world_size: int) -> Claim:
+def claim(stack: ExitStack, folder: Path, rank: int, world_size: int, name: str | None = None) -> Claim:
     """Claims a rank, to be called inside `setup_lock`. The claim ends with `stack`, or with the process.
 
     Args:
         folder: folder of the locks, two levels below the output folder.
+        name: the output folder in messages; None: its path.
 
     Raises:
         StoreError: another process has claimed this rank, or processes of another world size are
@@ -76,7 +77,7 @@ def claim(stack: ExitStack, folder: Path, rank: int, world_size: int) -> Claim:
         (True, False)
     """
     claimed = Claim(folder, rank, world_size)
-    out = folder.parent.parent
+    out = name or folder.parent.parent
     for path in folder.glob("of-*"):
         other = re.fullmatch(r"of-(\d+)", path.name)
         if other and int(other[1]) != world_size and _is_held(path):

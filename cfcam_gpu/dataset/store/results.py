@@ -12,6 +12,7 @@ import pyarrow as pa
 from cfcam_gpu._utils.messages import unknown
 from cfcam_gpu._utils.optional import require
 from cfcam_gpu.dataset.sources.names import leads_out
+from cfcam_gpu.dataset.store.output import fetched_output
 from cfcam_gpu.dataset.store.plan import Plan
 from cfcam_gpu.dataset.store.schema import (
     COLUMNS,
@@ -33,8 +34,13 @@ if TYPE_CHECKING:
 def open_results(out: str | Path) -> Results:
     """The results that `explain_dataset` stored in a folder, also those of an unfinished run.
 
+    Args:
+        out: the folder, or its URL; then its parts are fetched to this machine, as far as they are not here or were
+            changed.
+
     Raises:
-        StoreError: the folder holds no results, or they cannot be read.
+        StoreError: the folder holds no results, or they cannot be read; a run of this machine is writing to the URL.
+        InputError: no results are at such a URL. MissingPackageError: what reads such URLs is not installed.
 
     Example:
         >>> open_results("empty-folder")
@@ -42,7 +48,7 @@ def open_results(out: str | Path) -> Results:
         cfcam_gpu.errors.StoreError: empty-folder holds no results: there is no run.json; \
 `cfcam explain … --out empty-folder` makes them
     """
-    store = Store(Path(out))
+    store = Store(*fetched_output(out))
     run = store.read_run()
     if run is None and store.holds_other_kind():
         kind = store.other_kind.description
@@ -214,7 +220,7 @@ class Results:
             if position >= 0:
                 rows = table_to_rows(self.store.read_part(part).slice(position, count))
                 return rows[0] if target is None else _row_of_target(rows, target)
-        raise InputError(f"{self.store.out} has no row of a sample {sample_id!r}")
+        raise InputError(f"{self.store.name} has no row of a sample {sample_id!r}")
 
     def heatmap(
         self,

@@ -63,7 +63,8 @@ def open_plan(
             or cannot be read or written.
     """
     if options.overwrite:
-        store.wipe(_stored_pictures(store))
+        with store.mirror.wiping():
+            store.wipe(_stored_pictures(store))
     stored = store.read_run()
     if stored is None:
         if store.finished_parts():
@@ -79,10 +80,12 @@ def open_plan(
         return plan
     if not claim.is_alone():
         observer.note(
-            counted(len(new), "new sample", f" left to the next run, since others are writing to {store.out}")
+            counted(
+                len(new), "new sample", f" left to the next run, since others are writing to {store.name}"
+            )
         )
         return plan
-    observer.note(counted(len(new), "new sample", f" added to the run in {store.out}"))
+    observer.note(counted(len(new), "new sample", f" added to the run in {store.name}"))
     return store.extend_plan(plan, new)
 
 
@@ -101,7 +104,7 @@ def _check_same_settings(
     if options.part_size is not None:
         differ += differences({"part_size": stored["shard_size"]}, {"part_size": options.part_size})
     if differ:
-        raise StoreError(f"{store.out} holds another run: {'; '.join(differ)}; {_REMEDY}")
+        raise StoreError(f"{store.name} holds another run: {'; '.join(differ)}; {_REMEDY}")
 
 
 def _new_samples(store: Store, plan: Plan, samples: Collection[Sample], observer: Observer) -> list[Sample]:
@@ -182,7 +185,7 @@ def _refuse_other_place(store: Store, plan: Plan, sample: Sample, position: int)
     else:
         mask = next(islice(plan.columns("mask"), position, None))["mask"]
         which, before, now = f"the mask of sample {sample.sample_id!r}", mask, str(sample.mask)
-    raise StoreError(f"{store.out} holds a run in which {which} is {before}, now it is {now}; {_REMEDY}")
+    raise StoreError(f"{store.name} holds a run in which {which} is {before}, now it is {now}; {_REMEDY}")
 
 
 def _renamed(plan: Plan, new: list[Sample]) -> list[Sample]:

@@ -36,6 +36,7 @@ from cfcam_gpu.dataset.store.atomic_files import (
     sync_folder,
     write_atomically,
 )
+from cfcam_gpu.dataset.store.mirror import Mirror
 from cfcam_gpu.dataset.store.plan import Plan, write_plan
 from cfcam_gpu.dataset.store.schema import (
     Row,
@@ -64,7 +65,12 @@ class OtherKind(NamedTuple):
 class Store:
     """The files of an output folder. Whoever writes into it holds a claim on it (see `locks`).
 
-    Raises InputError for an output folder at a URL.
+    Args:
+        out: the folder, on this machine's disk.
+        mirror: is told which files are finished; None: nobody is.
+
+    Raises:
+        InputError: the folder is a URL.
 
     Class attributes:
         uses_masks: whether the rows depend on the masks of the samples.
@@ -73,6 +79,8 @@ class Store:
 
     Attributes:
         out: the folder.
+        mirror: is told which files are finished.
+        name: the folder in messages: its path, or the URL that it is the staging folder of.
         run_file, plan_file, summary_file: paths of run.json, of the plan and of summary.json.
         parts_folder: folder of the parts.
         hidden_folder: folder of the locks, and of files that are being written.
@@ -93,11 +101,13 @@ class Store:
     has_line_per_sample = True
     other_kind = OtherKind("evaluation.json", "an evaluation, whose page is report.html")
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, mirror: Mirror | None = None) -> None:
         problem = not_written(str(out))
         if problem is not None:
-            raise InputError(f"output folder {masked(str(out))!r}: {problem}")
+            raise InputError(f"output folder {masked(str(out))!r} {problem}")
         self.out = out
+        self.mirror = mirror or Mirror()
+        self.name = self.mirror.name or str(out)
         self.run_file = out / "run.json"
         self.plan_file = out / "plan.parquet"
         self.summary_file = out / "summary.json"
@@ -114,7 +124,7 @@ class Store:
             StoreError: it holds a run of the other kind.
         """
         if self.holds_other_kind():
-            raise StoreError(f"{self.out} holds {self.other_kind.description}; choose another output folder")
+            raise StoreError(f"{self.name} holds {self.other_kind.description}; choose another output folder")
         try:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -331,7 +341,7 @@ class Store:
             self.plan_file.unlink(missing_ok=True)
             self.run_file.unlink(missing_ok=True)
         except OSError as error:
-            raise StoreError(f"cannot remove the earlier run in {self.out}: {os_reason(error)}") from error
+            raise StoreError(f"cannot remove the earlier run in {self.name}: {os_reason(error)}") from error
 
     def _remove_inside(self, file: str) -> None:
         """Removes a file, unless its path leads out of the output folder."""
