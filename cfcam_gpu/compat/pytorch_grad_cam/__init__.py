@@ -27,7 +27,7 @@ from cfcam_gpu.compat.pytorch_grad_cam.cams import (
     XGradCAM,
 )
 from cfcam_gpu.compat.pytorch_grad_cam.meta import FinerCAM, RefineCAM
-from cfcam_gpu.compat.pytorch_grad_cam.missing import missing, name_what_is_missing
+from cfcam_gpu.compat.pytorch_grad_cam.missing import answer_for_their_modules, missing
 
 __all__ = [
     "CFCAM",
@@ -49,7 +49,7 @@ __all__ = [
     "XGradCAM",
 ]
 
-name_what_is_missing()
+answer_for_their_modules()
 
 
 def __getattr__(name: str) -> object:

@@ -27,11 +27,8 @@ _INSTEAD = {
     "feature_factorization": _FACTORISATION,
     "metrics": "those of pytorch_grad_cam take these maps and targets; cfcam_gpu.metrics has its own",
     **dict.fromkeys(
-        ("ablation_cam", "ablation_cam_multilayer", "ablation_layer", "activations_and_gradients", "base_cam",
-         "eigen_cam", "eigen_grad_cam", "fem", "finer_cam", "fullgrad_cam", "grad_cam", "grad_cam_elementwise",
-         "grad_cam_plusplus", "guided_backprop", "hirescam", "kpca_cam", "layer_cam", "random_cam", "refine_cam",
-         "score_cam", "seg_eigen_cam", "sess", "shapley_cam", "sobel_cam", "xgrad_cam"),
-        f"the classes that are here are in {_PACKAGE} itself",
+        ("ablation_cam_multilayer", "ablation_layer", "activations_and_gradients", "fullgrad_cam", "guided_backprop",
+         "kpca_cam", "random_cam", "sess", "shapley_cam", "sobel_cam"), "",
     ),
     **dict.fromkeys(
         ("utils.find_layers", "utils.svd_on_activations", "utils.image.create_labels_legend",
@@ -41,6 +38,12 @@ _INSTEAD = {
     "utils.model_targets.FasterRCNNBoxScoreTarget": "detectors are not explained here",
     "utils.reshape_transforms.fasterrcnn_reshape_transform": "detectors are not explained here",
 }  # fmt: skip
+
+#: Their modules of one class, which is here: a script may import it from there.
+_OF_ONE_CLASS = (
+    "ablation_cam", "base_cam", "eigen_cam", "eigen_grad_cam", "fem", "finer_cam", "grad_cam", "grad_cam_elementwise",
+    "grad_cam_plusplus", "hirescam", "layer_cam", "refine_cam", "score_cam", "seg_eigen_cam", "xgrad_cam",
+)  # fmt: skip
 
 #: Argument of their constructors -> why it is not taken.
 _OPTIONS = {
@@ -96,7 +99,9 @@ class _Absent:
             raise missing(*name.rsplit(".", 1))
 
 
-def name_what_is_missing() -> None:
-    """From now on, importing what only pytorch-grad-cam has raises an error that says what to do."""
+def answer_for_their_modules() -> None:
+    """From now on this package stands for their modules of one class, and what it lacks raises an error that helps."""
+    package = sys.modules[_PACKAGE]
+    sys.modules.update({f"{_PACKAGE}.{name}": package for name in _OF_ONE_CLASS})
     if _Absent not in sys.meta_path:
         sys.meta_path.append(_Absent)
