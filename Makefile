@@ -41,8 +41,9 @@ evaluate-photos: .venv/.evaluate
 docs: .venv/.dev
 	$(BIN)/mkdocs build --strict
 
+# In two processes: the slow tests one after another in one of them, the others beside them.
 test: .venv/.dev lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # All but the tests marked slow, in as many processes as there are cores.
 quick: .venv/.dev
