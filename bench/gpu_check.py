@@ -83,13 +83,13 @@ PARTS: dict[str, Part] = {
     "CUDA graph": Part("bench.gpu_parts:cuda_graph", 10, 60, timed=False),
     "memory": Part("bench.gpu_parts:memory", 15, 60, timed=False),
     "tests": Part("bench.gpu_parts:device_tests", 30, 120, timed=False),
-    "batch 64": Part("bench.gpu_parts:batch_64", 30, 90),
-    "dataset": Part("bench.gpu_parts:dataset", 30, 70),
-    "batch 256": Part("bench.gpu_parts:batch_256", 25, 60),
-    "kernels": Part("bench.gpu_parts:kernels", 10, 40),
-    "other libraries": Part("bench.gpu_parts:other_libraries", 20, 40),
-    "batch 16": Part("bench.gpu_parts:batch_16", 25, 50),
-    "cuML": Part("bench.gpu_parts:cuml_loop", 10, 30),
+    "batch 64": Part("bench.gpu_speeds:batch_64", 30, 90),
+    "dataset": Part("bench.gpu_speeds:dataset", 30, 70),
+    "batch 256": Part("bench.gpu_speeds:batch_256", 25, 60),
+    "kernels": Part("bench.gpu_speeds:kernels", 10, 40),
+    "other libraries": Part("bench.gpu_speeds:other_libraries", 20, 40),
+    "batch 16": Part("bench.gpu_speeds:batch_16", 25, 50),
+    "cuML": Part("bench.gpu_speeds:cuml_loop", 10, 30),
 }
 
 #: The same order and shape on a machine without a GPU: one of each way to end.

@@ -1,4 +1,6 @@
-"""The parts of `bench.gpu_check`: each is run in a process of its own on a machine with an NVIDIA GPU.
+"""The parts of `bench.gpu_check` that ask whether maps are right; `bench.gpu_speeds` has the others.
+
+Each is run in a process of its own on a machine with an NVIDIA GPU.
 
 A part takes the seconds it may use and a function that stores what it has found so far; it returns what it
 found: `failed` holds a sentence for each thing that is wrong, `shown` the figures of the printed summary.
@@ -11,8 +13,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,17 +23,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench import stages, throughput
 from bench.common import (
     Setup,
-    arithmetic,
     environment,
-    interleaved,
     make_features,
     make_images,
     make_model,
-    ratio,
-    summary,
 )
 from bench.equivalence import compare, required
 from bench.gpu_check import Save
@@ -44,6 +39,9 @@ from cfcam_gpu.capture import capture
 from cfcam_gpu.capture.layers import find_layer
 from cfcam_gpu.cfcam import reference
 from cfcam_gpu.engines import ENGINES
+
+#: Lines of assertion messages that are kept of failed tests.
+MESSAGES = 100
 
 TESTS = (
     "kernels/test_channels.py",
@@ -65,12 +63,6 @@ NEVER_WAIT = ("triton", "torch")
 GB = 2**30
 #: What a batch of 256 may take beyond what the model's forward pass takes, in GB.
 ADDED_LIMIT_GB = 8.0
-
-#: Goals: share of the compiled forward pass's throughput; of a dataset run's, of forward only; times cuML's.
-FORWARD_GOAL = 0.90
-DATASET_GOAL = 0.80
-CUML_GOAL = 50.0
-PEERS_GOAL = 10.0
 
 #: From this version on OpenCV's bilateral filter is exact on float32 maps; earlier ones look exponentials up.
 OPENCV = 5
@@ -141,7 +133,7 @@ def device_tests(limit_s: float, _save: Save) -> Mapping[str, Any]:
     files = [str(path) for name in TESTS if (path := ROOT / "tests" / name).is_file()]
     # Compiling kernels keeps one core busy, and several processes share the GPU well.
     spread = ["-n", str(min(8, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
-    pytest = ["-m", "pytest", "-q", "-rf", "-p", "bench.device_tests", "-p", "no:cacheprovider"]
+    pytest = ["-m", "pytest", "-q", "-rf", "--tb=short", "-p", "bench.device_tests", "-p", "no:cacheprovider"]
     try:
         done = subprocess.run(
             [sys.executable, *pytest, *spread, *files],
@@ -161,7 +153,10 @@ def device_tests(limit_s: float, _save: Save) -> Mapping[str, Any]:
         "closing_line": lines[-1],
         "shown": {"pytest": lines[-1]},
     }
-    return findings | ({"failed": failures or [lines[-1]]} if done.returncode else {})
+    if not done.returncode:
+        return findings
+    messages = [line for line in lines if line.startswith("E ")]
+    return findings | {"failed": failures or [lines[-1]], "messages": messages[:MESSAGES]}
 
 
 def model_features(setup: Setup, batch: int) -> tuple[Tensor, Tensor]:
@@ -260,201 +255,6 @@ def memory(_limit_s: float, _save: Save) -> Mapping[str, Any]:
     failed += [] if grown["none"] else [f"memory grows over {calls} batches"]
     findings = {"batch": batch, "peak_gb": peaks, "added_gb": round(added, 3), "limit_gb": ADDED_LIMIT_GB}
     return {**findings, "growth": grown, "failed": failed, "shown": {"added": f"{added:.2f} GB"}}
-
-
-def batch_64(limit_s: float, save: Save) -> Mapping[str, Any]:
-    """The speed, then the stages of engine `triton` beside their floors."""
-    findings = _speed(64, limit_s * 0.6, save)
-    findings["stages, triton"] = _in_stages("triton")
-    return findings
-
-
-def batch_256(limit_s: float, save: Save) -> Mapping[str, Any]:
-    return _speed(256, limit_s, save)
-
-
-def batch_16(limit_s: float, save: Save) -> Mapping[str, Any]:
-    return _speed(16, limit_s, save)
-
-
-def _speed(batch: int, limit_s: float, save: Save) -> dict[str, Any]:
-    """Explained in bfloat16, channels last, beside the compiled forward pass in the same precision."""
-    findings: dict[str, Any] = throughput.run(
-        throughput.Options(
-            device="cuda",
-            precision="bfloat16",
-            channels_last=True,
-            batches=(batch,),
-            repeats=30,
-            limit_s=limit_s / 5,
-            others=False,
-            brief=True,
-        )
-    )
-    save(findings)
-    over = findings["batches"][str(batch)]["over_explained"]
-    floors = [value for name, value in over.items() if name.startswith("forward only, compiled")]
-    if not floors:
-        return {**findings, "failed": ["no forward pass could be compiled, so there is no floor"]}
-    share = min(floors)
-    return {
-        **findings,
-        "share_of_compiled_forward": share,
-        **_goal("of compiled forward", share, FORWARD_GOAL),
-    }
-
-
-def _goal(name: str, value: float, goal: float) -> dict[str, Any]:
-    """A figure beside its goal; a goal that is missed is no failure of the check."""
-    met = value >= goal
-    return {
-        "goal": goal,
-        "goal_met": met,
-        "shown": {name: f"{value:.3g} (goal {goal:g} {'met' if met else 'missed'})"},
-    }
-
-
-def other_libraries(limit_s: float, save: Save) -> Mapping[str, Any]:
-    """Explained in float32 beside the published steps and other libraries' Grad-CAM."""
-    findings = throughput.run(
-        throughput.Options(device="cuda", batches=(16,), repeats=10, limit_s=limit_s / 2, compiled=False)
-    )
-    save(findings)
-    over = findings["batches"]["16"]["over_explained"]
-    peers = [value for name, value in over.items() if name.startswith("pytorch-grad-cam")]
-    return {**findings, **(_goal("times pytorch-grad-cam", peers[0], PEERS_GOAL) if peers else {})}
-
-
-def dataset(limit_s: float, save: Save) -> Mapping[str, Any]:
-    """JPEG files through `explain_dataset`, decoded by cores or by the GPU, beside the forward passes alone of the
-    same model and batch.
-    """
-    from bench.dataset import generate
-    from cfcam_gpu.models import load_model
-
-    images, different, batch = 16000, 500, 256
-    forward = _forward_rate(batch, limit_s / 6)
-    findings: dict[str, Any] = {
-        "images": images,
-        "forward_only_images_per_s": round(forward, 1),
-        "failed": [],
-    }
-    save(findings)
-    loaded = load_model("torchvision:resnet50@none")
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "images"
-        source.mkdir()
-        generate(source, different)
-        for i in range(different, images):
-            os.link(source / f"{i % different:05}.jpg", source / f"{i:05}.jpg")
-        for decode in ("full", "gpu"):
-            try:
-                findings[decode] = _dataset_run(source, Path(folder) / decode, loaded, batch, decode)
-                findings[decode]["of_forward"] = round(findings[decode]["images_per_s"] / forward, 3)
-            except Exception as error:  # a decoder that fails must not cost the other's figures
-                findings["failed"].append(f"--decode {decode}: {type(error).__name__}: {first_line(error)}")
-            save(findings)
-    shares = [findings[decode]["of_forward"] for decode in ("full", "gpu") if decode in findings]
-    return {**findings, **(_goal("of forward only", max(shares), DATASET_GOAL) if shares else {})}
-
-
-def _dataset_run(source: Path, out: Path, loaded: Any, batch: int, decode: str) -> dict[str, Any]:
-    from cfcam_gpu.dataset import explain_dataset
-
-    begun = time.monotonic()
-    summary_of_run = explain_dataset(
-        [str(source)], out, loaded, overlays="none", device="cuda", batch_size=batch, max_errors="5%",
-        precision="bfloat16", channels_last=True, decode=decode,
-    )  # fmt: skip
-    return {
-        "images_per_s": round(summary_of_run.now / summary_of_run.seconds, 1),
-        "with_setup": round(summary_of_run.now / (time.monotonic() - begun), 1),
-        "ok": summary_of_run.tally.ok,
-        "failed_images": summary_of_run.tally.skipped,
-    }
-
-
-def _forward_rate(batch: int, limit_s: float) -> float:
-    """Images/s of the forward passes alone in bfloat16, channels last."""
-    setup = Setup(device="cuda", precision="bfloat16", channels_last=True)
-    model, views = make_model(setup), make_images(setup, batch)
-    seconds = interleaved({"forward": lambda: throughput.forward(model, views)}, 50, limit_s=max(1, limit_s))
-    return 1000 / summary(seconds["forward"], batch)["ms_per_image"]
-
-
-def cuml_loop(limit_s: float, _save: Save) -> Mapping[str, Any]:
-    """`explain_activations` beside the engine that calls cuML image by image, on a model's features."""
-    setup, batch = Setup(device="cuda"), 16
-    ok, reason = ENGINES["cuml"].available("cuda")
-    if not ok:
-        return {"not_run": reason, "shown": {"not run": reason}}
-    activations, gradients = model_features(setup, batch)
-
-    def explain(engine: str) -> Explanation:
-        size = (setup.side, setup.side)
-        return explain_activations(activations, gradients, size, engine=engine, on_invalid="flag")
-
-    seconds = interleaved(
-        {name: functools.partial(explain, name) for name in ("auto", "cuml")}, 20, limit_s=limit_s / 2
-    )
-    times = ratio(seconds["cuml"], seconds["auto"])
-    return {
-        "batch": batch,
-        "cuml": reason,
-        "cases": {name: summary(values, batch) for name, values in seconds.items()},
-        "cuml_over_auto": times,
-        **_goal("times a loop over cuML", times, CUML_GOAL),
-    }
-
-
-def kernels(_limit_s: float, save: Save) -> Mapping[str, Any]:
-    """Which kernels a call of each engine launches, and how long the GPU works on each, by PyTorch's profiler."""
-    findings: dict[str, Any] = {}
-    for engine, batch in (("triton", 256), ("triton", 64), ("torch", 16)):
-        setup = Setup(device="cuda", precision="bfloat16", channels_last=True)
-        cam = CFCAM(make_model(setup), setup.layer, engine=engine, on_invalid="flag")
-        images = make_images(setup, batch)
-        with arithmetic(setup):
-            findings[f"{engine}, batch {batch}"] = _profiled(functools.partial(cam, images), batch)
-        save(findings)
-    return findings
-
-
-def _profiled(call: Callable[[], Any], batch: int, most: int = 25) -> dict[str, Any]:
-    """Microseconds an image of the kernels that take longest, of all kernels, and by the clock, of a third call."""
-    for _ in range(2):
-        call()
-    torch.cuda.synchronize()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        begun = time.perf_counter()
-        call()
-        torch.cuda.synchronize()
-        clock = time.perf_counter() - begun
-    events = sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total)
-    return {
-        "us_per_image": round(sum(event.self_device_time_total for event in events) / batch, 2),
-        "clock_us_per_image": round(1e6 * clock / batch, 2),
-        "launches": sum(event.count for event in events),
-        "longest": {
-            event.key[:80]: {
-                "count": event.count,
-                "us_per_image": round(event.self_device_time_total / batch, 2),
-            }
-            for event in events[:most]
-        },
-    }
-
-
-def _in_stages(engine: str) -> dict[str, Any]:
-    """The stages beside their floors on this GPU."""
-    ok, reason = ENGINES[engine].available("cuda")
-    if not ok:
-        return {"not_run": reason}
-    return stages.run(
-        stages.Options(
-            device="cuda", precision="bfloat16", channels_last=True, batch=64, engine=engine, repeats=10
-        )
-    )
 
 
 def cuda_graph(_limit_s: float, _save: Save) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ os.environ["TRITON_INTERPRET"] = "0"  # before Triton is imported, which then ha
 import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -70,6 +70,7 @@ class Case:
             the compiler unrolled some.
         bytes: read and written for each image.
         atomics: for each image.
+        options: of the compiler, beside the number of warps.
     """
 
     kernel: Any
@@ -79,6 +80,7 @@ class Case:
     trips: Sequence[float] = ()
     bytes: float = 0
     atomics: float = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -96,6 +98,7 @@ class Cost:
         instructions: in the machine code.
         loops: (first instruction, number of instructions, of these floating-point ones) of each loop.
         executed: instructions that a warp executes.
+        unrounded: sums whose product is not rounded before, and quotients that are not rounded as IEEE asks.
     """
 
     registers: int
@@ -104,6 +107,7 @@ class Cost:
     instructions: int
     loops: list[tuple[int, int, int]] = field(default_factory=list)
     executed: float = 0
+    unrounded: int = 0
 
 
 _POINTERS = {
@@ -247,12 +251,14 @@ def cases(options: Options) -> list[Case]:
             },
             trips=(1, 1, 1, 0),
             bytes=8 * d,
+            options=heatmaps.AS_WRITTEN,
         ),
         Case(
             heatmaps._heatmaps,
             {"h": h, "w": h, "height": out, "width": out, "blocks": out * out / 1024, "BLOCK": 1024},
             programs=out * out / 1024,
             bytes=4 * out * out,
+            options=heatmaps.AS_WRITTEN,
         ),
     ]  # fmt: skip
 
@@ -285,14 +291,22 @@ def odd_cases() -> list[Case]:
             weighted_sum._weighted_sum,
             {"c": 5, "k": 1, "hw": 1, "slots": 0, "blocks": 1, "CLUSTERED": False, "CHANNELS": 128, "CELLS": 32},
         ),
-        Case(heatmaps._peaks, {"k": 1, "h": 1, "w": 1, "height": 1, "width": 3, "NOT_FINITE": 5, "BLOCK": 16}),
-        Case(heatmaps._heatmaps, {"h": 1, "w": 1, "height": 1, "width": 1, "blocks": 1, "BLOCK": 1024}),
+        Case(
+            heatmaps._peaks,
+            {"k": 1, "h": 1, "w": 1, "height": 1, "width": 3, "NOT_FINITE": 5, "BLOCK": 16},
+            options=heatmaps.AS_WRITTEN,
+        ),
+        Case(
+            heatmaps._heatmaps,
+            {"h": 1, "w": 1, "height": 1, "width": 1, "blocks": 1, "BLOCK": 1024},
+            options=heatmaps.AS_WRITTEN,
+        ),
     ]  # fmt: skip
 
 
 def cost(case: Case) -> Cost:
     """The compiled kernel."""
-    compiled = triton.compile(*_source(case), options={"num_warps": case.warps})
+    compiled = triton.compile(*_source(case), options={"num_warps": case.warps, **case.options})
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
@@ -310,6 +324,7 @@ def cost(case: Case) -> Cost:
         spilled=sum(map(int, re.findall(r"(\d+) bytes spill stores", told))),
         shared=compiled.metadata.shared,
         instructions=len(instructions),
+        unrounded=len(_UNROUNDED.findall(compiled.asm["ptx"])),
         loops=[
             (
                 first,
@@ -323,6 +338,7 @@ def cost(case: Case) -> Cost:
 
 
 #: Instructions of the floating-point units.
+_UNROUNDED = re.compile(r"\b(?:fma\.rn\.f32|div\.full|div\.approx)")
 _FLOAT = re.compile(r"\b(FADD|FMUL|FFMA|FSETP|FMNMX|FSEL)\b")
 
 

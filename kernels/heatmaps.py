@@ -19,9 +19,11 @@ from torch import Tensor
 #: Number of outputs that are computed at once.
 _OUTPUTS = 1024
 
-#: Products and sums are rounded one by one, in both kernels: the largest output is then the peak exactly, so that the
-#: heatmap's maximum is 1 and not the number below.
-_AS_WRITTEN = {"enable_fp_fusion": False}
+#: Products and sums are rounded one by one, in both kernels, and quotients as IEEE asks (`tl.div_rn`; `/` may be off by
+#: two units in the last place). The largest output is then the peak exactly, so that the heatmap's maximum is 1 and
+#: not the number below; and outputs lie where PyTorch has them: one unit of h/H moves those of a map of 14 x 14 by
+#: 1e-6 of a cell.
+AS_WRITTEN = {"enable_fp_fusion": False}
 
 
 def finish(
@@ -45,9 +47,9 @@ def finish(
     peak = torch.empty(b, k, device=grid.device)
     blank = torch.empty(b, k, dtype=torch.bool, device=grid.device)
     block = min(_OUTPUTS, triton.next_power_of_2(max(16, 9 * h * w)))
-    _peaks[(b,)](grid, status, peak, blank, k, h, w, *size, not_finite, block, **_AS_WRITTEN)
+    _peaks[(b,)](grid, status, peak, blank, k, h, w, *size, not_finite, block, **AS_WRITTEN)
     blocks = triton.cdiv(size[0] * size[1], _OUTPUTS)
-    _heatmaps[(b * k * blocks,)](grid, peak, heatmap, h, w, *size, blocks, _OUTPUTS, **_AS_WRITTEN)
+    _heatmaps[(b * k * blocks,)](grid, peak, heatmap, h, w, *size, blocks, _OUTPUTS, **AS_WRITTEN)
     return heatmap, peak, blank
 
 
@@ -76,7 +78,7 @@ def _interpolated(
 @triton.jit
 def _place(output: tl.tensor, cells: tl.tensor, outputs: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
     """The cell before an output along one axis, and the output's distance from it, 0 to 1."""
-    scale = (cells * 1.0) / outputs
+    scale = tl.div_rn(cells * 1.0, outputs * 1.0)
     place = tl.maximum((output.to(tl.float32) + 0.5) * scale - 0.5, 0.0)
     cell = tl.minimum(place.to(tl.int32), cells - 1)
     return cell, place - cell.to(tl.float32)
@@ -85,7 +87,7 @@ def _place(output: tl.tensor, cells: tl.tensor, outputs: tl.tensor) -> tuple[tl.
 @triton.jit
 def _near_border(index: tl.tensor, cells: tl.tensor, outputs: tl.tensor) -> tl.tensor:
     """The output before, at or after the first one past the centre of cell index // 3."""
-    scale = (outputs * 1.0) / cells
+    scale = tl.div_rn(outputs * 1.0, cells * 1.0)
     first = tl.ceil((index // 3).to(tl.float32) * scale + 0.5 * scale - 0.5).to(tl.int32)
     return tl.minimum(tl.maximum(first + index % 3 - 1, 0), outputs - 1)
 
@@ -155,6 +157,6 @@ def _heatmaps(
         grid + map_index * h * w, point // width, point % width, h, w, height, width, inside
     )
     # Rounding may put a value between two outputs above both.
-    values = tl.minimum(values / tl.where(peak > 0, peak, 1.0), 1.0)
+    values = tl.minimum(tl.div_rn(values, tl.where(peak > 0, peak, 1.0)), 1.0)
     values = tl.where(peak > 0, values, 0.0)
     tl.store(heatmaps + map_index * height * width + point, values, mask=inside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -128,8 +129,7 @@ def test_the_most_likely_order_and_times():
     assert sum(four_minutes) < 240
     for part in gpu_check.PARTS.values():
         module, _, name = part.work.partition(":")
-        assert module == "bench.gpu_parts"
-        assert callable(getattr(gpu_parts, name))
+        assert callable(getattr(importlib.import_module(module), name))
 
 
 def test_a_long_summary_is_cut():

@@ -45,6 +45,15 @@ def test_no_kernel_keeps_registers_in_memory(costs: dict[str, Any]) -> None:
         assert row["shared"] <= costs["shared_limit"], row
 
 
+def test_heatmaps_are_computed_as_written(costs: dict[str, Any]) -> None:
+    """Each operation is rounded: a fused or approximate one moves the maximum of a map from 1, and its outputs."""
+    rows = [row for row in costs["odd"] if row["kernel"] in ("_peaks", "_heatmaps")]
+    assert len(rows) == 2
+    for row in [costs["kernels"]["_peaks"], costs["kernels"]["_heatmaps"], *rows]:
+        assert row["unrounded"] == 0, row
+    assert costs["kernels"]["_pooled"]["unrounded"] > 0  # where it does no harm
+
+
 def test_every_kernel_of_a_call_is_compiled(costs: dict[str, Any]) -> None:
     launched = []
     activations = torch.empty(2, 64, 7, 7, device="meta")
