@@ -31,6 +31,7 @@ from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.sources.columns import MaskedSamples
 from cfcam_gpu.dataset.sources.find import listed_samples
 from cfcam_gpu.dataset.sources.folder_labels import chosen_labels, with_folder_labels
+from cfcam_gpu.dataset.sources.names import leads_out
 from cfcam_gpu.dataset.sources.sample import Sample, masked_urls, without_credentials
 from cfcam_gpu.dataset.sources.spool import SpooledSamples
 from cfcam_gpu.dataset.store.journal import Journals, run_token
@@ -422,7 +423,11 @@ class _Run:
     def _overlays(self, rows: Sequence[Row]) -> list[Path]:
         """The overlays of rows that are in the folder; earlier ones of a folder at a URL are there only."""
         names = (one.get("overlay") for row in rows for one in (row, *others_of(row)))
-        return [path for name in names if name and (path := self.store.out / name).is_file()]
+        return [self.store.out / name for name in names if name and self._is_overlay(name)]
+
+    def _is_overlay(self, name: str) -> bool:
+        """Whether a row's overlay is a picture in the folder. Rows may come from a URL, where others can write."""
+        return "_cfcam." in name and not leads_out(name) and (self.store.out / name).is_file()
 
     def _send(self, part: int, overlays: list[Path]) -> None:
         """A part is finished, and has these overlays."""

@@ -24,7 +24,8 @@ from cfcam_gpu.dataset.execution.observer import Observer
 from cfcam_gpu.dataset.run import explain_dataset
 from cfcam_gpu.dataset.store import remote_lock, uploads
 from cfcam_gpu.dataset.store.schema import Row
-from cfcam_gpu.errors import ConfigError, InputError, MissingPackageError, PlaceError, StoreError
+from cfcam_gpu.dataset.store.store import Store
+from cfcam_gpu.errors import ConfigError, InputError, MissingPackageError, StoreError
 from tests.helpers.command import FAILED, OK, SKIPPED, USAGE, cfcam
 from tests.helpers.launcher import ROOT
 from tests.helpers.places import BUCKET, LocalS3, local_s3
@@ -248,6 +249,36 @@ def test_an_emptied_url_begins_anew(server: Server, images: Path, on_disk: dict[
     assert without_states(server.files()) == on_disk
 
 
+def test_rows_at_the_url_name_no_files_of_this_machine(
+    server: Server, tmp_path: Path, another_machine: Callable[[], None]
+) -> None:
+    """The pictures of kept rows are uploaded and removed, if they are any."""
+    folder = save(tmp_path / "in", a=photo(1), b=b"")
+    summary = run(folder, server.url, **SETTINGS)
+    another_machine()
+    secret = tmp_path / "cache of another machine" / "secret_cfcam.png"
+    store = Store(summary.out)
+    for name in ("../../../secret_cfcam.png", str(secret), "run.json", "shards/part-00000.parquet"):
+        lines = store.read_rows(0)
+        lines[0]["overlay"] = name
+        store.write_part(0, lines, (8, 8))
+        Place(f"{server.url}/shards/part-00000.parquet").put(store.part_file(0))
+        secret.parent.mkdir(exist_ok=True)
+        secret.write_bytes(b"secret")
+        again = run(folder, server.url, retry_failed=True, **SETTINGS)
+        assert (again.out / "run.json").exists()
+        assert secret.read_bytes() == b"secret"
+        assert b"secret" not in server.files().values()
+
+
+def test_parts_without_their_run_are_refused(server: Server, images: Path) -> None:
+    run(images, server.url, **SETTINGS)
+    Place(f"{server.url}/run.json").remove()
+    with pytest.raises(StoreError, match=r"holds parts but run.json is missing; .* --overwrite"):
+        run(images, server.url, **SETTINGS)
+    assert run(images, server.url, overwrite=True, **SETTINGS).now == COUNT
+
+
 def test_results_below_the_inputs_are_no_inputs(s3: LocalS3, images: Path) -> None:
     for path in sorted(images.iterdir())[:3]:
         s3.put(f"below/{path.name}", path.read_bytes())
@@ -445,11 +476,45 @@ def test_a_url_without_results_is_told(server: Server) -> None:
         open_results(server.url)
 
 
-def test_a_full_disk_of_this_machine_is_told(server: Server, images: Path, tmp_path: Path) -> None:
+FULL = """
+import resource, sys
+from cfcam_gpu.errors import StoreError
+from tests.helpers.smallnet import Recorder, run
+
+images, url, settings = sys.argv[1], sys.argv[2], eval(sys.argv[3])
+
+def fill():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+
+try:
+    run(images, url, observer=Recorder(after=4, action=fill), **settings)
+except StoreError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_of_this_machine_is_told(
+    s3: LocalS3, images: Path, on_disk: dict[str, bytes], tmp_path: Path
+) -> None:
+    """The run ends; what was finished before is at the URL, and with room again the same command does the rest."""
+    url = f"s3://{BUCKET}/full"
+    ended = subprocess.run(
+        [sys.executable, "-c", FULL, str(images), url, repr(SETTINGS)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stdout.startswith(f"cannot write {tmp_path}/cache/runs/"), ended
+    assert "File too large; what is done so far is kept, the same command resumes" in ended.stdout
+    assert "shards/part-00000.parquet" in s3.objects("full")
+    assert run(images, url, **SETTINGS).before >= PART
+    assert without_states(s3.objects("full")) == on_disk
+
+
+def test_a_cache_folder_that_cannot_be_made_is_told(server: Server, images: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("no folder")
-    with pytest.raises(StoreError) as caught:
+    with pytest.raises(StoreError, match=f"{tmp_path}/cache/runs/"):
         run(images, server.url, **SETTINGS)
-    assert not isinstance(caught.value, PlaceError)
 
 
 @pytest.mark.parametrize(

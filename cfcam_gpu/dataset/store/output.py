@@ -57,9 +57,9 @@ def opened_output(
             yield staging.folder, uploads
         except BaseException:
             with suppress(StoreError):  # the first error is the one to tell
-                uploads.finish()
+                uploads.finish(note)
             raise
-        uploads.finish()
+        uploads.finish(note)
 
 
 def fetched_output(out: str | Path) -> tuple[Path, Mirror]:

@@ -92,15 +92,20 @@ class Staging:
             parts: whether the finished parts are fetched.
 
         Raises:
-            PlaceError: the URL cannot be read. StoreError: the folder cannot be written.
+            PlaceError: the URL cannot be read.
+            StoreError: the URL has parts of a run and nothing else; the folder cannot be written.
         """
         there = {name: _content(self.place.below(name)) for name in MARKERS}
         if (self.root / "wiping").exists() or there != {name: self._here(name) for name in MARKERS}:
             self._empty()
-        versions = {PLAN: _version(self.place.below(PLAN))} if any(there.values()) else {}
-        for folder, names in _READ_AGAIN.items() if parts and versions else ():
-            found = self.place.below(folder).versions()
-            versions |= {f"{folder}/{name}": v for name, v in found.items() if re.fullmatch(names, name)}
+        versions = self._versions() if parts else {}
+        if versions and not any(there.values()):
+            raise StoreError(
+                f"{self.place} holds parts but {MARKERS[0]} is missing; choose another output folder, or --overwrite "
+                "to begin anew"
+            )
+        if any(there.values()):
+            versions[PLAN] = _version(self.place.below(PLAN))
         wanted = [(name, v) for name, v in versions.items() if v is not None and self._is_older(name, v)]
         with ThreadPoolExecutor(AT_ONCE) as threads:
             list(threads.map(lambda one: self._fetch(*one), wanted))
@@ -126,6 +131,15 @@ class Staging:
     @property
     def _locks(self) -> Path:
         return self.root / "locks"
+
+    def _versions(self) -> dict[str, str | None]:
+        """Names and versions of the files in folders that a run reads again. Other names are not of a run."""
+        return {
+            f"{folder}/{name}": version
+            for folder, names in _READ_AGAIN.items()
+            for name, version in self.place.below(folder).versions().items()
+            if re.fullmatch(names, name)
+        }
 
     def _load(self) -> None:
         with self.written(self.folder):

@@ -33,6 +33,9 @@ _MOST_WAITING = 16
 #: Seconds between two looks at the lock, and between two looks of the run at the uploads it waits for.
 _LOCK_INTERVAL, _CHECK_INTERVAL = 5.0, 0.05
 
+#: Seconds that the end of a run takes without a word.
+_A_MOMENT = 2.0
+
 #: What a run makes from its parts when it ends, in the order in which it may be seen.
 _MADE_AT_THE_END = ("metrics.parquet", "plots/*.png", "summary.json", REPORT)
 
@@ -90,13 +93,25 @@ class Uploads(Mirror):
                 "this machine uploads it and goes on"
             ) from error
 
-    def finish(self) -> None:
-        """Uploads what the run made at its end, and waits for all uploads. Raises StoreError."""
+    def finish(self, note: Callable[[str], None]) -> None:
+        """Uploads what the run made at its end, and waits for all uploads.
+
+        Args:
+            note: is told where that takes longer than a moment.
+
+        Raises:
+            StoreError: a file cannot be uploaded.
+        """
         folder = self.staging.folder
         for pattern in _MADE_AT_THE_END:
             paths = sorted(path for path in folder.glob(pattern) if path.stat().st_mtime >= self._began)
             if paths:
                 self.written(*paths)
+        end = time.monotonic() + _A_MOMENT
+        while self._queue.unfinished_tasks and time.monotonic() < end and self._error is None:
+            time.sleep(_CHECK_INTERVAL)
+        if self._queue.unfinished_tasks and self._error is None:
+            note(f"uploading what is finished to {self.name}")
         self.wait()
         if any((folder / "plots").glob("*.png")):
             with self._told():
