@@ -16,7 +16,7 @@ from cfcam_gpu.dataset.sources.hub_parquet import hub_samples, is_hub_parquet
 from cfcam_gpu.dataset.sources.huggingface import dataset_samples, is_saved_dataset, refuse_cache
 from cfcam_gpu.dataset.sources.listing import Listing, Unnamed
 from cfcam_gpu.dataset.sources.manifests import is_manifest, manifest_samples
-from cfcam_gpu.dataset.sources.names import image_stem, names_of, safe_name
+from cfcam_gpu.dataset.sources.names import names_of, names_of_id
 from cfcam_gpu.dataset.sources.places import expand_url
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri, path_uri, url_uri
 from cfcam_gpu.dataset.sources.spool import SpooledSamples
@@ -82,8 +82,7 @@ def listed_samples(
                 manifests += _KINDS["manifest"].includes(source)
                 origin = str(source.path) if isinstance(source.path, Place) else source.path.as_posix()
                 for sample in kind.samples(source):
-                    name = safe_name(_without_scheme(sample.sample_id))
-                    listing.add(Unnamed(sample, origin, str(image_stem(name)), str(name)))
+                    listing.add(Unnamed(sample, origin, *names_of_id(_without_scheme(sample.sample_id))))
     if path_column is not None and not manifests:
         raise InputError(f"the path column {path_column!r} is for manifests, and none of the inputs is one")
     if not len(listing):
@@ -160,7 +159,7 @@ class _Kind:
     """A kind of input that holds several samples: whether an input is one, and the samples of one."""
 
     includes: Callable[[_Input], bool]
-    samples: Callable[[_Input], list[Sample]]
+    samples: Callable[[_Input], Iterable[Sample]]
 
 
 def _shard_samples(source: _Input) -> list[Sample]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator
+from itertools import chain
 from typing import Any
 
-from cfcam_gpu.dataset.sources.sample import Sample, clean_text
+from cfcam_gpu.dataset.sources.columns import Columns, ColumnSource
+from cfcam_gpu.dataset.sources.sample import clean_text
 
 #: Stands between the labels of an image that has several.
 SEPARATOR = "|"
@@ -57,29 +58,41 @@ def _single(value: Any) -> str | None:
     return clean_text(str(value).strip()) or None
 
 
-def with_whole_numbers(samples: Sequence[Sample]) -> list[Sample]:
+def with_whole_numbers(samples: ColumnSource) -> ColumnSource:
     """The samples of a table; in a column in which all values read like "285.0" these become "285".
 
     pandas writes a column of whole numbers with a missing one that way. A column that also holds other texts
     has class names, such as versions, and stays as it is.
 
     Example:
-        >>> table = [Sample("a", "/a.png", label="285.0"), Sample("b", "/b.png")]
+        >>> from cfcam_gpu.dataset.sources.sample import Sample
+        >>> from cfcam_gpu.dataset.sources.spool import SpooledSamples
+        >>> table = SpooledSamples([Sample("a", "/a.png", label="285.0"), Sample("b", "/b.png")])
         >>> [sample.label for sample in with_whole_numbers(table)]
         ['285', None]
     """
-    labels = _whole([sample.label for sample in samples])
-    targets = _whole([sample.target for sample in samples])
-    return [
-        sample
-        if (sample.label, sample.target) == (label, target)
-        else replace(sample, label=label, target=target)
-        for sample, label, target in zip(samples, labels, targets, strict=True)
-    ]
+    whole = [name for name in ("label", "target") if _are_whole(samples, name)]
+    return _WholeNumbers(samples, whole) if whole else samples
 
 
-def _whole(column: list[str | None]) -> list[str | None]:
-    matches = [None if text is None else _FLOAT_INTEGER.fullmatch(text) for text in column]
-    if any(text is not None and match is None for text, match in zip(column, matches, strict=True)):
-        return column
-    return [None if match is None else match[1] for match in matches]
+class _WholeNumbers(ColumnSource):
+    """The samples, without ".0" in the columns `whole`."""
+
+    def __init__(self, samples: ColumnSource, whole: Collection[str]) -> None:
+        self._samples, self._whole = samples, whole
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def pieces(self, *names: str) -> Iterator[Columns]:
+        for piece in self._samples.pieces(*names):
+            for name in set(names).intersection(self._whole):
+                piece[name] = [None if text is None else text.partition(".")[0] for text in piece[name]]
+            yield piece
+
+
+def _are_whole(samples: ColumnSource, name: str) -> bool:
+    """Whether a column has values, and all of them read like "285.0"."""
+    texts = (text for piece in samples.pieces(name) for text in set(piece[name]) if text is not None)
+    first = next(texts, "")
+    return all(_FLOAT_INTEGER.fullmatch(text) for text in chain([first], texts))

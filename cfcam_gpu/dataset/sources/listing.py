@@ -89,14 +89,11 @@ class Listing:
         self._repeated = repeated(hashes)
         del hashes
         id_of, name_of = _different_ids(self._pieces), _different_names(self._pieces)
-        samples = SpooledSamples(
-            Sample(sample_id, uri, label, target, name, mask)
+        kept = ("uri", "label", "target", "mask")
+        samples = SpooledSamples.of_pieces(
+            {name: piece[name] for name in kept} | {"sample_id": id_of(piece), "name": name_of(piece)}
             for piece in self._pieces(*_COLUMNS[:-1])
-            for sample_id, uri, label, target, name, mask in zip(
-                id_of(piece), piece["uri"], piece["label"], piece["target"], name_of(piece), piece["mask"],
-                strict=True,
-            )
-        )  # fmt: skip
+        )
         self._rows.clear()
         return samples
 
@@ -132,7 +129,7 @@ class Listing:
 Pieces = Callable[..., Iterator[Columns]]
 
 #: The final ids or names of the samples in a piece. Pieces come in order.
-OfPiece = Callable[[Columns], Sequence[str]]
+OfPiece = Callable[[Columns], list[str]]
 
 
 def _different_ids(pieces: Pieces) -> OfPiece:

@@ -6,11 +6,13 @@ import os
 import posixpath
 import re
 import unicodedata
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
 from cfcam_gpu._utils.places.place import Place
 from cfcam_gpu._utils.places.schemes import is_url, unread_scheme
+from cfcam_gpu.dataset.sources.names import is_plain
 from cfcam_gpu.dataset.sources.sample import make_uri, path_uri, split_uri, url_uri
 
 #: How a path or URI of this machine begins, also one of Windows.
@@ -34,6 +36,8 @@ def resolve_path(manifest: Path | Place, text: str) -> str:
         >>> resolve_path(Path("/lists/train.csv"), "s3://bucket/cats/1.png")
         's3://bucket/cats/1.png'
     """
+    if is_plain(text) and isinstance(manifest, Path) and manifest.is_absolute():
+        return path_uri(f"{_folder_of(manifest)}{text}")
     if is_url(text.strip()):
         return _checked_url(text.strip())
     if isinstance(manifest, Place):
@@ -77,6 +81,11 @@ def _beside(manifest: Place, text: str) -> Place:
     if "\0" in text or relative.split("/")[0] == ".." or ".." in re.split(r"[/\\]", text):
         raise ForeignPathError("leaves the manifest's folder by '..', which a manifest at a URL may not")
     return manifest.beside(relative)
+
+
+@lru_cache(maxsize=8)
+def _folder_of(manifest: Path) -> str:
+    return os.path.join(manifest.parent, "")
 
 
 def _spelling(folder: Path, text: str) -> str:

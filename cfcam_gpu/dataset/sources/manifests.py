@@ -7,19 +7,25 @@ Columns: `path` or `uri`; optional are `sample_id`, `label`, `target`, and where
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import numpy as np
 
 from cfcam_gpu._utils.messages import first_line, printable
 from cfcam_gpu._utils.places.masking import hidden, masked
 from cfcam_gpu._utils.places.place import Place
 from cfcam_gpu._utils.places.schemes import is_url
+from cfcam_gpu.dataset.sources.columns import ColumnSource
 from cfcam_gpu.dataset.sources.labels import label_text, target_text, with_whole_numbers
 from cfcam_gpu.dataset.sources.manifest_paths import ForeignPathError, resolve_path, resolve_uri
 from cfcam_gpu.dataset.sources.masks import box_mask
-from cfcam_gpu.dataset.sources.names import IMAGE_SUFFIXES
+from cfcam_gpu.dataset.sources.names import IMAGE_SUFFIXES, is_plain
+from cfcam_gpu.dataset.sources.repeated import repeated
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri
+from cfcam_gpu.dataset.sources.spool import SpooledSamples
 from cfcam_gpu.dataset.sources.text_tables import (
     Line,
     error_at,
@@ -71,8 +77,8 @@ def _lists_paths(path: Path | Place) -> bool:
     return "\0" not in text and text != "" and os.path.isfile(path.parent / text)
 
 
-def manifest_samples(path: Path | Place, path_column: str | None = None) -> list[Sample]:
-    """One sample for each row, in the manifest's order.
+def manifest_samples(path: Path | Place, path_column: str | None = None) -> ColumnSource:
+    """One sample for each row, in the manifest's order; in memory are 8 bytes for each.
 
     Relative paths begin in the manifest's folder and must not leave it; URLs are read where they are. A manifest at
     a URL names nothing else: a path of this machine in it makes a sample that fails. Whether the files exist is not
@@ -96,28 +102,50 @@ def manifest_samples(path: Path | Place, path_column: str | None = None) -> list
         >>> [(sample.sample_id, sample.label) for sample in manifest_samples(manifest)]
         [('cat.jpg', 'cat')]
     """
-    samples: list[Sample] = []
-    places: dict[str, str] = {}
     if isinstance(path, Path) and os.path.exists(path) and not os.path.isfile(path):
         raise InputError(f"manifest {str(path)!r} is not a regular file; give a file on disk")
+    hashes = array("q")
     try:
-        for place, row in _rows(path, path_column):
-            sample = _sample(path, place, row)
-            earlier = places.setdefault(sample.sample_id, place)
-            if earlier != place:
-                raise error_at(
-                    path,
-                    place,
-                    f"sample_id {sample.sample_id!r} was given in {earlier} already; several rows for one image need "
-                    "a column sample_id that tells them apart",
-                )
-            samples.append(sample)
+        samples = SpooledSamples(_hashed(_samples(path, path_column), hashes))
+        several = repeated(np.array(hashes, np.int64))
+        if len(several):
+            _refuse_repeated(path, _samples(path, path_column), set(several.tolist()))
     except OSError as error:
         reason = error.strerror or printable(" ".join(str(error).split()))
         raise InputError(f"manifest {str(path)!r} cannot be read: {reason}") from error
-    if not samples:
+    if not len(samples):
         raise InputError(f"manifest {str(path)!r} holds no rows")
     return with_whole_numbers(samples)
+
+
+#: Where a row is, for messages, and its sample.
+_Row = tuple[str, Sample]
+
+
+def _samples(path: Path | Place, path_column: str | None) -> Iterator[_Row]:
+    absolute = path.absolute() if isinstance(path, Path) else path
+    for place, row in _rows(path, path_column):
+        yield place, _sample(path, absolute, place, row)
+
+
+def _hashed(rows: Iterable[_Row], hashes: array[int]) -> Iterator[Sample]:
+    """The samples; the hashes of their ids are appended."""
+    for _, sample in rows:
+        hashes.append(hash(sample.sample_id))
+        yield sample
+
+
+def _refuse_repeated(path: Path | Place, rows: Iterable[_Row], hashes: Container[int]) -> None:
+    """Raises InputError for the first id that two rows have, among those with these hashes."""
+    places: dict[str, str] = {}
+    for place, sample in rows:
+        if hash(sample.sample_id) in hashes and places.setdefault(sample.sample_id, place) != place:
+            raise error_at(
+                path,
+                place,
+                f"sample_id {sample.sample_id!r} was given in {places[sample.sample_id]} already; several rows for "
+                "one image need a column sample_id that tells them apart",
+            )
 
 
 def _rows(path: Path | Place, path_column: str | None) -> Iterator[tuple[str, dict[str, str]]]:
@@ -142,13 +170,13 @@ def _rows(path: Path | Place, path_column: str | None) -> Iterator[tuple[str, di
         yield place, {name: _text(path, place, name, row[name]) for name in _COLUMNS if name in row}
 
 
-def _sample(manifest: Path | Place, place: str, row: Mapping[str, str]) -> Sample:
+def _sample(manifest: Path | Place, absolute: Path | Place, place: str, row: Mapping[str, str]) -> Sample:
     column = "uri" if "uri" in row else "path"
     text = row[column]
     if not text:
         raise error_at(manifest, place, f"the {column} is empty")
     try:
-        uri = resolve_uri(manifest, text) if column == "uri" else resolve_path(manifest, text)
+        uri = resolve_uri(absolute, text) if column == "uri" else resolve_path(absolute, text)
     except ForeignPathError as error:
         uri = make_uri("broken", masked(f"{manifest}, {place}"), masked(f"{column} {text[:200]!r} {error}"))
     except ValueError as error:
@@ -160,6 +188,8 @@ def _sample(manifest: Path | Place, place: str, row: Mapping[str, str]) -> Sampl
 
 def _mask(manifest: Path | Place, place: str, row: Mapping[str, str]) -> str | None:
     texts = {column: row[column] for column in _MASKS if row.get(column)}
+    if not texts:
+        return None
     where = masked(f"manifest {str(manifest)!r}, {place}")
     if len(texts) > 1:
         return make_uri("broken", where, "there are a mask and a box; leave one empty")
@@ -173,6 +203,8 @@ def _mask(manifest: Path | Place, place: str, row: Mapping[str, str]) -> str | N
 
 def _id_of(text: str) -> str:
     """The id of a sample that has no other: its path, or its URL without credentials."""
+    if is_plain(text):
+        return text
     return hidden(text.strip()) if is_url(text.strip()) else PurePosixPath(text).as_posix()
 
 

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
+from functools import lru_cache
 from pathlib import PurePath, PurePosixPath
 
 from cfcam_gpu.dataset.sources.sample import clean_text
@@ -27,6 +28,11 @@ _OF_THE_STORE = frozenset((
 
 #: Ends of the names of pictures that runs and exports write.
 _PICTURES = (".png", ".jpg", ".webp")
+
+#: Folders and a file: printable ASCII but "/", "\\" and ":", none beginning with a dot or a space, nor the end a space.
+_PLAIN = re.compile(
+    r"(?:[!-,0-9;-\[\]-~\-][ -.0-9;-\[\]-~]*/)*[!-,0-9;-\[\]-~\-](?:[ -.0-9;-\[\]-~]*[!-.0-9;-\[\]-~])?"
+)
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 
@@ -58,6 +64,30 @@ def _has_stem(path: PurePath) -> bool:
     return path.stem.strip(".") != ""
 
 
+def is_plain(path: str) -> bool:
+    """Whether a path is relative, in ASCII, and the same in any spelling: most are, and need no closer look.
+
+    Example:
+        >>> is_plain("cats/1 (2).png"), is_plain("cats/../1.png"), is_plain("/cats/1.png"), is_plain(" 1.png")
+        (True, False, False, False)
+    """
+    return len(path) <= _MAX_BYTES and _PLAIN.fullmatch(path) is not None
+
+
+def names_of_id(sample_id: str) -> tuple[str, str]:
+    """The name of a sample from its id, without an image's extension, and its whole name, for where others clash.
+
+    Example:
+        >>> names_of_id("/photos/../cat.png")
+        ('photos/cat', 'photos/cat.png')
+    """
+    if is_plain(sample_id):
+        stem, dot, suffix = sample_id.rpartition(".")
+        return (stem if f"{dot}{suffix.lower()}" in IMAGE_SUFFIXES else sample_id), sample_id
+    name = safe_name(sample_id)
+    return str(image_stem(name)), str(name)
+
+
 def safe_name(text: str) -> PurePosixPath:
     """A relative path for output files made of any text: without root, "..", control characters and long parts.
 
@@ -87,14 +117,16 @@ def output_name(name: str) -> str:
         >>> output_name("shards/part-00001.parquet/x"), output_name("cat_cfcam.png/x"), output_name("pets/cat")
         ('shards_/part-00001.parquet/x', 'cat_cfcam.png_/x', 'pets/cat')
     """
-    if "/" not in name:
-        return name
-    *folders, last = name.split("/")
+    folder, slash, last = name.rpartition("/")
+    return f"{_output_folder(folder)}/{last}" if slash else name
+
+
+@lru_cache(maxsize=1024)
+def _output_folder(path: str) -> str:
+    folders = path.split("/")
     if folders[0].lower() in _OF_THE_STORE:
         folders[0] += "_"
-    folders = [f"{folder}_" if folder.lower().endswith(_PICTURES) else folder for folder in folders]
-    changed = "/".join([*folders, last])
-    return name if changed == name else changed
+    return "/".join(f"{folder}_" if folder.lower().endswith(_PICTURES) else folder for folder in folders)
 
 
 def _shortened(part: str) -> str:

@@ -125,6 +125,8 @@ def path_uri(path: str) -> str:
         >>> path_uri("/photos/cat.jpg"), path_uri("/photos/cat\n.jpg")
         ('/photos/cat.jpg', 'file:/photos/cat%0A.jpg')
     """
+    if path.startswith("/") and path.isascii() and path.isprintable():
+        return path
     scheme, colon, _ = path.partition(":")
     plain = not (colon and scheme in _SCHEMES) and not re.search(r"[\x00-\x1f\x7f\udc80-\udcff]", path)
     return path if plain else make_uri("file", path)

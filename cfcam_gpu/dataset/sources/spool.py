@@ -5,10 +5,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from operator import attrgetter
+from itertools import chain
 from typing import IO, TYPE_CHECKING
 
-from cfcam_gpu.dataset.sources.columns import AT_ONCE, FIELDS, Columns, ColumnSource
+from cfcam_gpu.dataset.sources.columns import AT_ONCE, FIELDS, Columns, ColumnSource, cut, pieces_of
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.errors import InputError
 
@@ -36,19 +36,27 @@ class Spool:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
-        self._held: list[tuple[str | None, ...]] = []
+        # The cells of row after row: tuples would have the garbage collector look through them again and again.
+        self._held: list[str | None] = []
         self._stored = 0
         self._files: list[IO[bytes]] = []
         self._writer: pq.ParquetWriter | None = None
 
     def __len__(self) -> int:
-        return self._stored + len(self._held)
+        return self._stored + len(self._held) // len(self.names)
 
-    def append(self, row: tuple[str | None, ...]) -> None:
+    def append(self, row: Iterable[str | None]) -> None:
         """Adds a row."""
-        if len(self._held) == AT_ONCE:
+        if len(self._held) == AT_ONCE * len(self.names):
             self._store()
-        self._held.append(row)
+        self._held += row
+
+    def extend(self, pieces: Iterable[Columns]) -> None:
+        """Adds rows that come as columns, `AT_ONCE` in each piece but the last."""
+        for piece in pieces:
+            if self._held:
+                self._store()
+            self._held += chain.from_iterable(zip(*(piece[name] for name in self.names), strict=True))
 
     def pieces(self, *names: str) -> Iterator[Columns]:
         """The values of all rows, `AT_ONCE` at a time."""
@@ -59,7 +67,7 @@ class Spool:
         for file in self._files:
             yield from _stored_pieces(file, names)
         if self._held:
-            columns = dict(zip(self.names, map(list, zip(*self._held, strict=True)), strict=True))
+            columns = self._held_columns()
             yield {name: columns[name] for name in names}
 
     def clear(self) -> None:
@@ -68,6 +76,9 @@ class Spool:
         while self._files:
             self._files.pop().close()
 
+    def _held_columns(self) -> Columns:
+        return {name: self._held[i :: len(self.names)] for i, name in enumerate(self.names)}
+
     def _store(self) -> None:
         """Moves the held rows into the file."""
         import pyarrow as pa
@@ -75,14 +86,14 @@ class Spool:
 
         from cfcam_gpu.dataset.store.arrays import arrow_array
 
-        columns = [arrow_array(values, pa.string()) for values in zip(*self._held, strict=True)]
+        columns = [arrow_array(values, pa.string()) for values in self._held_columns().values()]
         table = pa.Table.from_arrays(columns, names=list(self.names))
         with temporary_file_errors("written"):
             if self._writer is None:
                 self._files.append(tempfile.TemporaryFile(prefix="cfcam-"))  # noqa: SIM115
                 self._writer = pq.ParquetWriter(self._files[-1], table.schema, compression="zstd")
             self._writer.write_table(table)
-        self._stored += len(self._held)
+        self._stored += len(table)
         self._held = []
 
 
@@ -97,8 +108,14 @@ class SpooledSamples(ColumnSource):
 
     def __init__(self, samples: Iterable[Sample]) -> None:
         self._spool = Spool(FIELDS)
-        for values in map(attrgetter(*FIELDS), samples):
-            self._spool.append(values)
+        self._spool.extend(pieces_of(samples, *FIELDS))
+
+    @classmethod
+    def of_pieces(cls, pieces: Iterable[Columns]) -> SpooledSamples:
+        """The samples whose fields are in columns, of any lengths."""
+        samples = cls(())
+        samples._spool.extend(cut(pieces, AT_ONCE))
+        return samples
 
     def __len__(self) -> int:
         return len(self._spool)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import tracemalloc
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cfcam_gpu.dataset.sources.find import find_samples
+from cfcam_gpu.dataset.sources import columns, manifest_paths, manifests, spool
+from cfcam_gpu.dataset.sources.find import find_samples, listed_samples
+from cfcam_gpu.dataset.sources.manifest_paths import resolve_path
 from cfcam_gpu.dataset.sources.manifests import manifest_samples
+from cfcam_gpu.dataset.sources.names import image_stem, is_plain, names_of_id, safe_name
 from cfcam_gpu.dataset.sources.open_image import open_image
-from cfcam_gpu.dataset.sources.sample import Sample
+from cfcam_gpu.dataset.sources.sample import Sample, clean_text, path_uri
 from cfcam_gpu.errors import ImageError, InputError
 
 
@@ -235,3 +240,91 @@ def test_any_cells_come_back_and_stay_inside_the_folder(tmp_path: Path, rows: li
             )  # "." is the folder itself, which then fails to decode
             or sample.uri.startswith("file:")
         )
+
+
+@given(st.text("ab.~ /:\\\\é\x7f-[1", min_size=1, max_size=12) | st.text(max_size=8))
+@example("a" * 181)
+@example("a/./b.png")
+@example("b.tar.png")
+def test_a_plain_path_is_what_a_closer_look_makes_of_it(text: str) -> None:
+    """The short way for most paths."""
+    if not is_plain(text):
+        return
+    name = safe_name(text)
+    assert str(name) == text == PurePosixPath(text).as_posix() == clean_text(text.strip())
+    assert names_of_id(text) == (str(image_stem(name)), text)
+    assert resolve_path(Path("/lists/a.csv"), text) == path_uri(
+        manifest_paths._inside(Path("/lists/a.csv"), text)
+    )
+    assert manifest_paths._spelling(Path("/lists"), text) == text
+
+
+KINDS = {
+    "csv": lambda rows: "path,label\n" + "".join(f"{path},{label or ''}\n" for path, label in rows),
+    "jsonl": lambda rows: "".join(json.dumps({"path": path, "label": label}) + "\n" for path, label in rows),
+    "txt": lambda rows: "".join(f"{path} {label or ''}\n" for path, label in rows),
+}
+
+
+def made(folder: Path, kind: str, rows: list[tuple[str, str | None]]) -> Path:
+    path = folder / f"list.{kind}"
+    if kind == "parquet":
+        pq.write_table(
+            pa.table(dict(zip(("path", "label"), map(list, zip(*rows, strict=True)), strict=True))), path
+        )
+        return path
+    return _write(path, KINDS[kind](rows))
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (spool, columns):
+        monkeypatch.setattr(module, "AT_ONCE", 500)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "txt", "parquet"])
+@pytest.mark.usefixtures("small_pieces")
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path, kind: str) -> None:
+    """But for hashes of 8 bytes; it were 440 bytes if the samples were held."""
+
+    def peak(count: int) -> int:
+        path = made(tmp_path, kind, [(f"n{i // 50:08}/{i:08}.png", f"{i % 9}") for i in range(count)])
+        tracemalloc.start()
+        assert len(listed_samples([str(path)])) == count
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    few = min(peak(2_000) for _ in range(3))
+    assert min(peak(8_000) for _ in range(3)) - few < 100 * 6_000
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "txt", "parquet"])
+@pytest.mark.usefixtures("small_pieces")
+def test_a_repeated_id_is_told_wherever_it_is(tmp_path: Path, kind: str) -> None:
+    rows: list[tuple[str, str | None]] = [(f"{i}.png", "1") for i in range(1200)]
+    rows[1100] = rows[700] = ("30.png", "1")
+    where = "row" if kind == "parquet" else "line"
+    first, second = (32, 702) if kind == "csv" else (31, 701)
+    with pytest.raises(
+        InputError, match=rf"{where} {second}: sample_id '30.png' was given in {where} {first} already"
+    ):
+        manifest_samples(made(tmp_path, kind, rows))
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(("last", "expected"), [("7.0", "1"), (None, "1"), ("v2", "1.0"), ("7", "1.0")])
+@pytest.mark.usefixtures("small_pieces")
+def test_whole_numbers_are_a_matter_of_the_whole_column(
+    tmp_path: Path, kind: str, last: str | None, expected: str
+) -> None:
+    rows = [*((f"{i}.png", "1.0") for i in range(1200)), ("last.png", last)]
+    samples = list(manifest_samples(made(tmp_path, kind, rows)))
+    assert {sample.label for sample in samples[:-1]} == {expected}
+    assert samples[-1].label == ("7" if last == "7.0" else last)
+
+
+def test_two_ids_with_one_hash_are_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifests, "hash", lambda _text: 7, raising=False)
+    path = made(tmp_path, "csv", [("a.png", "1"), ("b.png", "2")])
+    assert [sample.sample_id for sample in manifest_samples(path)] == ["a.png", "b.png"]
