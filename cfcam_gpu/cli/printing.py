@@ -23,12 +23,14 @@ def say(line: str) -> None:
 
 
 def shown_path(row: Row) -> str:
-    """The place of a sample's image as it is printed; a file below the current folder without that folder's path."""
+    """The place of a sample's image as it is printed; below the current folder without that folder's path."""
     scheme, parts = split_uri(row["uri"])
-    if scheme != "file":
-        return str(row["uri"])
     relative = os.path.relpath(parts[0])
-    return parts[0] if relative.startswith("..") else relative
+    if scheme == "file":
+        return parts[0] if relative.startswith("..") else relative
+    if not os.path.isabs(parts[0]) or relative.startswith(".."):
+        return str(row["uri"])
+    return f"{scheme}:{'#'.join([relative, *parts[1:]])}"
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -89,10 +89,17 @@ def _connect(ray: ModuleType, address: str) -> None:
         except (OSError, RuntimeError, ValueError) as error:
             raise BackendError(
                 f"Ray cannot be reached or started at {address!r} ({first_line(error)}); check RAY_ADDRESS, "
-                "or unset it to start Ray on this machine"
+                f"or unset it to start Ray on this machine{_about_token(error)}"
             ) from error
         except SystemExit:  # Ray's own handler of SIGTERM raises it
             raise Interrupted(signal.SIGTERM) from None
+
+
+def _about_token(error: Exception) -> str:
+    """The advice where something answers at the address and Ray was not told to send it a token."""
+    if isinstance(error, OSError) or os.environ.get("RAY_AUTH_MODE"):
+        return ""
+    return "; where `ray start` said that token authentication is enabled, set RAY_AUTH_MODE=token here too"
 
 
 def _check_reachable(address: str) -> None:

@@ -37,7 +37,7 @@ from cfcam_gpu.images.encode import IMAGE_FORMATS
 #: A run of more samples than this puts its pictures into one folder for each part.
 _MOST_IN_ONE_FOLDER = 10_000
 
-_REMEDY = "choose another output folder, or --overwrite to begin anew"
+REMEDY = "choose another output folder, or --overwrite (in Python overwrite=True) to begin anew"
 
 
 def open_plan(
@@ -68,7 +68,7 @@ def open_plan(
     stored = store.read_run()
     if stored is None:
         if store.finished_parts():
-            raise StoreError(f"{store.parts_folder} holds parts but {store.run_file} is missing; {_REMEDY}")
+            raise StoreError(f"{store.parts_folder} holds parts but {store.run_file} is missing; {REMEDY}")
         _remove_ahead(store)
         plan = store.write_plan(samples, about["shard_size"])
         store.write_run({**about, "overlay_folders": len(samples) > _MOST_IN_ONE_FOLDER})
@@ -104,7 +104,7 @@ def _check_same_settings(
     if options.part_size is not None:
         differ += differences({"part_size": stored["shard_size"]}, {"part_size": options.part_size})
     if differ:
-        raise StoreError(f"{store.name} holds another run: {'; '.join(differ)}; {_REMEDY}")
+        raise StoreError(f"{store.name} holds another run: {'; '.join(differ)}; {REMEDY}")
 
 
 def _new_samples(store: Store, plan: Plan, samples: Collection[Sample], observer: Observer) -> list[Sample]:
@@ -185,7 +185,7 @@ def _refuse_other_place(store: Store, plan: Plan, sample: Sample, position: int)
     else:
         mask = next(islice(plan.columns("mask"), position, None))["mask"]
         which, before, now = f"the mask of sample {sample.sample_id!r}", mask, str(sample.mask)
-    raise StoreError(f"{store.name} holds a run in which {which} is {before}, now it is {now}; {_REMEDY}")
+    raise StoreError(f"{store.name} holds a run in which {which} is {before}, now it is {now}; {REMEDY}")
 
 
 def _renamed(plan: Plan, new: list[Sample]) -> list[Sample]:

@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -457,6 +458,27 @@ def test_rays_own_end_at_sigterm_is_an_interruption(monkeypatch):
         pass
     assert caught.value.number == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("mode", [None, "token", "disabled"])
+def test_where_something_answers_and_ray_does_not_the_token_is_named(mode, monkeypatch):
+    def init(**_settings: object) -> None:
+        raise RuntimeError("Failed to connect to Ray cluster")
+
+    ray: Any = SimpleNamespace(is_initialized=lambda: False, init=init)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(BackendError, match="cannot be reached") as caught, joined_cluster(ray):
+            pass
+    assert ("set RAY_AUTH_MODE=token here too" in str(caught.value)) == (mode is None)
+    with (
+        pytest.raises(BackendError, match=r"on this machine$"),
+        joined_cluster(ray),
+    ):  # nothing answers there now
+        pass
 
 
 def test_without_ray_the_error_names_the_extra(tmp_path, monkeypatch):

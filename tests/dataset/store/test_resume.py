@@ -105,7 +105,9 @@ def test_another_run_in_the_folder_is_refused_with_the_fields_that_differ(tmp_pa
     run(folder, out, part_size=2)
     before = (out / "run.json").read_bytes()
     with pytest.raises(
-        StoreError, match=rf"out holds another run: {message}.*; choose another output folder, or"
+        StoreError,
+        match=rf"out holds another run: {message}.*; choose another output folder, or "
+        r"--overwrite \(in Python overwrite=True\)",
     ):
         run(folder, out, **settings)
     assert (out / "run.json").read_bytes() == before
