@@ -33,7 +33,7 @@ from bench.common import (
 from bench.equivalence import compare, required
 from bench.gpu_check import Save
 from bench.memory import growth
-from cfcam_gpu import CFCAM, PRESETS, CFCAMConfig, Explanation, explain_activations
+from cfcam_gpu import CFCAM, PRESETS, CFCAMConfig, CFCAMError, Explanation, Recording, explain_activations
 from cfcam_gpu._utils.messages import first_line
 from cfcam_gpu.capture import capture
 from cfcam_gpu.capture.layers import find_layer
@@ -281,7 +281,29 @@ def cuda_graph(_limit_s: float, _save: Save) -> Mapping[str, Any]:
             torch.testing.assert_close(captured.heatmap, expected.heatmap)
         except (RuntimeError, AssertionError) as error:
             findings["failed"].append(f"engine {engine}: {first_line(error)}")
+    findings["failed"] += _whole_calls_recorded()
     return findings
+
+
+def _whole_calls_recorded() -> list[str]:
+    """What is wrong with recordings of whole calls, which compare themselves with the explainer."""
+    failed = []
+    model = make_model(Setup(device="cuda"))
+    images = make_images(Setup(device="cuda"), 4)
+    classes = torch.arange(8, device="cuda").view(4, 2)
+    cams: dict[str, dict[str, Any]] = {
+        "cfcam": {}, "cfcam, engine torch": {"engine": "torch"}, "cfcam, compiled": {"compile": True},
+        "gradcam": {"method": "gradcam"}, "cfcam-sharp": {"method": "cfcam-sharp"},
+        "two sizes": {"scales": (1.0, 1.43)},
+    }  # fmt: skip
+    for name, arguments in cams.items():
+        for targets in (None, classes):
+            try:
+                cam = CFCAM(model, Setup().layer, on_invalid="flag", **arguments)
+                Recording(cam, images, targets)(images.flip(3), targets)
+            except (RuntimeError, CFCAMError) as error:
+                failed.append(f"{name}, {'no' if targets is None else 'two'} targets: {first_line(error)}")
+    return failed
 
 
 def explain_in_graph(explain: Callable[[], Explanation]) -> tuple[Explanation, torch.cuda.CUDAGraph]:

@@ -36,7 +36,7 @@ from bench.common import (
 from bench.equivalence import CORRELATION, MAP_TOLERANCE, MEAN_TOLERANCE, check_engine, closeness
 from bench.peers import Explain, checked_peers
 from bench.published import published_steps
-from cfcam_gpu import CFCAM, CFCAMConfig, Explanation
+from cfcam_gpu import CFCAM, CFCAMConfig, Explanation, Recording
 from cfcam_gpu._utils.messages import one_line
 from cfcam_gpu.capture.scoring import logits_of
 from cfcam_gpu.engines import ENGINES, resolve_engine
@@ -252,6 +252,9 @@ def compiled_entries(eager: Mapping[str, Entry]) -> dict[str, Entry]:
             entries[f"forward only{kind}, {name}"] = Entry(functools.partial(forward, compiled), setup)
         explain = CFCAM(copy.deepcopy(cam.model), setup.layer, compile=True)
         entries[f"explained{kind}, compiled"] = Entry(twice_at_first(explain), setup)
+        if torch.device(setup.device).type == "cuda":
+            flagging = CFCAM(copy.deepcopy(cam.model), setup.layer, compile=True, on_invalid="flag")
+            entries[f"explained{kind}, compiled, CUDA graph"] = Entry(recorded_at_first(flagging), setup)
     return entries
 
 
@@ -264,6 +267,18 @@ def twice_at_first(cam: CFCAM) -> Callable[[Tensor], Explanation]:
             shapes.add(images.shape)
             cam(images)
         return cam(images)
+
+    return explain
+
+
+def recorded_at_first(cam: CFCAM) -> Callable[[Tensor], Explanation]:
+    """Explains images by a recording, made when their shape comes for the first time."""
+    recordings: dict[torch.Size, Recording] = {}
+
+    def explain(images: Tensor) -> Explanation:
+        if images.shape not in recordings:
+            recordings[images.shape] = Recording(cam, images)
+        return recordings[images.shape](images)
 
     return explain
 

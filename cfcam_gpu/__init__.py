@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from cfcam_gpu.explainer import CFCAM
     from cfcam_gpu.explanation import Explanation, Problem
     from cfcam_gpu.images.any_image import overlay
+    from cfcam_gpu.recording import Recording
 
 __version__ = "0.1.0"
 
@@ -57,6 +58,7 @@ __all__ = [
     "OutOfMemory",
     "PlaceError",
     "Problem",
+    "Recording",
     "StoreError",
     "TargetError",
     "TooManyErrors",
@@ -72,6 +74,7 @@ _HOME = dict.fromkeys(__all__, "errors") | {
     "Explanation": "explanation",
     "PRESETS": "config",
     "Problem": "explanation",
+    "Recording": "recording",
     "TopK": "capture.selectors",
     "explain_activations": "activations",
     "overlay": "images.any_image",

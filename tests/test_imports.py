@@ -29,6 +29,7 @@ ORDER = (
     "views",
     "activations",
     "explainer",
+    "recording",
     "compat",
     "dataset",
     "metrics",

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from cfcam_gpu._utils.checks import Check
 from cfcam_gpu._utils.device import out_of_memory
 from cfcam_gpu._utils.messages import first_line
-from cfcam_gpu.capture.hooks import first_tensor
+from cfcam_gpu.capture.hooks import first_tensor, has_hooks
 from cfcam_gpu.capture.layers import NONLINEARITIES, TargetLayer
 from cfcam_gpu.capture.model_state import is_compiled, modules_of
 from cfcam_gpu.errors import CFCAMError
@@ -160,7 +160,7 @@ class CompiledModel:
     def _ready(self, model: nn.Module, layer: TargetLayer, images: Tensor) -> _Halves | None:
         """The halves of the model as it is now; None where that was refused before."""
         modules = modules_of(model)
-        if any(map(_has_hooks, modules)):
+        if any(map(has_hooks, modules)):
             self.refuse("its modules have hooks, which compiled code would not run")
             return None
         if any(map(is_compiled, modules)):
@@ -209,15 +209,6 @@ class CompiledModel:
                 raise torch.OutOfMemoryError(first_line(error)) from error
             cause = getattr(error, "inner_exception", error)  # a backend's error, inside one of torch.compile
             raise _NotSplitError(f"torch.compile failed: {first_line(cause)}") from error
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
 
 
 def _split(model: nn.Module, layer: TargetLayer) -> _Halves:

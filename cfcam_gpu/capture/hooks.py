@@ -38,6 +38,23 @@ def with_first(output: Any, tensor: Any) -> Any:
     return tensor if first_tensor(output) is output else type(output)((tensor, *output[1:]))
 
 
+def has_hooks(module: torch.nn.Module) -> bool:
+    """Whether a module has hooks of its own, which neither compiled code nor a CUDA graph runs.
+
+    Example:
+        >>> import torch
+        >>> module = torch.nn.ReLU()
+        >>> has_hooks(module), bool(module.register_forward_hook(print)), has_hooks(module)
+        (False, True, True)
+    """
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
 def add_hook(hooks: Any, hook: Callable[..., Any], undo: Undo) -> None:
     """Add a hook to one of a module's dictionaries of hooks, until `undo` runs.
 
