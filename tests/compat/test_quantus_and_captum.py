@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from cfcam_gpu import CFCAM, ConfigError
-from cfcam_gpu.compat.captum import LayerCAM
+from cfcam_gpu.compat import captum as ours_of_captum
+from cfcam_gpu.compat.captum import LayerCAM, LayerGradCam
 from cfcam_gpu.compat.quantus import explain
 from tests.helpers.capture_net import make_images, make_net
 
@@ -46,6 +49,27 @@ def test_attributions_are_captums() -> None:
         images, target=targets, relu_attributions=True
     )
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("target", [2, [1, 2, 0], torch.tensor([1, 2, 0])], ids=str)
+def test_a_script_of_captum_changes_its_import_and_nothing_else(target: Any, *, relu: bool) -> None:
+    theirs = pytest.importorskip("captum.attr", reason="captum is not installed")
+    net, images = make_net(), make_images()
+    maps = []
+    for package in (theirs, ours_of_captum):
+        attributions = package.LayerGradCam(net, net.conv2).attribute(
+            images, target=target, relu_attributions=relu
+        )
+        maps.append(package.LayerAttribution.interpolate(attributions, (24, 24)))
+    assert (maps[0] < 0).any() != relu, "signs would not be seen"
+    torch.testing.assert_close(maps[1], maps[0], atol=1e-5, rtol=1e-4)
+
+
+def test_a_signed_map_of_a_model_with_further_arguments_is_refused() -> None:
+    net = make_net()
+    with pytest.raises(ConfigError, match="need relu_attributions=True"):
+        LayerGradCam(net, net.conv2).attribute(make_images(), 1, torch.ones(3))
 
 
 def test_further_arguments_reach_the_model() -> None:
