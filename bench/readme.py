@@ -110,11 +110,13 @@ def _gpu(parts: Mapping[str, Any]) -> str:
         "forward only, compiled, CUDA graph": "forward only, compiled, in a CUDA graph",
         "explained": "explained",
         "explained, compiled": "explained, compiled",
+        "explained, compiled, CUDA graph": "explained, compiled, recorded in a CUDA graph",
     }
     figures = {batch: parts[f"batch {batch}"]["batches"][str(batch)]["cases"] for batch in (64, 256)}
     rows = [
         [heading, *(f"{1000 / figures[batch][case]['ms_per_image']:,.0f}" for batch in figures)]
         for case, heading in cases.items()
+        if all(case in of_batch for of_batch in figures.values())
     ]
     runs = parts["dataset"]
     ended = {"full": "decoded by the machine's 16 cores", "gpu": "`--decode gpu`"}
