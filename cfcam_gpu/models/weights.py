@@ -101,7 +101,8 @@ def _load_problem(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError) and classes:
         return (
             f"hold pickled Python objects ({classes[1]}), which could run code and are not loaded; "
-            f"save tensors only: torch.save(model.state_dict(), FILE)"
+            "save tensors only: torch.save(model.state_dict(), FILE), or once, of a checkpoint that you trust: "
+            "torch.save(torch.load(OLD, weights_only=False)[ENTRY], FILE)"
         )
     if "TorchScript" in text:
         return f"are a TorchScript archive, expected a dictionary of tensors; {SAVE_HINT}"

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -130,8 +131,15 @@ def _content_cases() -> list[Any]:
             "a.pth",
             _OwnClass(),
             f"hold pickled Python objects ({__name__}._OwnClass), which could run code and are not loaded; "
-            "save tensors only: torch.save(model.state_dict(), FILE)",
+            "save tensors only: torch.save(model.state_dict(), FILE), or once, of a checkpoint that you trust: "
+            "torch.save(torch.load(OLD, weights_only=False)[ENTRY], FILE)",
             id="whole model",
+        ),
+        pytest.param(
+            "a.pth",
+            {"state_dict": conv.state_dict(), "best_auc": np.float64(0.93)},
+            "hold pickled Python objects (numpy",
+            id="NumPy number",
         ),
     ]
 
