@@ -25,7 +25,7 @@ from cfcam_gpu.dataset.run import explain_dataset
 from cfcam_gpu.dataset.store import remote_lock, uploads
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.dataset.store.store import Store
-from cfcam_gpu.errors import ConfigError, InputError, MissingPackageError, StoreError
+from cfcam_gpu.errors import ConfigError, InputError, MissingPackageError, PlaceError, StoreError
 from tests.helpers.command import FAILED, OK, SKIPPED, USAGE, cfcam
 from tests.helpers.launcher import ROOT
 from tests.helpers.places import BUCKET, LocalS3, local_s3
@@ -197,6 +197,38 @@ def test_overwrite_removes_the_run_and_nothing_else(server: Server, images: Path
             "shards/part-00000.parquet", "shards/part-00001.parquet",
         ]
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("removals", [0, 2, 9, 10])
+def test_an_overwrite_that_is_cut_leaves_a_run_that_goes_on(
+    server: Server, tmp_path: Path, another_machine: Callable[[], None], removals: int
+) -> None:
+    """It has fewer parts then, and no file is damaged."""
+    for label in ("ant", "bee"):
+        save(tmp_path / "in" / label, a=photo(1), b=photo(2), c=photo(3))
+    settings = {**SETTINGS, "part_size": 2, "batch_size": 2}
+    run(tmp_path / "in", server.url, **settings)
+    before, remove, left = server.files(), Place.remove, [removals]
+
+    def removed(place: Place) -> None:
+        if ".cfcam" not in place.url:
+            left[0] -= 1
+            if left[0] < 0:
+                raise PlaceError("access denied")
+        remove(place)
+
+    another_machine()
+    with (
+        mock.patch.object(Place, "remove", removed),
+        pytest.raises(StoreError, match="access denied; the same command goes on"),
+    ):
+        run(tmp_path / "in", server.url, overwrite=True, **settings)
+    after = server.files()
+    assert after.items() <= before.items()
+    assert len(after) == len(before) - removals
+    summary = run(tmp_path / "in", server.url, **settings)
+    assert summary.now == 2 * min(removals, 3)
+    assert server.files() == before
 
 
 def test_failed_samples_are_redone_on_another_machine(
@@ -393,9 +425,11 @@ def test_a_server_that_dies_ends_the_run_and_the_next_one_does_the_rest(
         with pytest.raises(StoreError) as caught:
             run(images, url, observer=Steps(5, s3.stop), **SETTINGS)
         text = str(caught.value)
-        assert text.startswith((f"{url}: cannot be written: ", f"{url}: cannot be read: "))
+        assert text.startswith(f"{url}: the server cannot be reached (")
         assert f"what is finished is kept in {tmp_path}/cache/runs/" in text
-        with pytest.raises(StoreError, match=f"output folder '{url}' cannot hold results: cannot be read"):
+        with pytest.raises(
+            StoreError, match=f"output folder '{url}' cannot hold results: the server cannot be"
+        ):
             run(images, url, **SETTINGS)
         s3.start()
         there = set(s3.objects("dying"))

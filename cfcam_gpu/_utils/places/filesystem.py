@@ -204,6 +204,8 @@ def _problem(error: Exception, scheme: str, timeout: float, doing: str) -> Place
         return PlaceError(_NO_CREDENTIALS)
     if any("Timeout" in name for name in names):
         return PlaceError(f"the server did not answer for {timeout:g} s", passing=True)
+    if any("Connect" in name for name in names):
+        return PlaceError(f"the server cannot be reached ({text})", passing=True)
     return PlaceError(f"cannot be {doing}: {text}", passing=True)
 
 

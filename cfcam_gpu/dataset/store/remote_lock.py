@@ -112,8 +112,8 @@ def acquire(folder: Place, machine: str, note: Callable[[str], None]) -> RemoteL
         if silent < SILENT:
             raise StoreError(
                 f"{folder} is being written by another run ({_described(holder)}, last sign of life "
-                f"{silent:.0f} s ago); wait for it, or, if that run was killed, until it has been silent for "
-                f"{SILENT:.0f} s"
+                f"{silent:.0f} s ago); wait for it; if it was killed, start it again on its machine, or here "
+                f"when it has been silent for {SILENT:.0f} s"
             )
         note(f"took over from a run that gives no sign of life ({_described(holder)})")
     lock = RemoteLock(folder, last + 1, machine)

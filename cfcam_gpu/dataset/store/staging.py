@@ -46,6 +46,8 @@ class Staging:
     Attributes:
         place: the output folder.
         folder: the same on this machine.
+        wiping: a file that is there while the run is removed, and after an end in the middle of that: empty files
+            are in the folder then.
         record: what is the same on both sides.
     """
 
@@ -54,6 +56,7 @@ class Staging:
         digest = hashlib.sha256(place.url.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         self.root = cache_folder() / "runs" / digest
         self.folder = self.root / (plain_name(place.name) or "run")
+        self.wiping = self.root / "wiping"
         self.record = Record(self.root / "synchronised")
 
     def claim(self, stack: ExitStack) -> None:
@@ -96,7 +99,7 @@ class Staging:
             StoreError: the URL has parts of a run and nothing else; the folder cannot be written.
         """
         there = {name: _content(self.place.below(name)) for name in MARKERS}
-        if (self.root / "wiping").exists() or there != {name: self._here(name) for name in MARKERS}:
+        if self.wiping.exists() or there != {name: self._here(name) for name in MARKERS}:
             self._empty()
         versions = self._versions() if parts else {}
         if versions and not any(there.values()):
@@ -157,7 +160,7 @@ class Staging:
             self.record.clear()
             shutil.rmtree(self.folder)
             self.folder.mkdir()
-            (self.root / "wiping").unlink(missing_ok=True)
+            self.wiping.unlink(missing_ok=True)
 
     def _is_older(self, name: str, version: str) -> bool:
         return self.record.version(name) != version or not (self.folder / name).exists()

@@ -103,7 +103,7 @@ class Uploads(Mirror):
             StoreError: a file cannot be uploaded.
         """
         folder = self.staging.folder
-        for pattern in _MADE_AT_THE_END:
+        for pattern in () if self.staging.wiping.exists() else _MADE_AT_THE_END:
             paths = sorted(path for path in folder.glob(pattern) if path.stat().st_mtime >= self._began)
             if paths:
                 self.written(*paths)
@@ -136,12 +136,12 @@ class Uploads(Mirror):
             for path in stand_ins:
                 path.unlink(missing_ok=True)
             self.staging.record.clear()
-            (self.staging.root / "wiping").unlink()
+            self.staging.wiping.unlink()
 
     def _stand_ins(self, names: Iterable[str]) -> list[Path]:
         paths = [self.staging.folder / name for name in names]
         with self.staging.written(self.staging.folder):
-            (self.staging.root / "wiping").touch()
+            self.staging.wiping.touch()
             for path in paths:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
