@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -105,6 +106,15 @@ def test_failing_samples_and_a_resumed_run(launcher: Launcher):
         assert (found[0], found[-1]) == ("begin", "end")
     nothing = start(launcher, "mixed/empty.jpg", "nothing").wait()
     assert [name for name in names(nothing.err) if name not in OFTEN] == ["begin", "failed", "end", "error"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra ray")
+def test_a_run_on_ray_writes_nothing_else(launcher: Launcher):
+    ended = start(launcher, "mixed", "on-ray", "--distributed", "ray").wait()
+    assert ended.status == SKIPPED, ended.err
+    found = [name for name in names(ended.err) if name not in OFTEN]
+    assert found == ["begin", "failed", "end"]
 
 
 @pytest.mark.parametrize(
