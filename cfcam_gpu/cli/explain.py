@@ -19,7 +19,7 @@ from cfcam_gpu.methods import parse_method
 from cfcam_gpu.models import ModelOptions
 
 if TYPE_CHECKING:
-    from cfcam_gpu.dataset.run import RunSummary
+    from cfcam_gpu.dataset.run_summary import RunSummary
     from cfcam_gpu.dataset.store.results import Results
 
 EXAMPLES = """

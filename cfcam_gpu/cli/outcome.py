@@ -12,7 +12,7 @@ import click
 from cfcam_gpu._utils.messages import printable
 from cfcam_gpu.cli.printing import print_table, shown_path
 from cfcam_gpu.dataset.accuracy import judge_results
-from cfcam_gpu.dataset.run import RunSummary
+from cfcam_gpu.dataset.run_summary import RunSummary
 from cfcam_gpu.dataset.store.results import Results
 from cfcam_gpu.dataset.store.schema import COLUMNS, ColumnName, Row
 from cfcam_gpu.methods import METHODS

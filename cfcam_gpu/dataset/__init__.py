@@ -13,7 +13,8 @@ from cfcam_gpu._utils.lazy import lazy
 if TYPE_CHECKING:
     from cfcam_gpu.dataset.execution.observer import Observer
     from cfcam_gpu.dataset.options import RunOptions
-    from cfcam_gpu.dataset.run import RunSummary, explain_dataset
+    from cfcam_gpu.dataset.run import explain_dataset
+    from cfcam_gpu.dataset.run_summary import RunSummary
     from cfcam_gpu.dataset.sources.columns import ColumnSource
     from cfcam_gpu.dataset.sources.find import find_samples
     from cfcam_gpu.dataset.sources.open_image import open_image
@@ -41,7 +42,7 @@ _HOME = {
     "Results": "store.results",
     "RunOptions": "options",
     "Sample": "sources.sample",
-    "RunSummary": "run",
+    "RunSummary": "run_summary",
     "explain_dataset": "run",
     "export": "store.export",
     "find_samples": "sources.find",

@@ -24,7 +24,8 @@ from cfcam_gpu.dataset.execution.parts import PartExplainer
 from cfcam_gpu.dataset.execution.pool import make_pool
 from cfcam_gpu.dataset.execution.ray_driver import ray_part_explainer
 from cfcam_gpu.dataset.given import Given, as_given
-from cfcam_gpu.dataset.run import RunSummary, carry_out, samples_of
+from cfcam_gpu.dataset.run import carry_out, samples_of
+from cfcam_gpu.dataset.run_summary import RunSummary
 from cfcam_gpu.dataset.sources.columns import pieces_of
 from cfcam_gpu.dataset.sources.masks import check_masks, with_masks
 from cfcam_gpu.dataset.sources.open_image import open_image

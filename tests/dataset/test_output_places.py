@@ -176,10 +176,12 @@ def test_a_report_with_files_beside_it_replaces_them(server: Server, images: Pat
     from cfcam_gpu.report import write_report
 
     run(images, server.url, **SETTINGS)
+    Place(f"{server.url}/report_files/mine.txt").write(b"mine")
     for limit in (8, 9):
         write_report(server.url, limit=limit, self_contained=1)
         beside = {name.split("/")[1] for name in server.files() if name.startswith("report_files/")}
-        assert len(beside) == 1
+        assert len(beside) == 2
+        assert "mine.txt" in beside
 
 
 def test_overwrite_removes_the_run_and_nothing_else(server: Server, images: Path) -> None:
@@ -207,6 +209,7 @@ def test_an_overwrite_that_is_cut_leaves_a_run_that_goes_on(
     for label in ("ant", "bee"):
         save(tmp_path / "in" / label, a=photo(1), b=photo(2), c=photo(3))
     settings = {**SETTINGS, "part_size": 2, "batch_size": 2}
+    Place(f"{server.url}/metrics.parquet").write(b"mine, though an evaluation has such a file")
     run(tmp_path / "in", server.url, **settings)
     before, remove, left = server.files(), Place.remove, [removals]
 
@@ -617,9 +620,14 @@ def test_an_evaluation_at_a_url(s3: LocalS3, images: Path, another_machine: Call
     assert {"evaluation.json", "summary.json", "metrics.parquet", "report.html"} <= files.keys()
     assert "shards/part-00000.parquet" in files
     assert "plots/bars.png" in files
+    for name in ("plots/earlier.png", "plots/mine.txt"):
+        s3.put(f"measured/{name}", b"")
     another_machine()
     again = cfcam("evaluate", *arguments, "--max-errors", "9", "--json")
     assert json.loads(again.out)["done_before"] == 3
-    assert json.loads(s3.objects("measured")["summary.json"])["cost"]
+    files = s3.objects("measured")
+    assert json.loads(files["summary.json"])["cost"]
+    assert "plots/earlier.png" not in files
+    assert "plots/mine.txt" in files
     refused = cfcam("explain", str(images), "--out", url, *MODEL)
     assert "holds an evaluation" in refused.err

@@ -13,7 +13,8 @@ from torch import nn
 
 from cfcam_gpu.dataset import open_results
 from cfcam_gpu.dataset.execution.observer import Observer
-from cfcam_gpu.dataset.run import RunSummary, explain_dataset
+from cfcam_gpu.dataset.run import explain_dataset
+from cfcam_gpu.dataset.run_summary import RunSummary
 from cfcam_gpu.dataset.store.schema import Row
 from cfcam_gpu.images.preprocess import Preprocess
 from cfcam_gpu.models import LoadedModel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -37,7 +38,8 @@ _LOCK_INTERVAL, _CHECK_INTERVAL = 5.0, 0.05
 _A_MOMENT = 2.0
 
 #: What a run makes from its parts when it ends, in the order in which it may be seen.
-_MADE_AT_THE_END = ("metrics.parquet", "plots/*.png", "summary.json", REPORT)
+_PLOTS = "plots/*.png"
+_MADE_AT_THE_END = ("metrics.parquet", _PLOTS, "summary.json", REPORT)
 
 
 class _Group(NamedTuple):
@@ -102,20 +104,24 @@ class Uploads(Mirror):
         Raises:
             StoreError: a file cannot be uploaded.
         """
-        folder = self.staging.folder
-        for pattern in () if self.staging.wiping.exists() else _MADE_AT_THE_END:
-            paths = sorted(path for path in folder.glob(pattern) if path.stat().st_mtime >= self._began)
-            if paths:
-                self.written(*paths)
+        patterns = () if self.staging.wiping.exists() else _MADE_AT_THE_END
+        made = {pattern: self._made(pattern) for pattern in patterns}
+        for paths in filter(None, made.values()):
+            self.written(*paths)
         end = time.monotonic() + _A_MOMENT
         while self._queue.unfinished_tasks and time.monotonic() < end and self._error is None:
             time.sleep(_CHECK_INTERVAL)
         if self._queue.unfinished_tasks and self._error is None:
             note(f"uploading what is finished to {self.name}")
         self.wait()
-        if any((folder / "plots").glob("*.png")):
+        if made.get(_PLOTS):
             with self._told():
-                _remove_others(self.staging, folder / "plots")
+                _remove_others(self.staging, self.staging.folder / "plots", r"[^/]+\.png")
+
+    def _made(self, pattern: str) -> list[Path]:
+        """Files that this run made; earlier ones may be older than those at the URL."""
+        paths = sorted(self.staging.folder.glob(pattern))
+        return [path for path in paths if path.stat().st_mtime >= self._began]
 
     def close(self) -> None:
         """Ends the thread; files that still wait are uploaded by the next run."""
@@ -224,14 +230,17 @@ def publish_page(staging: Staging, page: Path) -> None:
     with ThreadPoolExecutor(AT_ONCE) as threads:
         list(threads.map(lambda path: staging.place.below(staging.name_of(path)).put(path), paths))
     staging.place.below(staging.name_of(page)).put(page)
-    _remove_others(staging, beside)
+    _remove_others(staging, beside, r"r-[0-9a-f]{12}/.+")
 
 
-def _remove_others(staging: Staging, folder: Path) -> None:
-    """Removes the files of a folder at the URL that are not in that folder here. Raises PlaceError."""
+def _remove_others(staging: Staging, folder: Path, pattern: str) -> None:
+    """Removes the files of a folder at the URL that are not in that folder here; `pattern`: the names of ours.
+
+    Raises PlaceError.
+    """
     place = staging.place.below(staging.name_of(folder))
     for name in place.versions():
-        if not leads_out(name) and not (folder / name).is_file():
+        if re.fullmatch(pattern, name) and not leads_out(name) and not (folder / name).is_file():
             place.below(name).remove()
 
 

@@ -30,7 +30,7 @@ from cfcam_gpu.dataset.execution.ray_actor import ActorSetup, ExplainerActor
 from cfcam_gpu.dataset.execution.ray_cluster import _OwnOutput, joined_cluster, placement
 from cfcam_gpu.dataset.execution.ray_driver import RayPartExplainer
 from cfcam_gpu.dataset.options import RunOptions
-from cfcam_gpu.dataset.run import RunSummary
+from cfcam_gpu.dataset.run_summary import RunSummary
 from cfcam_gpu.dataset.store.journal import Journals, run_token
 from cfcam_gpu.dataset.store.store import Store
 from cfcam_gpu.errors import BackendError, ConfigError, MissingPackageError, ModelError, TooManyErrors
