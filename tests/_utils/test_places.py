@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -137,6 +138,25 @@ def test_a_server_that_hangs_is_given_up_after_two_tries(
     with pytest.raises(PlaceError, match=r"the server did not answer for 0\.3 s"):
         Place(url).read(0, 10)
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("read", [lambda place: place.read(0, 90_000), lambda place: place.open().read()])
+def test_a_server_that_drips_is_given_up_after_two_tries(
+    web: WebServer, monkeypatch: pytest.MonkeyPatch, read: Callable[[Place], bytes]
+) -> None:
+    """A byte now and then is never silence; so would an image take days."""
+    monkeypatch.setattr(places, "SILENCE", 0.5)
+    start = time.monotonic()
+    with pytest.raises(PlaceError, match=r"the server sent \d+ bytes in \d s, too few to go on"):
+        read(Place(web.url("/drips")))
+    assert time.monotonic() - start < 20
+    assert len(web.requests) == 2
+
+
+def test_a_server_that_is_slow_is_waited_for(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "SILENCE", 0.5)
+    web.drop = 2_000
+    assert Place(web.url("/drips")).read(0, 50_000) == b"x" * 50_000
 
 
 def test_a_server_that_does_not_run_is_told() -> None:

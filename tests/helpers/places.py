@@ -6,7 +6,7 @@ import base64
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from unittest import mock
 
@@ -84,6 +84,7 @@ class WebServer(ThreadingHTTPServer):
         requests: (path with its query, headers) of every request.
         statuses: path -> statuses to answer with, the first one first; afterwards the file.
         passwords: path -> "user:password" that it wants.
+        drop: bytes that it sends at once of the file "/drips".
     """
 
     daemon_threads = True
@@ -95,6 +96,7 @@ class WebServer(ThreadingHTTPServer):
         self.passwords: dict[str, str] = {}
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.has_ranges = True
+        self.drop = 1
         self.ending = threading.Event()
 
     def url(self, path: str, user: str = "") -> str:
@@ -111,6 +113,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/hangs":
             self.server.ending.wait(60)
             return
+        if path == "/drips":
+            return self._drip()
         if path == "/moved":
             return self._answer(302, b"", Location=f"/{self.path.partition('?')[2]}")
         wanted = self.server.passwords.get(path)
@@ -124,6 +128,18 @@ class _Handler(BaseHTTPRequestHandler):
         if path not in self.server.files:
             return self._answer(404, b"")
         return self._send(self.server.files[path])
+
+    def _drip(self) -> None:
+        """Sends a byte now and then, so that no single one is long in coming."""
+        self.send_response(200)
+        self.send_header("Content-Length", "1000000")
+        self.end_headers()
+        with suppress(OSError):  # the client went away
+            self._send_drops()
+
+    def _send_drops(self) -> None:
+        while not self.server.ending.wait(0.05):
+            self.wfile.write(b"x" * self.server.drop)
 
     def _send(self, content: bytes) -> None:
         range_of = self.headers.get("Range")

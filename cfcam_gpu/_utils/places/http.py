@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -19,6 +20,9 @@ _MARKS = "%/:?#[]@!$&'()*+,;=~"
 
 _CHUNK = 1 << 18
 
+#: Bytes a second under which a server is given up, on average over the seconds of its silence that are borne.
+_LEAST = 1000
+
 
 def read(url: str, start: int, length: int, timeout: float) -> bytes:
     """So many bytes from `start`, fewer at the end of the file. Raises PlaceError."""
@@ -29,7 +33,7 @@ def read(url: str, start: int, length: int, timeout: float) -> bytes:
                 "the server gives no parts of files (no HTTP range requests); copy the file to a disk"
             )
         pieces, missing = [], length
-        for piece in _pieces(response):
+        for piece in _pieces(response, timeout):
             pieces.append(piece[:missing])
             missing -= len(piece)
             if missing <= 0:
@@ -40,7 +44,7 @@ def read(url: str, start: int, length: int, timeout: float) -> bytes:
 def chunks(url: str, timeout: float) -> Iterator[bytes]:
     """The whole file, piece by piece. Raises PlaceError."""
     with _opened(url, timeout) as response:
-        yield from _pieces(response)
+        yield from _pieces(response, timeout)
 
 
 def size(url: str, timeout: float) -> int | None:
@@ -62,10 +66,23 @@ def is_folder(url: str, timeout: float) -> bool:
         return False
 
 
-def _pieces(response: http.client.HTTPResponse) -> Iterator[bytes]:
+def _pieces(response: http.client.HTTPResponse, timeout: float) -> Iterator[bytes]:
+    """The content as it arrives. Raises PlaceError where it arrives too slowly: a byte now and then is no silence."""
     expected, got = _length(response), 0
-    while piece := response.read(_CHUNK):
-        got += len(piece)
+    waited, lately = 0.0, 0  # seconds in which the server was waited for, and the bytes that came in them
+    while True:
+        start = time.monotonic()
+        piece = response.read1(_CHUNK)
+        waited += time.monotonic() - start
+        if not piece:
+            break
+        got, lately = got + len(piece), lately + len(piece)
+        if waited > timeout and got != expected:
+            if lately < waited * _LEAST:
+                raise PlaceError(
+                    f"the server sent {lately:,} bytes in {waited:.0f} s, too few to go on", passing=True
+                )
+            waited, lately = 0.0, 0
         yield piece
     if expected is not None and got < expected:  # http.client ends silently
         raise PlaceError(f"the server sent {got:,} of {expected:,} bytes", passing=True)
