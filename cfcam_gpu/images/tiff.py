@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -81,7 +82,7 @@ def read_tiff(stream: BinaryIO, max_pixels: int, page: int | None = None) -> Tif
     with tifffile.TiffFile(stream) as file:
         notes = []
         if page is None:
-            pages = [Page(p.imagewidth, p.imagelength, bool(p.subfiletype & 1)) for p in file.pages]
+            pages = [Page(p.imagewidth, p.imagelength, bool(p.subfiletype & 1)) for p in _pages(file)]
             page = chosen_page(pages)
             notes = page_note(page, len(pages))
         chosen = file.pages[page]
@@ -99,6 +100,16 @@ def read_tiff(stream: BinaryIO, max_pixels: int, page: int | None = None) -> Tif
             1 if orientation is None else int(orientation.value),
             notes,
         )
+
+
+def _pages(file: Any) -> Iterator[Any]:
+    """The pages, until one comes again: in a damaged file the last may name an earlier one as the next."""
+    offsets: set[int] = set()
+    for page in file.pages:
+        if page.offset in offsets:
+            return
+        offsets.add(page.offset)
+        yield page
 
 
 def _channels(values: npt.NDArray[Any], page: Any) -> npt.NDArray[Any]:

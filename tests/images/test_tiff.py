@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -174,3 +177,31 @@ def test_damage_behind_the_first_page_leaves_it() -> None:
             assert load_image_bytes(bytes(damaged), max_pixels=10**6).mode == "RGB"
         except ImageError as error:
             assert str(error).strip()  # noqa: PT017
+
+
+@pytest.mark.parametrize("to", [0, 1])
+def test_pages_that_come_again_are_read_once(to: int) -> None:
+    """The last page of a damaged file names itself, or the first, as the next: reading such a file never ended."""
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        for size in (5, 9):
+            writer.write(np.full((size, size), 70, np.uint16), photometric="minisblack")
+    with tifffile.TiffFile(io.BytesIO(buffer.getvalue())) as file:
+        offsets = [page.offset for page in file.pages]
+    content = bytearray(buffer.getvalue())
+    (entries,) = struct.unpack_from("<H", content, offsets[1])
+    struct.pack_into("<I", content, offsets[1] + 2 + 12 * entries, offsets[to])
+    code = (
+        "import sys, io; from cfcam_gpu.images.tiff import read_tiff\n"
+        "read = read_tiff(io.BytesIO(bytes.fromhex(sys.stdin.read())), 1000)\n"
+        "print(read.values.shape, read.steps)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        input=content.hex(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.stdout == "(5, 5) ['first of 2 pages']\n", run.stderr

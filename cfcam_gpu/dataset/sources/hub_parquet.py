@@ -125,7 +125,17 @@ def _values(file: Any, column: str, child: str | None = None) -> list[Any]:
         batch.validate(full=True)
         for value in batch.column(0).to_pylist():
             values.append(value if child is None else (value or {}).get(child))
+    check_rows(file, len(values), name)
     return values
+
+
+def check_rows(file: Any, count: int, column: str) -> None:
+    """Raises ArrowInvalid where a column of a Parquet file gave fewer rows than there are: damaged pages do."""
+    import pyarrow
+
+    rows = sum(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
+    if count != rows:
+        raise pyarrow.ArrowInvalid(f"it is damaged: column {column!r} holds {count:,} of {rows:,} rows")
 
 
 @lru_cache(maxsize=1)

@@ -19,6 +19,7 @@ from cfcam_gpu._utils.places.masking import hidden, masked
 from cfcam_gpu._utils.places.place import Place
 from cfcam_gpu._utils.places.schemes import is_url
 from cfcam_gpu.dataset.sources.columns import ColumnSource
+from cfcam_gpu.dataset.sources.hub_parquet import check_rows
 from cfcam_gpu.dataset.sources.labels import label_text, target_text, with_whole_numbers
 from cfcam_gpu.dataset.sources.manifest_paths import ForeignPathError, resolve_path, resolve_uri
 from cfcam_gpu.dataset.sources.masks import box_mask
@@ -242,6 +243,7 @@ def _read_parquet(path: Path | Place, path_column: str | None) -> Iterator[Line]
                 for values in zip(*columns, strict=True):
                     number += 1
                     yield f"row {number}", dict(zip(wanted, values, strict=True))
+            check_rows(table, number, wanted[0])
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise InputError(
             f"manifest {str(path)!r} is no readable Parquet file: {printable(first_line(error))}"

@@ -185,3 +185,23 @@ def test_damaged_arrow_files_never_end_the_process(tmp_path: Path) -> None:
         [sys.executable, "-c", _FUZZ, str(tmp_path / "x"), "250"], capture_output=True, text=True, check=False
     )
     assert (run.returncode, run.stdout) == (0, "alive\n"), run.stderr
+
+
+@pytest.mark.parametrize("kind", ["images", "manifest"])
+def test_a_damaged_column_never_loses_rows(tmp_path: Path, kind: str) -> None:
+    """Its pages may say that they hold fewer rows than the file has: every byte of the last pages becomes others."""
+    table = {"image": _images(6)} if kind == "images" else {"path": [f"{i}.png" for i in range(6)]}
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(table), buffer, row_group_size=2)
+    content = buffer.getvalue()
+    metadata = pq.ParquetFile(buffer).metadata
+    column = metadata.row_group(metadata.num_row_groups - 1).column(metadata.num_columns - 1)
+    path, refused = tmp_path / "set.parquet", 0
+    for position in range(column.data_page_offset, column.data_page_offset + 60):
+        for value in (0, 2, 8):
+            path.write_bytes(content[:position] + bytes([value]) + content[position + 1 :])
+            try:
+                assert len(find_samples([str(path)])) == 6
+            except InputError as error:
+                refused += "of 6 rows" in str(error)
+    assert refused > 0
