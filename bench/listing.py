@@ -4,12 +4,14 @@
 
 The samples are made as they are asked for (see `explain_dataset`), with ids, paths and names of 20 to 45 characters.
 All parts but the last are finished: links to one part, whose rows count and are not compared. `listing` only makes the
-samples. `plan` stores them. `resume` is what the same call does before its first image: it compares all samples with
-the plan and counts the rows of all finished parts; `compare` is the first of these alone. `objects` is `resume` of
-samples that come as an object each, not as columns; `items_plan` and `items` store and resume a run of a torch data set
-that lists its labels. `shuffled` compares samples in another order of which one is new.
-`unfinished` is `resume` where one part in ten is left, whose samples are then asked for. Memory is the growth of the
-process's peak over what it had with the packages imported; every step has a process of its own.
+samples. `manifest` lists the rows of a CSV file, and `folder` the files of folders of 100,000 each, whose names a
+stand-in for `os.scandir` gives: what a run does with such inputs before it compares them. `plan` stores the samples.
+`resume` is what the same call does before its first image: it compares all samples with the plan and counts the rows of
+all finished parts; `compare` is the first of these alone. `objects` is `resume` of samples that come as an object each,
+not as columns; `items_plan` and `items` store and resume a run of a torch data set that lists its labels. `shuffled`
+compares samples in another order of which one is new. `unfinished` is `resume` where one part in ten is left, whose
+samples are then asked for. Memory is the growth of the process's peak over what it had with the packages imported;
+every step has a process of its own.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
@@ -39,12 +43,16 @@ from cfcam_gpu.dataset.execution.parts import FinishedParts, PendingPart
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.run import carry_out
 from cfcam_gpu.dataset.sources.columns import AT_ONCE, Columns, ColumnSource
+from cfcam_gpu.dataset.sources.find import listed_samples
 from cfcam_gpu.dataset.sources.object_kinds import object_samples
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.resume import _new_samples
 from cfcam_gpu.dataset.store.store import Store
 
 PART_SIZE = 1024
+
+#: Files in a folder, of `folder`.
+IN_A_FOLDER = 100_000
 
 #: Of this many parts one is left, in `unfinished`.
 LEFT = 10
@@ -142,6 +150,43 @@ def listing(_out: Path, count: int) -> None:
         pass
 
 
+def manifest(out: Path, count: int) -> None:
+    assert len(listed_samples([str(out / "list.csv")])) == count
+
+
+def write_manifest(out: Path, count: int) -> None:
+    with (out / "list.csv").open("w") as file:
+        file.write("path,label\n")
+        for piece in Generated(count).pieces("sample_id"):
+            file.writelines(f"{name},{name[:9]}\n" for name in piece["sample_id"])
+
+
+class Entry(NamedTuple):
+    """What `os.scandir` gives, of a file or folder that does not exist."""
+
+    name: str
+    folder: bool
+
+    def is_dir(self) -> bool:
+        return self.folder
+
+    def is_symlink(self) -> bool:
+        return False
+
+
+def folder(out: Path, count: int) -> None:
+    @contextmanager
+    def scandir(path: Path) -> Iterator[Iterator[Entry]]:
+        if path == out:
+            yield (Entry(f"{start}", folder=True) for start in range(0, count, IN_A_FOLDER))
+        else:
+            numbers = range(int(path.name), min(int(path.name) + IN_A_FOLDER, count))
+            yield (Entry(f"n{i // 1300:08}_{i}.JPEG", folder=False) for i in numbers)
+
+    with patch("os.scandir", scandir):
+        assert len(listed_samples([str(out)])) == count
+
+
 def plan(out: Path, count: int) -> None:
     store_plan(out, Generated(count))
 
@@ -200,9 +245,12 @@ def carry_on(out: Path, samples: Collection[Sample], observer: Observer) -> None
 
 
 STEPS: dict[str, Callable[[Path, int], None]] = {
-    "listing": listing, "plan": plan, "compare": compare, "resume": resume, "objects": objects,
-    "items_plan": items_plan, "items": items, "shuffled": shuffled, "unfinished": unfinished,
+    "listing": listing, "manifest": manifest, "folder": folder, "plan": plan, "compare": compare, "resume": resume,
+    "objects": objects, "items_plan": items_plan, "items": items, "shuffled": shuffled, "unfinished": unfinished,
 }  # fmt: skip
+
+#: What a step needs, and is not measured.
+PREPARED: dict[str, Callable[[Path, int], None]] = {"manifest": write_manifest}
 
 
 def step(name: str, out: Path, count: int) -> dict[str, float]:
@@ -227,6 +275,8 @@ def measure(count: int, steps: Iterable[str]) -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         results = {}
         for name in steps:
+            if name in PREPARED:
+                PREPARED[name](Path(folder), count)
             command = (
                 sys.executable,
                 "-m",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from cfcam_gpu._utils.messages import listed
 from cfcam_gpu._utils.places.masking import hidden, masked
@@ -16,7 +16,7 @@ from cfcam_gpu.dataset.sources.hub_parquet import hub_samples, is_hub_parquet
 from cfcam_gpu.dataset.sources.huggingface import dataset_samples, is_saved_dataset, refuse_cache
 from cfcam_gpu.dataset.sources.listing import Listing, Unnamed
 from cfcam_gpu.dataset.sources.manifests import is_manifest, manifest_samples
-from cfcam_gpu.dataset.sources.names import names_of, names_of_id
+from cfcam_gpu.dataset.sources.names import IMAGE_SUFFIXES, names_of, names_of_id
 from cfcam_gpu.dataset.sources.places import expand_url
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri, path_uri, url_uri
 from cfcam_gpu.dataset.sources.spool import SpooledSamples
@@ -75,7 +75,7 @@ def listed_samples(
         in_folder, files = _expand(text, exclude)
         for file in files:
             source = _Input(file, in_folder, alone=in_folder and len(inputs) == 1, path_column=path_column)
-            kind = None if file.problem else next((k for k in _KINDS.values() if k.includes(source)), None)
+            kind = _kind_of(source)
             if kind is None:
                 listing.add_file(_file_sample(source), file.real)
             elif listing.is_new(file.real):
@@ -112,17 +112,18 @@ class _Input:
     @property
     def place(self) -> str:
         """The absolute path, or the URL without credentials."""
-        return hidden(self.path.url) if isinstance(self.path, Place) else os.path.abspath(self.path)
+        given = self.file.given
+        return hidden(given.url) if isinstance(given, Place) else os.path.abspath(given)
 
     @property
     def file_id(self) -> str:
         if self.alone:
-            return clean_text(self.file.relative.as_posix())
+            return clean_text(self.file.relative)
         return clean_text(self.place if isinstance(self.path, Place) else self.path.as_posix())
 
 
 #: The relative path of a saved data set. No file has it, so a data set is recognised without the disk.
-_WHOLE_FOLDER = PurePath()
+_WHOLE_FOLDER = ""
 
 
 def _expand(text: str, exclude: str | Path | None) -> tuple[bool, Iterable[InputFile]]:
@@ -135,7 +136,7 @@ def _expand(text: str, exclude: str | Path | None) -> tuple[bool, Iterable[Input
     if problem is not None:
         raise InputError(f"input {masked(text)!r} {problem}")
     if is_saved_dataset(path):
-        return in_folder, [InputFile(path, os.path.realpath(path), _WHOLE_FOLDER)]
+        return in_folder, [InputFile(str(path), os.path.realpath(path), _WHOLE_FOLDER)]
     if in_folder:
         refuse_cache(path)
     return in_folder, expand_input(text, exclude)
@@ -143,10 +144,11 @@ def _expand(text: str, exclude: str | Path | None) -> tuple[bool, Iterable[Input
 
 def _file_sample(source: _Input) -> Unnamed:
     """The image in a file, or the sample that says why there is none."""
-    stem, full = names_of(PurePath(clean_text(str(source.file.relative))))
+    stem, full = names_of(clean_text(source.file.relative))
     if source.file.problem is not None:
         return Unnamed(_broken(source, source.file.problem), "", stem, full)
-    uri = url_uri(source.path.url) if isinstance(source.path, Place) else path_uri(source.place)
+    given = source.file.given
+    uri = url_uri(given.url) if isinstance(given, Place) else path_uri(source.place)
     return Unnamed(Sample(source.file_id, uri), "", stem, full)
 
 
@@ -207,3 +209,11 @@ _KINDS = {
     "compressed shard": _Kind(lambda source: is_compressed(source.path), _compressed_samples),
     "WebDataset shard": _Kind(lambda source: source.path.suffix.lower() == ".tar", _shard_samples),
 }
+
+
+def _kind_of(source: _Input) -> _Kind | None:
+    """The kind of an input that holds several samples; None for an image, and for what cannot be read."""
+    _, dot, suffix = source.file.relative.rpartition(".")
+    if source.file.problem or f"{dot}{suffix.lower()}" in IMAGE_SUFFIXES:
+        return None
+    return next((kind for kind in _KINDS.values() if kind.includes(source)), None)

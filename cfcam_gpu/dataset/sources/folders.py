@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from cfcam_gpu._utils.places.place import Place
 from cfcam_gpu._utils.places.schemes import is_url
@@ -21,16 +21,21 @@ class InputFile:
     """A file, or the folder of a saved data set, that an input stands for.
 
     Attributes:
-        path: as it was given.
+        given: its path as it was given, or the place.
         real: its absolute path with symbolic links resolved, the same for all paths of one file; of a `Place` its URL.
         relative: the path below the folder that was searched, else the file's name; its name is made of it.
         problem: why it cannot be read, where listing it has shown that; None: it may be read.
     """
 
-    path: Path | Place
+    given: str | Place
     real: str
-    relative: PurePath
+    relative: str
     problem: str | None = None
+
+    @property
+    def path(self) -> Path | Place:
+        """The path or place. Making a `Path` takes longer than everything else that is done with most files."""
+        return Path(self.given) if isinstance(self.given, str) else self.given
 
 
 #: The innermost braces, and a range of numbers in them.
@@ -63,7 +68,7 @@ def expand_input(text: str, exclude: str | Path | None = None) -> Iterator[Input
         >>> folder = Path(tempfile.mkdtemp())
         >>> for name in ("b.png", "a.png", ".hidden"):
         ...     (folder / name).touch()
-        >>> [str(file.relative) for file in expand_input(str(folder))]
+        >>> [file.relative for file in expand_input(str(folder))]
         ['a.png', 'b.png']
     """
     if not text.strip():
@@ -106,7 +111,7 @@ def check_input(text: str) -> None:
 
 
 def _file(path: Path) -> InputFile:
-    return InputFile(path, os.path.realpath(path), PurePath(path.name))
+    return InputFile(str(path), os.path.realpath(path), path.name)
 
 
 def _expand_folder(folder: Path, text: str, excluded: str | None) -> Iterator[InputFile]:
@@ -128,24 +133,29 @@ def _walk(folder: Path, excluded: str | None) -> Iterator[InputFile]:
         return
     entered = {real}
     # A stack, since a function that calls itself ends at a depth of some hundred folders.
-    levels = [(folder, PurePath(), real, sorted_entries(folder))]
+    levels = [(_prefix(str(folder)), "", _prefix(real), sorted_entries(folder))]
     while levels:
         parent, below, parent_real, entries = levels[-1]
         entry = next(entries, None)
         if entry is None:
             levels.pop()
             continue
-        path, relative = parent / entry.name, below / entry.name
-        real = os.path.realpath(path) if entry.is_link else os.path.join(parent_real, entry.name)
+        path, relative = f"{parent}{entry.name}", f"{below}{entry.name}"
+        real = os.path.realpath(path) if entry.is_link else f"{parent_real}{entry.name}"
         # A link that leads nowhere or to itself counts as a file; decoding it then reports an error.
         if not (os.path.isdir(path) if entry.is_link else entry.is_folder):
             yield InputFile(path, real, relative)
         elif real != excluded and real not in entered:
             entered.add(real)
             try:
-                levels.append((path, relative, real, sorted_entries(path)))
+                levels.append((_prefix(path), f"{relative}/", _prefix(real), sorted_entries(Path(path))))
             except UnreadableFolder as error:
                 yield InputFile(path, real, relative, problem=str(error))
+
+
+def _prefix(folder: str) -> str:
+    """What stands before the names of a folder's files in their paths."""
+    return "" if folder == os.curdir else os.path.join(folder, "")
 
 
 def _expand_pattern(pattern: str, text: str, excluded: str | None) -> list[InputFile]:

@@ -37,15 +37,19 @@ _PLAIN = re.compile(
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
-def names_of(path: PurePath) -> tuple[str, str]:
+def names_of(path: str) -> tuple[str, str]:
     """The name of an image file: its path without the extension, and its whole path, for where others clash.
 
     Example:
-        >>> names_of(PurePath("pets/cat.png"))
+        >>> names_of("pets/cat.png")
         ('pets/cat', 'pets/cat.png')
     """
-    full = path.as_posix()
-    return (path.with_suffix("").as_posix() if _has_stem(path) else full), full
+    if is_plain(path):
+        stem, dot, suffix = path.rpartition(".")
+        return (stem if dot and suffix and "/" not in suffix else path), path
+    pure = PurePath(path)
+    full = pure.as_posix()
+    return (pure.with_suffix("").as_posix() if _has_stem(pure) else full), full
 
 
 def image_stem(name: PurePosixPath) -> PurePosixPath:

@@ -156,7 +156,7 @@ def _folder_samples(dataset: Any) -> ObjectSamples:
     for path, label in dataset.samples:
         sample_id = clean_text(PurePath(os.path.relpath(path, dataset.root)).as_posix())
         sample = Sample(sample_id, path_uri(os.path.abspath(path)), classes[label])
-        listing.add(Unnamed(sample, "", *names_of(PurePath(sample_id))))
+        listing.add(Unnamed(sample, "", *names_of(sample_id)))
     return ObjectSamples(listing.named(), tuple(dataset.classes), in_memory=False)
 
 

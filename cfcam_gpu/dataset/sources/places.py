@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from cfcam_gpu._utils.places.masking import masked
 from cfcam_gpu._utils.places.place import Place
@@ -85,4 +85,4 @@ def _is_hidden(*parts: str) -> bool:
 
 
 def _file(place: Place, relative: str | None = None) -> InputFile:
-    return InputFile(place, place.url, PurePath(safe_name(place.name if relative is None else relative)))
+    return InputFile(place, place.url, str(safe_name(place.name if relative is None else relative)))

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cfcam_gpu.dataset.sources.find import find_samples
-from cfcam_gpu.dataset.sources.names import image_stem, names_of, safe_name, unique_names
+from cfcam_gpu.dataset.sources.names import image_stem, is_plain, names_of, safe_name, unique_names
 from cfcam_gpu.dataset.sources.sample import Sample
 
 #: What file systems, archives and people come up with, bytes that are no UTF-8 included.
@@ -99,7 +99,7 @@ _FILES = st.lists(
 
 @given(_FILES)
 def test_names_are_unique_relative_and_stay_inside(files: list[str]) -> None:
-    stems, fulls = zip(*(names_of(PurePath(name)) for name in files), strict=True) if files else ((), ())
+    stems, fulls = zip(*(names_of(name) for name in files), strict=True) if files else ((), ())
     names = unique_names(stems, fulls)
     assert len(names) == len(files)
     folded = {unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold()) for name in names}
@@ -108,3 +108,13 @@ def test_names_are_unique_relative_and_stay_inside(files: list[str]) -> None:
         assert not PurePath(name).is_absolute()
         assert not {"", ".", ".."} & set(name.split("/"))
     assert names == unique_names(stems, fulls)
+
+
+@given(st.text("ab.~ /:\\é\x7f-", min_size=1, max_size=12))
+@example("a.b/c")
+@example("a.")
+def test_names_of_files_are_those_of_paths(text: str) -> None:
+    """The short way for most paths."""
+    if is_plain(text):
+        path = PurePath(text)
+        assert names_of(text) == (path.with_suffix("").as_posix(), path.as_posix())
