@@ -135,6 +135,10 @@ def cut(pieces: Iterable[Columns], count: int) -> Iterator[Columns]:
     for piece in pieces:
         held = {name: held[name] + list(values) for name, values in piece.items()} if held else piece
         length = rows_in(held)
+        if length == count:  # no copy
+            yield held
+            held = {}
+            continue
         ends = range(count, length + 1, count)
         yield from ({name: values[end - count : end] for name, values in held.items()} for end in ends)
         left = length - length % count
