@@ -41,9 +41,8 @@ evaluate-photos: .venv/.evaluate
 docs: .venv/.dev
 	$(BIN)/mkdocs build --strict
 
-# In two processes: the slow tests one after another in one of them, the others beside them.
 test: .venv/.dev lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest
 
 # All but the tests marked slow, in as many processes as there are cores.
 quick: .venv/.dev

@@ -64,20 +64,13 @@ SLOW = (
 )
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks the slow files, so that a list says what they are; they begin first.
-
-    Where tests are spread over processes (`--dist loadgroup`), all slow ones run in one of them: some measure times,
-    and some start as many processes as there are cores.
-    """
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the slow files, so that a list says what they are."""
     folder = Path(__file__).parent
     slow = [folder / name for name in SLOW]
     for item in items:
         if any(path == item.path or path in item.path.parents for path in slow):
             item.add_marker(pytest.mark.slow)
-        if config.pluginmanager.hasplugin("xdist") and item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.xdist_group("slow"))
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")
