@@ -56,9 +56,9 @@ class MaskedSamples(ColumnSource):
     """The samples of any source, with the credentials in their URLs masked.
 
     Example:
-        >>> source = MaskedSamples([Sample("a", "https://me:word@host/a.png")])
+        >>> source = MaskedSamples([Sample("a", "https://me:word@masked.example/ant.png")])
         >>> [sample.uri for sample in source]
-        ['https://***@host/a.png']
+        ['https://***@masked.example/ant.png']
     """
 
     def __init__(self, samples: Collection[Sample]) -> None:

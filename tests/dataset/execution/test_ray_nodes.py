@@ -16,7 +16,7 @@ import pytest
 
 from cfcam_gpu.dataset import open_results
 from tests.dataset.execution.test_ray import telling
-from tests.helpers.launcher import is_alive
+from tests.helpers.launcher import is_alive, wait_until
 from tests.helpers.smallnet import Recorder, photo, run, save
 
 COUNT = 32
@@ -82,7 +82,7 @@ def test_a_machine_that_dies_loses_nothing_and_nothing_is_twice(cluster: Any, tm
     # Both machines had an actor; that of the dead one is gone with it, and no third one had a CPU.
     assert len(actors()) == 2
     assert [line for line in recorder.notes if line.startswith("an actor is gone (")]
-    assert not any(pid != os.getpid() and is_alive(pid) for pid in actors())
+    wait_until(lambda: not any(pid != os.getpid() and is_alive(pid) for pid in actors()))
 
 
 #: Prints whether the cluster that a run starts asks for a token.
