@@ -1,4 +1,4 @@
-"""Computes what docs/method.md and docs/methods.md say of clusters from the committed results.
+"""Computes what docs/method.md and docs/methods.md say of clusters and of Score-CAM from the committed results.
 
     python -m bench.method_pages [--check]
 
@@ -17,8 +17,15 @@ from bench.readme import read_results
 DOCS = Path(__file__).parents[1] / "docs"
 
 #: Page -> names of its tables and sentences.
-PAGES = {DOCS / "method.md": ("clusters",), DOCS / "methods.md": ("shuffled",)}
-RESULTS = ("clusters",)
+PAGES = {DOCS / "method.md": ("clusters",), DOCS / "methods.md": ("shuffled", "scorecam")}
+RESULTS = ("clusters", "score_cam")
+
+#: Column of `bench.score_cam` -> heading.
+SCORE_CAM = {
+    "average_precision": "average precision ↑",
+    "pointing": "pointing ↑",
+    "energy_inside": "energy inside ↑",
+}
 
 
 def pages(results: Mapping[str, Any]) -> dict[Path, dict[str, str]]:
@@ -26,6 +33,7 @@ def pages(results: Mapping[str, Any]) -> dict[Path, dict[str, str]]:
     known = {
         "clusters": f"{clusters(results['clusters'])}\n\n{shuffled(results['clusters'])}",
         "shuffled": shuffled(results["clusters"]),
+        "scorecam": score_cam(results["score_cam"]),
     }
     return {path: {name: known[name] for name in names} for path, names in PAGES.items()}
 
@@ -102,6 +110,37 @@ def _slashed(texts: Iterable[str]) -> str:
 
 def _names(models: Iterable[str]) -> str:
     return _slashed(spec.removeprefix("efficientnet-").capitalize() for spec in models)
+
+
+def score_cam(result: Mapping[str, Any]) -> str:
+    """The table of Score-CAM and others on few scenes, then what the difference is over all of them."""
+    models, every = list(result["models"].values()), result["together"]
+    rows = [
+        (
+            f"`{name}`" if "," not in name else name,
+            *(
+                _slashed(f"{one['methods'][name][column]['mean']:.2f}" for one in models)
+                for column in SCORE_CAM
+            ),
+            _slashed(f"{one['methods'][name]['passes']:.0f}" for one in models),
+        )
+        for name in every["methods"]
+    ]
+    counts = _slashed(str(one["questions"]) for one in models)
+    head = (f"{_names(result['models'])}, {counts} scenes", *SCORE_CAM.values(), "forward passes an image")
+    return f"{table(head, rows)}\n\n{_less_score_cam(every)}"
+
+
+def _less_score_cam(every: Mapping[str, Any]) -> str:
+    parts = []
+    for name, one in every["methods"].items():
+        figure = one["average_precision"]
+        if name != "scorecam":
+            parts.append(f"{name} {figure['difference']:+.2f} [{figure['low']:+.2f}, {figure['high']:+.2f}]")
+    return (
+        f"Average precision less Score-CAM's, all {every['questions']} questions about {every['photos']} photos, 95 %\n"
+        f"intervals by photo: {'; '.join(parts)}."
+    )
 
 
 if __name__ == "__main__":
