@@ -39,6 +39,7 @@ from cfcam_gpu.capture import capture
 from cfcam_gpu.capture.layers import find_layer
 from cfcam_gpu.cfcam import reference
 from cfcam_gpu.engines import ENGINES
+from cfcam_gpu.recording import CudaGraphs
 
 #: Lines of assertion messages that are kept of failed tests.
 MESSAGES = 100
@@ -272,14 +273,14 @@ def cuda_graph(_limit_s: float, _save: Save) -> Mapping[str, Any]:
             explain_activations, static_activations, gradients, (64, 48), engine=engine, on_invalid="flag"
         )
         try:
-            captured, graph = explain_in_graph(explain)
+            captured, replay = CudaGraphs().record(explain)
             static_activations.copy_(second)
-            graph.replay()
+            replay()
             torch.cuda.synchronize()
             expected = explain()
             torch.testing.assert_close(captured.labels, expected.labels)
             torch.testing.assert_close(captured.heatmap, expected.heatmap)
-        except (RuntimeError, AssertionError) as error:
+        except (RuntimeError, CFCAMError, AssertionError) as error:
             findings["failed"].append(f"engine {engine}: {first_line(error)}")
     findings["failed"] += _whole_calls_recorded()
     return findings
@@ -288,8 +289,8 @@ def cuda_graph(_limit_s: float, _save: Save) -> Mapping[str, Any]:
 def _whole_calls_recorded() -> list[str]:
     """What is wrong with recordings of whole calls, which compare themselves with the explainer."""
     failed = []
-    model = make_model(Setup(device="cuda"))
-    images = make_images(Setup(device="cuda"), 4)
+    setup = Setup(device="cuda")
+    model, images = make_model(setup), make_images(setup, 4)
     classes = torch.arange(8, device="cuda").view(4, 2)
     cams: dict[str, dict[str, Any]] = {
         "cfcam": {}, "cfcam, engine torch": {"engine": "torch"}, "cfcam, compiled": {"compile": True},
@@ -299,22 +300,8 @@ def _whole_calls_recorded() -> list[str]:
     for name, arguments in cams.items():
         for targets in (None, classes):
             try:
-                cam = CFCAM(model, Setup().layer, on_invalid="flag", **arguments)
+                cam = CFCAM(model, setup.layer, on_invalid="flag", **arguments)
                 Recording(cam, images, targets)(images.flip(3), targets)
             except (RuntimeError, CFCAMError) as error:
                 failed.append(f"{name}, {'no' if targets is None else 'two'} targets: {first_line(error)}")
     return failed
-
-
-def explain_in_graph(explain: Callable[[], Explanation]) -> tuple[Explanation, torch.cuda.CUDAGraph]:
-    """What one call made, and the graph that makes it again in place; warmed up on a stream of its own."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            explain()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = explain()
-    return captured, graph

@@ -50,7 +50,7 @@ from cfcam_gpu.explanation import (
 )
 from cfcam_gpu.methods import find_method, smoothed
 from cfcam_gpu.methods.features import CapturedFeatures
-from cfcam_gpu.views import ImageView, image_views, joined
+from cfcam_gpu.methods.views import ImageView, image_views, joined
 
 #: A target layer: its name, its index among the model's children, or the module.
 Layer = str | int | nn.Module

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from cfcam_gpu._utils.device import on_device, out_of_memory
+from cfcam_gpu._utils.device import dtype_of, on_device, out_of_memory
 from cfcam_gpu._utils.messages import first_line
 from cfcam_gpu.capture.hooks import has_hooks
 from cfcam_gpu.capture.model_state import modules_of
@@ -147,8 +147,7 @@ class Recording:
 
     def _prove(self, images: Tensor, targets: Tensor | None) -> None:
         expected, got = self.cam(images, targets), self(images, targets)
-        dtype = next((p.dtype for p in self.cam.model.parameters() if p.is_floating_point()), images.dtype)
-        tolerance = _TOLERANCES.get(dtype, 1e-3)
+        tolerance = _TOLERANCES.get(dtype_of(self.cam.model, images.dtype), 1e-3)
         same = torch.equal(got.status, expected.status)
         difference = float((got.heatmap - expected.heatmap).abs().max())
         if not same or not difference <= tolerance:

@@ -26,7 +26,6 @@ ORDER = (
     "models",
     "engines",
     "methods",
-    "views",
     "activations",
     "explainer",
     "recording",

@@ -98,6 +98,16 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
+def dtype_of(model: nn.Module, otherwise: torch.dtype = torch.float32) -> torch.dtype:
+    """The dtype of the model's first floating-point parameter; `otherwise` for a model without any.
+
+    Example:
+        >>> dtype_of(nn.Linear(3, 2).half()), dtype_of(nn.ReLU())
+        (torch.float16, torch.float32)
+    """
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), otherwise)
+
+
 def on_device(device: torch.device) -> AbstractContextManager[None]:
     """Within it a CUDA device is the current one of this thread; for other devices it does nothing.
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cfcam_gpu._utils.device import device_of
+from cfcam_gpu._utils.device import device_of, dtype_of
 from cfcam_gpu.capture.layouts import check_layout
 from cfcam_gpu.capture.scoring import describe
 from cfcam_gpu.errors import CaptureError, ConfigError
@@ -37,8 +37,9 @@ def checked_images(images: Any, model: nn.Module) -> Tensor:
         raise CaptureError(
             f"images are on {images.device}, the model on {device}; call images.to({str(device)!r})"
         )
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), images.dtype)
-    return images if torch.is_autocast_enabled(images.device.type) else images.to(dtype)
+    return (
+        images if torch.is_autocast_enabled(images.device.type) else images.to(dtype_of(model, images.dtype))
+    )
 
 
 def check_reading(layer: object, layout: str, reshape_transform: Callable[[Tensor], Tensor] | None) -> None:

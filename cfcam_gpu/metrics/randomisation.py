@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cfcam_gpu._utils.device import dtype_of
 from cfcam_gpu._utils.precision import use_gradients
 from cfcam_gpu._utils.undo import Undo
 from cfcam_gpu.capture.hooks import add_hook
@@ -112,7 +113,7 @@ def layers_from_the_head(module: nn.Module, images: Tensor) -> list[str]:
     """
     names = {submodule: name for name, submodule in module.named_modules()}
     calls: list[str] = []
-    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), images.dtype)
+    dtype = dtype_of(module, images.dtype)
     undo = Undo()
     try:
         make_explainable(module, undo)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cfcam_gpu._utils.device import device_of, model_errors
+from cfcam_gpu._utils.device import device_of, dtype_of, model_errors
 from cfcam_gpu.capture.model_state import explainable
 from cfcam_gpu.capture.scoring import Scoring
 from cfcam_gpu.errors import ConfigError, ModelError
@@ -61,8 +61,9 @@ def loaded_module(
 
 def _output_count(module: nn.Module, preprocess: Preprocess, scoring: Scoring) -> int:
     """How many classes the module scores."""
-    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-    image = torch.zeros(1, preprocess.channels, *preprocess.size, dtype=dtype, device=device_of(module))
+    image = torch.zeros(
+        1, preprocess.channels, *preprocess.size, dtype=dtype_of(module), device=device_of(module)
+    )
     with torch.no_grad(), explainable(module), model_errors(image.shape):
         return scoring.of_model(module).class_logits(module(image)).shape[1]
 

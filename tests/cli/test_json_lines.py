@@ -38,7 +38,7 @@ def slow():
 
 def talking():
     warnings.warn("a warning")
-    logging.getLogger("a.library").warning("a log line")
+    logging.getLogger("imported").warning("a log line")
     print("a line", file=sys.stderr)
     print("10 %\\r20 %\\x1b[31m", end="", file=sys.stderr, flush=True)
     os.write(2, b"\\ncompiled code, \\xff\\n\\n")

@@ -23,6 +23,7 @@ from cfcam_gpu._utils.places.cache import cache_folder, copy_to_disk, plain_name
 from cfcam_gpu._utils.places.place import Place
 from cfcam_gpu.dataset.store.atomic_files import os_reason, write_atomically
 from cfcam_gpu.dataset.store.locks import claim, setup_lock
+from cfcam_gpu.dataset.store.resume import REMEDY
 from cfcam_gpu.errors import PlaceError, StoreError
 
 #: Requests at the same time.
@@ -103,10 +104,7 @@ class Staging:
             self._empty()
         versions = self._versions() if parts else {}
         if versions and not any(there.values()):
-            raise StoreError(
-                f"{self.place} holds parts but {MARKERS[0]} is missing; choose another output folder, or --overwrite "
-                "to begin anew"
-            )
+            raise StoreError(f"{self.place} holds parts but {MARKERS[0]} is missing; {REMEDY}")
         if any(there.values()):
             versions[PLAN] = _version(self.place.below(PLAN))
         wanted = [(name, v) for name, v in versions.items() if v is not None and self._is_older(name, v)]

@@ -16,7 +16,7 @@ from cfcam_gpu import CFCAM, CaptureError, ConfigError
 from cfcam_gpu.dataset import open_results
 from cfcam_gpu.errors import StoreError
 from cfcam_gpu.methods import METHODS
-from cfcam_gpu.views import image_views
+from cfcam_gpu.methods.views import image_views
 from tests.helpers.method_cases import CLOSE, Deeper
 from tests.helpers.smallnet import PLAIN, Net, photo, run, save
 
