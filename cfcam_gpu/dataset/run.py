@@ -39,9 +39,9 @@ from cfcam_gpu.dataset.store.journal import Journals, run_token
 from cfcam_gpu.dataset.store.locks import claim, setup_lock
 from cfcam_gpu.dataset.store.output import opened_output
 from cfcam_gpu.dataset.store.plan import Plan
-from cfcam_gpu.dataset.store.resume import REMEDY, open_plan
+from cfcam_gpu.dataset.store.resume import open_plan
 from cfcam_gpu.dataset.store.schema import Row, has_several_targets, others_of
-from cfcam_gpu.dataset.store.store import Store
+from cfcam_gpu.dataset.store.store import REMEDY, Store
 from cfcam_gpu.errors import InputError, StoreError, TooManyErrors
 
 

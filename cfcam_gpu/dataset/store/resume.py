@@ -30,14 +30,12 @@ from cfcam_gpu.dataset.store.fingerprint import differences, with_later_fields
 from cfcam_gpu.dataset.store.locks import Claim
 from cfcam_gpu.dataset.store.plan import Plan
 from cfcam_gpu.dataset.store.schema import has_several_targets
-from cfcam_gpu.dataset.store.store import Store
+from cfcam_gpu.dataset.store.store import REMEDY, Store
 from cfcam_gpu.errors import StoreError
 from cfcam_gpu.images.encode import IMAGE_FORMATS
 
 #: A run of more samples than this puts its pictures into one folder for each part.
 _MOST_IN_ONE_FOLDER = 10_000
-
-REMEDY = "choose another output folder, or --overwrite (in Python overwrite=True) to begin anew"
 
 
 def open_plan(

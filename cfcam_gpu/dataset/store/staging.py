@@ -23,7 +23,7 @@ from cfcam_gpu._utils.places.cache import cache_folder, copy_to_disk, plain_name
 from cfcam_gpu._utils.places.place import Place
 from cfcam_gpu.dataset.store.atomic_files import os_reason, write_atomically
 from cfcam_gpu.dataset.store.locks import claim, setup_lock
-from cfcam_gpu.dataset.store.resume import REMEDY
+from cfcam_gpu.dataset.store.store import REMEDY
 from cfcam_gpu.errors import PlaceError, StoreError
 
 #: Requests at the same time.

@@ -54,6 +54,9 @@ _FORMAT = 1
 #: The page that `cfcam report` writes into the folder, and how its title begins.
 REPORT, REPORT_TITLE = "report.html", "CF-CAM report"
 
+#: What to do about a folder that holds another run.
+REMEDY = "choose another output folder, or --overwrite (in Python overwrite=True) to begin anew"
+
 
 class OtherKind(NamedTuple):
     """The kind of run that must not share a folder with this one: its marker file, and what to call it."""
