@@ -43,7 +43,7 @@ SLOW = (
     "dataset/execution/test_ray.py",
     "dataset/test_few_images.py",
     "dataset/test_kills.py",
-    "dataset/test_output_places.py",
+    "dataset/output_places",
     "dataset/test_places.py",
     "dataset/test_survival.py",
     "engines/test_triton_engine.py",
