@@ -16,7 +16,7 @@ from cfcam_gpu._utils.places.masking import hidden, masked, revealed
 from cfcam_gpu._utils.places.place import Place
 from cfcam_gpu._utils.places.schemes import SCHEMES
 from cfcam_gpu.errors import MissingPackageError, PlaceError
-from tests.helpers.places import BUCKET, LocalS3, WebServer, web_server
+from tests.helpers.places import BUCKET, DRIPPING, LocalS3, WebServer, web_server
 
 CONTENT = bytes(range(256)) * 40
 
@@ -127,11 +127,7 @@ def test_a_server_that_hangs_is_given_up_after_two_tries(
     monkeypatch.setattr(places, "SILENCE", 0.3)
     url = web.url("/hangs")
     if scheme == "s3":
-        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        web.files.clear()
+        _take_for_s3(web, monkeypatch)
         url = "s3://hangs/a.png"
         monkeypatch.setattr(web.RequestHandlerClass, "do_GET", lambda handler: handler.server.ending.wait(60))
     start = time.monotonic()
@@ -140,17 +136,55 @@ def test_a_server_that_hangs_is_given_up_after_two_tries(
     assert time.monotonic() - start < 20
 
 
+@pytest.mark.parametrize("path", ["/drips", "/drips-chunks", "/drips-head", "/drips-status"])
 @pytest.mark.parametrize("read", [lambda place: place.read(0, 90_000), lambda place: place.open().read()])
 def test_a_server_that_drips_is_given_up_after_two_tries(
-    web: WebServer, monkeypatch: pytest.MonkeyPatch, read: Callable[[Place], bytes]
+    web: WebServer, monkeypatch: pytest.MonkeyPatch, read: Callable[[Place], bytes], path: str
 ) -> None:
     """A byte now and then is never silence; so would an image take days."""
     monkeypatch.setattr(places, "SILENCE", 0.5)
     start = time.monotonic()
     with pytest.raises(PlaceError, match=r"the server sent \d+ bytes in \d s, too few to go on"):
-        read(Place(web.url("/drips")))
+        read(Place(web.url(path)))
     assert time.monotonic() - start < 20
     assert len(web.requests) == 2
+
+
+@pytest.mark.parametrize("question", [lambda place: place.size(), lambda place: place.version()])
+def test_a_head_that_drips_is_given_up_whatever_was_asked(
+    web: WebServer, monkeypatch: pytest.MonkeyPatch, question: Callable[[Place], object]
+) -> None:
+    monkeypatch.setattr(places, "SILENCE", 0.5)
+    with pytest.raises(PlaceError, match="too few to go on"):
+        question(Place(web.url("/drips-head")))
+
+
+@pytest.mark.parametrize("path", ["/drips", "/drips-chunks", "/drips-head"])
+@pytest.mark.parametrize("question", [lambda place: place.read(0, 500), lambda place: place.is_folder()])
+def test_an_object_store_that_drips_is_given_up_after_two_tries(
+    web: WebServer, monkeypatch: pytest.MonkeyPatch, question: Callable[[Place], object], path: str
+) -> None:
+    monkeypatch.setattr(places, "SILENCE", 0.5)
+    _take_for_s3(web, monkeypatch)
+    monkeypatch.setattr(web.RequestHandlerClass, "do_GET", lambda handler: handler._drip(DRIPPING[path]))
+    head = DRIPPING["/drips-head"]  # an answer to HEAD has no content
+    monkeypatch.setattr(
+        web.RequestHandlerClass, "do_HEAD", lambda handler: handler._drip(head), raising=False
+    )
+    start = time.monotonic()
+    with pytest.raises(PlaceError, match="the server sent its answer too slowly to go on"):
+        question(Place("s3://drips/a.png"))
+    assert time.monotonic() - start < 20
+
+
+def _take_for_s3(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from s3fs import S3FileSystem
+
+    S3FileSystem.clear_instance_cache()  # it has the address of an earlier server
+    monkeypatch.setenv("AWS_ENDPOINT_URL", web.url("/"))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
 
 
 def test_a_server_that_is_slow_is_waited_for(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ class WebServer(ThreadingHTTPServer):
         requests: (path with its query, headers) of every request.
         statuses: path -> statuses to answer with, the first one first; afterwards the file.
         passwords: path -> "user:password" that it wants.
-        drop: bytes that it sends at once of the file "/drips".
+        drop: bytes that it sends at once of the files "/drips" and "/drips-chunks", and of the head of "/drips-head".
     """
 
     daemon_threads = True
@@ -103,6 +103,15 @@ class WebServer(ThreadingHTTPServer):
         return f"http://{user}127.0.0.1:{self.server_address[1]}{path}"
 
 
+#: Path -> what a server sends of its answer before it begins to drip.
+DRIPPING = {
+    "/drips": b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n",
+    "/drips-chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;",
+    "/drips-head": b"HTTP/1.1 200 OK\r\nX-Long: ",
+    "/drips-status": b"HTTP/1.1 200 ",
+}
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: WebServer
@@ -113,8 +122,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/hangs":
             self.server.ending.wait(60)
             return
-        if path == "/drips":
-            return self._drip()
+        if path in DRIPPING:
+            return self._drip(DRIPPING[path])
         if path == "/moved":
             return self._answer(302, b"", Location=f"/{self.path.partition('?')[2]}")
         wanted = self.server.passwords.get(path)
@@ -129,12 +138,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(404, b"")
         return self._send(self.server.files[path])
 
-    def _drip(self) -> None:
+    def _drip(self, start: bytes) -> None:
         """Sends a byte now and then, so that no single one is long in coming."""
-        self.send_response(200)
-        self.send_header("Content-Length", "1000000")
-        self.end_headers()
         with suppress(OSError):  # the client went away
+            self.wfile.write(start)
             self._send_drops()
 
     def _send_drops(self) -> None:

@@ -19,6 +19,9 @@ _CHUNK = 8 << 20
 #: Seconds to reach a server.
 _CONNECT = 10
 
+#: Bytes a second of a request as a whole, under which a server is given up.
+_LEAST = 1000
+
 _NO_CREDENTIALS = (
     "no credentials were found; give them as the package of this scheme reads them (of S3: AWS_ACCESS_KEY_ID and "
     "AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or FSSPEC_S3='{\"anon\": true}' for a public bucket)"
@@ -29,7 +32,9 @@ def read(url: str, start: int, length: int, timeout: float) -> bytes:
     """So many bytes from `start`, fewer at the end of the file. Raises PlaceError."""
     with _file_system(url, timeout) as (system, path):
         try:
-            content: bytes = system.cat_file(path, start=start, end=start + length)
+            content: bytes = system.cat_file(
+                path, start=start, end=start + length, **_limit(system, timeout, length)
+            )
         except OSError as error:
             if not _is_beyond_end(error):
                 raise
@@ -50,13 +55,13 @@ def chunks(url: str, timeout: float) -> Iterator[bytes]:
 def size(url: str, timeout: float) -> int | None:
     """Number of bytes of the file; None: not known. Raises PlaceError."""
     with _file_system(url, timeout) as (system, path):
-        return _whole_number(system.info(path).get("size"))
+        return _whole_number(system.info(path, **_limit(system, timeout)).get("size"))
 
 
 def version(url: str, timeout: float) -> str | None:
     """A text that changes with the file; None: there is none. Raises PlaceError."""
     with _file_system(url, timeout) as (system, path):
-        return _version(system.info(path))
+        return _version(system.info(path, **_limit(system, timeout)))
 
 
 def versions(url: str, timeout: float) -> dict[str, str | None]:
@@ -77,7 +82,7 @@ def modified(url: str, timeout: float) -> float:
 def is_folder(url: str, timeout: float) -> bool:
     """Whether the URL names a folder, not a file. Raises PlaceError if there is neither."""
     with _file_system(url, timeout) as (system, path):
-        return bool(system.info(path)["type"] == "directory")
+        return bool(system.info(path, **_limit(system, timeout))["type"] == "directory")
 
 
 def files(url: str, timeout: float) -> list[str]:
@@ -123,6 +128,16 @@ def remove(url: str, timeout: float) -> None:
     """Removes a file, if it is there. Raises PlaceError."""
     with _file_system(url, timeout, "removed") as (system, path), suppress(FileNotFoundError):
         system.rm_file(path)
+
+
+def _limit(system: Any, timeout: float, length: int = 0) -> dict[str, float]:
+    """The option that ends a request for so many bytes if the server sends a byte now and then.
+
+    Only a file system whose requests are coroutines takes it. A file may be shorter than what was asked for, so that
+    the limit does not grow with a length above `_CHUNK`.
+    """
+    seconds = 3 * timeout + min(length, _CHUNK) / _LEAST
+    return {"timeout": seconds} if getattr(system, "async_impl", False) else {}
 
 
 def _version(info: dict[str, Any]) -> str | None:
@@ -202,6 +217,8 @@ def _problem(error: Exception, scheme: str, timeout: float, doing: str) -> Place
         return PlaceError(f"access denied ({text}); check the credentials and what they allow")
     if names & {"NoCredentialsError", "DefaultCredentialsError", "PartialCredentialsError"}:
         return PlaceError(_NO_CREDENTIALS)
+    if "FSTimeoutError" in names:
+        return PlaceError("the server sent its answer too slowly to go on", passing=True)
     if any("Timeout" in name for name in names):
         return PlaceError(f"the server did not answer for {timeout:g} s", passing=True)
     if any("Connect" in name for name in names):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import http.client
+import io
+import math
+import socket
 import time
 import urllib.error
 import urllib.parse
@@ -33,7 +36,7 @@ def read(url: str, start: int, length: int, timeout: float) -> bytes:
                 "the server gives no parts of files (no HTTP range requests); copy the file to a disk"
             )
         pieces, missing = [], length
-        for piece in _pieces(response, timeout):
+        for piece in _pieces(response):
             pieces.append(piece[:missing])
             missing -= len(piece)
             if missing <= 0:
@@ -44,7 +47,7 @@ def read(url: str, start: int, length: int, timeout: float) -> bytes:
 def chunks(url: str, timeout: float) -> Iterator[bytes]:
     """The whole file, piece by piece. Raises PlaceError."""
     with _opened(url, timeout) as response:
-        yield from _pieces(response, timeout)
+        yield from _pieces(response)
 
 
 def size(url: str, timeout: float) -> int | None:
@@ -66,26 +69,84 @@ def is_folder(url: str, timeout: float) -> bool:
         return False
 
 
-def _pieces(response: http.client.HTTPResponse, timeout: float) -> Iterator[bytes]:
-    """The content as it arrives. Raises PlaceError where it arrives too slowly: a byte now and then is no silence."""
+def _pieces(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """The content as it arrives. Raises PlaceError where it ends early, which http.client does not notice."""
     expected, got = _length(response), 0
-    waited, lately = 0.0, 0  # seconds in which the server was waited for, and the bytes that came in them
-    while True:
-        start = time.monotonic()
-        piece = response.read1(_CHUNK)
-        waited += time.monotonic() - start
-        if not piece:
-            break
-        got, lately = got + len(piece), lately + len(piece)
-        if waited > timeout and got != expected:
-            if lately < waited * _LEAST:
-                raise PlaceError(
-                    f"the server sent {lately:,} bytes in {waited:.0f} s, too few to go on", passing=True
-                )
-            waited, lately = 0.0, 0
+    while piece := response.read1(_CHUNK):
+        got += len(piece)
         yield piece
-    if expected is not None and got < expected:  # http.client ends silently
+    if expected is not None and got < expected:
         raise PlaceError(f"the server sent {got:,} of {expected:,} bytes", passing=True)
+
+
+class _Watched(io.RawIOBase):
+    """What a server sends. Raises PlaceError where it arrives too slowly: a byte now and then is no silence.
+
+    Args:
+        source: the socket's file.
+        patience: seconds in which a server may send fewer bytes than `_LEAST` a second.
+    """
+
+    def __init__(self, source: io.RawIOBase, patience: float) -> None:
+        self.source, self.patience = source, patience
+        self.begin()
+
+    def begin(self) -> None:
+        """Forgets what was sent until now."""
+        self.waited = 0.0  # seconds in which the server was waited for
+        self.got = 0  # bytes that came in them
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self.waited > self.patience:
+            if self.got < self.waited * _LEAST:
+                text = f"the server sent {self.got:,} bytes in {self.waited:.0f} s, too few to go on"
+                raise PlaceError(text, passing=True)
+            self.begin()
+        start = time.monotonic()
+        count = self.source.readinto(buffer)
+        self.waited += time.monotonic() - start
+        self.got += count or 0
+        return count
+
+    def close(self) -> None:
+        self.source.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer whose head and content each have a limit of slowness."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self._watched = _Watched(self.fp.detach(), sock.gettimeout() or math.inf)
+        self.fp = io.BufferedReader(self._watched)
+
+    def begin(self) -> None:
+        super().begin()
+        self._watched.begin()
+
+
+class _Watching(urllib.request.AbstractHTTPHandler):
+    """Reads every answer as a `_Response`, those of proxies too."""
+
+    def do_open(self, http_class: Any, req: urllib.request.Request, **options: Any) -> Any:
+        def connection(*arguments: Any, **settings: Any) -> http.client.HTTPConnection:
+            made: http.client.HTTPConnection = http_class(*arguments, **settings)
+            made.response_class = _Response
+            return made
+
+        return super().do_open(connection, req, **options)
+
+
+class _HTTPHandler(_Watching, urllib.request.HTTPHandler):
+    pass
+
+
+class _HTTPSHandler(_Watching, urllib.request.HTTPSHandler):
+    pass
 
 
 def _length(response: http.client.HTTPResponse) -> int | None:
@@ -108,7 +169,7 @@ def _client() -> urllib.request.OpenerDirector:
     """A client that opens nothing but HTTP: urllib's usual one reads local files as well."""
     client = urllib.request.OpenerDirector()
     for handler in (
-        urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
+        urllib.request.ProxyHandler, _HTTPHandler, _HTTPSHandler,
         urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPRedirectHandler,
         urllib.request.HTTPErrorProcessor, urllib.request.UnknownHandler,
     ):  # fmt: skip
