@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy.typing as npt
 import torch
@@ -129,8 +130,10 @@ class Explanation:
         """The number of images."""
         return len(self.status)
 
-    def __getitem__(self, which: int | slice | Sequence[int] | Tensor) -> Explanation:
-        """The explanation of one image, with B = 1, or of several: a slice, indices or a (B,) bool tensor.
+    def __getitem__(
+        self, which: SupportsIndex | slice | Sequence[int] | Tensor | npt.NDArray[Any]
+    ) -> Explanation:
+        """The explanation of one image, with B = 1, or of several: a slice, indices or (B,) bools.
 
         Example:
             >>> from cfcam_gpu import explain_activations
@@ -138,10 +141,11 @@ class Explanation:
             >>> len(result), len(result[-1]), len(result[1:]), len(result[[0, 2]])
             (3, 1, 2, 2)
         """
-        if isinstance(which, int):
-            if not -len(self) <= which < len(self):
-                raise IndexError(f"the explanation has {len(self)} images, got index {which}")
-            which = slice(which % len(self), which % len(self) + 1)
+        if hasattr(which, "__index__") and not getattr(which, "ndim", 0):  # arrays and tensors have it too
+            number = operator.index(which)
+            if not -len(self) <= number < len(self):
+                raise IndexError(f"the explanation has {len(self)} images, got index {number}")
+            which = slice(number % len(self), number % len(self) + 1)
         index: Any = list(which) if isinstance(which, (list, tuple)) else which
         return self._changed(lambda values: values[index] if len(values) == len(self) else values)
 
@@ -169,51 +173,80 @@ class Explanation:
         return replace(self, **{name: change(values) for name, values in self._tensors().items()})  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
-        size = "x".join(map(str, self.heatmap.shape[-2:]))
-        several = f", {self.heatmap.shape[1]} targets each" if self.heatmap.ndim == 4 else ""
+        size = "x".join(map(str, self.heatmap.shape[self.blank.ndim :]))
+        several = f", {self._maps_each} targets each" if self.blank.ndim == 2 else ""
         unit = "image" if len(self) == 1 else "images"
         return f"Explanation({len(self)} {unit}, heatmaps {size}{several}, engine {self.engine}, {self.heatmap.device})"
 
+    @property
+    def _maps_each(self) -> int:
+        return self.blank.shape[1] if self.blank.ndim == 2 else 1
+
     def _repr_html_(self) -> str:
-        """Thumbnails of the first heatmaps, for notebooks."""
+        """Thumbnails of the first heatmaps, for notebooks; of a volume the slice with the maximum."""
         from cfcam_gpu.images.figures import thumbnails
 
-        maps, captions = self._pictures(_MOST_PICTURES)
-        total = self.heatmap[..., 0, 0].numel()
+        maps, captions, _ = self._pictures(_MOST_PICTURES)
+        total = self.blank.numel()
         more = f"; the first {len(maps)} of {total} heatmaps" if total > len(maps) else ""
         return thumbnails(maps, captions, f"{self!r}{more}")
 
     def plot(self, images: Any = None) -> Figure:
-        """A Matplotlib figure of the first 16 heatmaps.
+        """A Matplotlib figure of the first 16 heatmaps; of a volume the slice with the maximum.
 
         Args:
             images: pictures to draw them over, one an image of the batch, as `cfcam_gpu.overlay` takes them; tensors
-                may be normalised as the model takes them.
+                may be normalised as the model takes them. Of one image also the picture alone. Of volumes (C,D,H,W)
+                or (D,H,W) arrays or tensors.
 
         Raises:
-            ConfigError: not as many pictures as images.
+            ConfigError: not as many pictures as images, or no image.
             MissingPackageError: Matplotlib is not installed.
         """
         from cfcam_gpu.images.figures import figure
 
-        if images is not None and len(images) != len(self):
-            raise ConfigError(f"one picture for each of the {len(self)} images is needed, got {len(images)}")
-        maps, captions = self._pictures(_MOST_PICTURES)
-        of_each = self.heatmap.shape[1] if self.heatmap.ndim == 4 else 1
-        return figure(
-            maps, captions, None if images is None else [images[i // of_each] for i in range(len(maps))]
-        )
+        maps, captions, slices = self._pictures(_MOST_PICTURES)
+        if not maps:
+            raise ConfigError("the explanation has no images, so there is nothing to draw")
+        backdrops = None
+        if images is not None:
+            pictures = self._one_each(images)
+            backdrops = [
+                pictures[i // self._maps_each]
+                if depth is None
+                else pictures[i // self._maps_each][..., depth, :, :]
+                for i, depth in enumerate(slices)
+            ]
+        return figure(maps, captions, backdrops)
+
+    def _one_each(self, images: Any) -> Sequence[Any]:
+        """A picture for each image; one picture alone is a sequence of one."""
+        axes_of_batch = 2 + self.grid.ndim - self.blank.ndim
+        alone = len(self) == 1 and getattr(images, "ndim", axes_of_batch) < axes_of_batch
+        pictures: Sequence[Any] = [images] if alone or hasattr(images, "convert") else images
+        if len(pictures) != len(self):
+            raise ConfigError(
+                f"one picture for each of the {len(self)} images is needed, got {len(pictures)}"
+            )
+        return pictures
 
     def show(self, images: Any = None) -> None:
         """As `plot`, and shows the figure."""
         self.plot(images)
         require("matplotlib.pyplot", "plots").show()
 
-    def _pictures(self, most: int) -> tuple[list[npt.NDArray[Any]], list[str]]:
-        """The first heatmaps, and what is said under each: the class, its probability, what is wrong."""
-        per_image = self.heatmap.shape[1] if self.heatmap.ndim == 4 else 1
+    def _pictures(self, most: int) -> tuple[list[npt.NDArray[Any]], list[str], list[int | None]]:
+        """The first heatmaps (H,W), what is said under each, and which slice of its volume each is.
+
+        Under a heatmap stand the class, its probability, and what is wrong.
+        """
+        per_image = self._maps_each
         first = self[: -(-most // per_image)].cpu()
-        maps = first.heatmap.flatten(0, -3)[:most]
+        maps = first.heatmap.flatten(0, self.blank.ndim - 1)[:most]
+        slices: list[int | None] = [None] * len(maps)
+        if maps.ndim == 4:
+            slices = maps.amax((-2, -1)).argmax(-1).tolist()
+            maps = maps[range(len(maps)), slices]
         blank = first.blank.flatten()
         targets = None if first.targets is None else first.targets.flatten()
         chances, problems = first.probabilities, first.problems
@@ -221,6 +254,7 @@ class Explanation:
         def caption(i: int) -> str:
             image = i // per_image
             words = [f"image {image}"]
+            words += [] if slices[i] is None else [f"slice {slices[i]}"]
             if targets is not None:
                 words.append(f"class {int(targets[i])}")
                 if chances is not None and targets[i] >= 0:
@@ -228,7 +262,7 @@ class Explanation:
             words += ["blank"] if blank[i] else []
             return ", ".join([*words, *filter(None, [problems[image]])])
 
-        return list(maps.numpy()), [caption(i) for i in range(len(maps))]
+        return list(maps.numpy()), [caption(i) for i in range(len(maps))], slices
 
     def save(self, folder: str | Path) -> Path:
         """Write the explanation to `explanation.pt` in a folder, which is made; the file's path.

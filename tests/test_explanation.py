@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 
-from cfcam_gpu import CFCAM, ConfigError, InputError
+from cfcam_gpu import CFCAM, ConfigError, InputError, overlay
 from cfcam_gpu.explanation import Explanation, Problem, status_of
 from tests.helpers.capture_net import make_images, make_net
 
@@ -52,8 +54,12 @@ def test_an_explanation_is_a_sequence_of_images() -> None:
     chosen = result[torch.tensor([True, False, True])]
     assert torch.equal(chosen.grid, result.grid[[0, 2]])
     assert torch.equal(result[[2, 0]].heatmap, result.heatmap[[2, 0]])
-    with pytest.raises(IndexError, match="has 3 images, got index 3"):
-        result[3]
+    for last in (np.int64(2), np.array(2), torch.tensor(-1)):
+        assert torch.equal(result[last].heatmap, result.heatmap[2:])
+    assert torch.equal(result[np.array([True, False, True])].grid, result.grid[[0, 2]])
+    for outside in (3, -4, np.int64(3)):
+        with pytest.raises(IndexError, match=f"has 3 images, got index {outside}"):
+            result[outside]
     assert set(result.numpy()) >= {"heatmap", "grid", "labels", "eps"}
     assert len(repr(result)) < 100
     assert repr(result) == "Explanation(3 images, heatmaps 12x10, engine torch, cpu)"
@@ -112,3 +118,39 @@ def test_a_figure_has_a_picture_for_each_map() -> None:
     ]
     with pytest.raises(ConfigError, match="one picture for each of the 3 images is needed, got 2"):
         result.plot(images[:2])
+    with pytest.raises(ConfigError, match="no images, so there is nothing to draw"):
+        result[3:].plot()
+
+
+def test_a_picture_alone_is_that_of_the_only_image() -> None:
+    pytest.importorskip("matplotlib").use("Agg")
+    result, images = explained(targets=[1, 2, 0])
+    in_batch = result[0].plot(images[:1]).axes[0].images[0].get_array()
+    alone = result[0].plot(images[0]).axes[0].images[0].get_array()
+    np.testing.assert_array_equal(np.asarray(alone), np.asarray(in_batch))
+    pixels = np.arange(120, dtype=np.uint16).reshape(12, 10) * 500
+    from_file, from_array = [
+        np.asarray(result[0].plot(picture).axes[0].images[0].get_array())
+        for picture in (Image.fromarray(pixels), pixels / pixels.max())
+    ]
+    np.testing.assert_array_equal(from_file, from_array)  # sixteen bits are not cut off at eight
+    with pytest.raises(ConfigError, match="each of the 3 images is needed, got 1"):
+        result.plot(Image.fromarray(pixels))
+
+
+@pytest.mark.parametrize("targets", [[1, 0], [[1, 0], [0, 1]]])
+def test_volumes_are_shown_by_the_slice_with_the_maximum(targets: Any) -> None:
+    pytest.importorskip("matplotlib").use("Agg")
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv3d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 2))
+    volumes = torch.rand(2, 1, 6, 12, 10)
+    result = CFCAM(net, method="gradcam", on_invalid="flag")(volumes, targets=torch.tensor(targets))
+    several = ", 2 targets each" if result.blank.ndim == 2 else ""
+    assert repr(result) == f"Explanation(2 images, heatmaps 6x12x10{several}, engine torch, cpu)"
+    assert result._repr_html_().count("<img") == result.blank.numel()
+    slices = result.heatmap.flatten(0, -4).amax((-2, -1)).argmax(-1).tolist()
+    titles = [axis.get_title() for axis in result.plot(volumes).axes[: len(slices)]]
+    assert [title.split(", ")[1] for title in titles] == [f"slice {depth}" for depth in slices]
+    first = result[0].plot(volumes[0]).axes[0].images[0].get_array()
+    expected = overlay(volumes[0, :, slices[0]], result.heatmap.flatten(0, -4)[0, slices[0]])
+    np.testing.assert_array_equal(np.asarray(first), expected)

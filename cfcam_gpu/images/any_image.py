@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import Any
 
 import cv2
@@ -10,6 +11,9 @@ import numpy.typing as npt
 
 from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.images.overlay import Pixels, draw_overlay, fit_heatmap
+
+#: Pillow's modes of more than 8 bits; its conversion to RGB would cut their values off at 255.
+_WIDE_MODES = ("I", "F")
 
 
 def overlay(image: Any, heatmap: Any, cmap: str = "inferno", alpha: float = 0.4) -> Pixels:
@@ -53,14 +57,27 @@ def rgb_pixels(image: Any) -> Pixels:
         >>> rgb_pixels(np.ones((1, 2, 2), np.float32)).tolist()
         [[[255, 255, 255], [255, 255, 255]], [[255, 255, 255], [255, 255, 255]]]
     """
-    if hasattr(image, "convert"):
+    if is_picture_of_8_bits(image):
         return np.asarray(image.convert("RGB"), np.uint8)
+    if isinstance(image, (str, PathLike)):
+        raise ConfigError(f"image must be a picture, got the path {str(image)!r}; pass PIL.Image.open(path)")
     pixels = uint8_pixels(channels_last(as_array(image)))
     if pixels.shape[2] == 3:
         return pixels
     return np.ascontiguousarray(
         cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB) if pixels.shape[2] == 1 else pixels[..., :3]
     )
+
+
+def is_picture_of_8_bits(image: Any) -> bool:
+    """Whether this is a PIL image that its conversion to RGB leaves as it looks.
+
+    Example:
+        >>> from PIL import Image
+        >>> [is_picture_of_8_bits(Image.new(mode, (1, 1))) for mode in ("RGB", "P", "I;16", "F")]
+        [True, True, False, False]
+    """
+    return hasattr(image, "convert") and not image.mode.startswith(_WIDE_MODES)
 
 
 def as_array(values: Any) -> npt.NDArray[Any]:
@@ -106,7 +123,9 @@ def uint8_pixels(pixels: npt.NDArray[Any]) -> Pixels:
     if pixels.dtype == np.uint8:
         return pixels
     if not np.issubdtype(pixels.dtype, np.floating):
-        raise ConfigError(f"image must be uint8, or floating-point in [0, 1], got {pixels.dtype}")
+        raise ConfigError(
+            f"image must be uint8, or floating-point in [0, 1], got {pixels.dtype}; divide it by its largest value"
+        )
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= 0 and high <= 1):
         raise ConfigError(

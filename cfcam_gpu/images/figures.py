@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cfcam_gpu._utils.optional import require
-from cfcam_gpu.images.any_image import as_array, overlay, rgb_pixels
+from cfcam_gpu.images.any_image import as_array, is_picture_of_8_bits, overlay, rgb_pixels
 from cfcam_gpu.images.encode import encode_image
 from cfcam_gpu.images.overlay import Pixels, colorize
 
@@ -79,9 +79,11 @@ def figure(heatmaps: Sequence[npt.NDArray[np.floating]], titles: Sequence[str], 
 
 
 def _backdrop(image: Any) -> Pixels:
-    if hasattr(image, "convert"):
+    if is_picture_of_8_bits(image):
         return rgb_pixels(image)
     values = as_array(image)
-    if np.issubdtype(values.dtype, np.floating) and not (values.min() >= 0 and values.max() <= 1):
-        values = (values - values.min()) / max(float(np.ptp(values)), 1e-12)
+    if values.dtype != np.uint8:
+        values = values.astype(np.float32)
+        if not (values.min() >= 0 and values.max() <= 1):
+            values = (values - values.min()) / max(float(np.ptp(values)), 1e-12)
     return rgb_pixels(values)

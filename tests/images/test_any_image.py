@@ -26,6 +26,7 @@ HELD = {
     "float tensor": torch.from_numpy(PIXELS.copy()).permute(2, 0, 1) / 255,
     "with a graph": (torch.from_numpy(PIXELS.copy()).permute(2, 0, 1) / 255).requires_grad_(),
     "RGBA": np.dstack([PIXELS, np.full((6, 8), 7, np.uint8)]),
+    "CMYK as it looks": Image.fromarray(PIXELS).convert("CMYK"),
     "PIL RGBA": Image.fromarray(np.dstack([PIXELS, np.full((6, 8), 7, np.uint8)])),
 }
 
@@ -49,6 +50,12 @@ def test_gray_is_three_equal_channels(gray: Any) -> None:
         (np.zeros((2, 6, 8, 3), np.uint8), HEATMAP, r"got shape \(2, 6, 8, 3\); pass one image at a time"),
         (np.zeros((6, 8, 2), np.uint8), HEATMAP, "with 1, 3 or 4 channels"),
         (PIXELS.astype(np.int32), HEATMAP, r"must be uint8, or floating-point in \[0, 1\], got int32"),
+        (
+            Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257),
+            HEATMAP,
+            "got uint16; divide it by its largest",
+        ),
+        ("cat.jpg", HEATMAP, r"got the path 'cat.jpg'; pass PIL.Image.open\(path\)"),
         (PIXELS.astype(np.float32), HEATMAP, r"values from 0 to 249; divide by 255"),
         (PIXELS / 255.0 - 0.5, HEATMAP, "undo the normalisation"),
         (PIXELS, HEATMAP * 2, r"heatmap must lie in \[0, 1\]"),
