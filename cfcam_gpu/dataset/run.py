@@ -179,6 +179,8 @@ def samples_of(
     Raises:
         InputError: an input does not exist, holds no images, or is no path.
     """
+    if isinstance(inputs, SpooledSamples):  # files of a torchvision folder
+        return inputs
     if _is_source(inputs):
         return MaskedSamples(cast(Collection[Sample], inputs))
     items: list[Any] = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
@@ -211,7 +213,8 @@ def carry_out(
     """Claims the output folder, stores the plan or resumes the stored one, and explains this process's parts.
 
     Args:
-        samples: a list is emptied, since a million samples take memory or space on the disk, and the plan has them.
+        samples: those in a list or a `Spool` are removed, since a million take memory or space on the disk, and the
+            plan has them.
         run_content: the content of run.json.
 
     Raises:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
+from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from cfcam_gpu.dataset.run import explain_dataset
+from cfcam_gpu.dataset.sources.object_kinds import object_samples
 from cfcam_gpu.errors import ConfigError, StoreError
 from cfcam_gpu.evaluation import evaluate
 from cfcam_gpu.report import write_report
@@ -42,6 +44,14 @@ def test_a_loader_gives_the_rows_and_overlays_of_the_same_images_in_files(tmp_pa
     assert [row["sample_id"] for row in from_loader] == ["0", "1", "2", "3"]
     assert [row["label"] for row in from_loader] == ["0", "1", "2", "0"]
     assert from_loader[3]["overlay"] == "000003_cfcam.png"
+
+
+def test_the_files_of_a_torchvision_folder_are_held_no_longer_than_the_plan_needs_them(tmp_path):
+    for name in ("ant", "bee"):
+        save(tmp_path / "train" / name, a=PHOTOS[0])
+    samples = object_samples(ImageFolder(tmp_path / "train")).samples
+    assert [row["label"] for row in explained(samples, tmp_path / "out")] == ["ant", "bee"]
+    assert len(samples) == 0
 
 
 def test_a_single_path(tmp_path):
