@@ -49,12 +49,12 @@ from cfcam_gpu.cfcam.clustering import (
 )
 from cfcam_gpu.cfcam.maps import upsample_and_normalise
 from cfcam_gpu.cfcam.weighting import activation_map, channel_weights
-from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK, NOISE
+from cfcam_gpu.config import EPS_FLOOR, NOISE
 from cfcam_gpu.engines import resolve_engine
 from cfcam_gpu.models.prepare import DTYPES
 
-#: The stages of a scan of the channels, in order.
-SCAN_STAGES = ("distances", "percentile", "neighbours", "search")
+#: The stages of the numba engine's scan of the channels, in order.
+SCAN_STAGES = ("neighbours", "search")
 
 
 @dataclass(frozen=True)
@@ -102,24 +102,16 @@ def numba_scan(clock: Clock) -> Scan:
         threads = max(1, min(torch.get_num_threads(), len(x)))
 
         def work(first: int) -> list[tuple[str, float]]:
-            most = x.shape[1]
-            pairs = np.empty(max(1, most * (most - 1) // 2), np.float32)
-            kept, rows = np.empty_like(pairs), np.empty((most, (most + 63) // 64), np.uint64)
+            scratch = engine.Scratch.of(x.shape[1])
             times: list[tuple[str, float]] = []
             for b in range(first, len(x), threads):
                 n = counts[b]
                 if n < 2:
                     continue
-                squared = pairs[: n * (n - 1) // 2]
                 reads = [time.perf_counter()]
-                engine._squared_distances(x[b, :n], squared)
+                eps[b] = engine.neighbours(x[b, :n], config.eps_percentile, scratch)
                 reads.append(time.perf_counter())
-                eps[b] = max(engine._percentile(squared, n, config.eps_percentile, kept), EPS_FLOOR)
-                reads.append(time.perf_counter())
-                radius = eps[b] * (1 + EPS_SLACK)
-                engine._neighbour_bits(squared, n, np.float32(radius * radius), rows)
-                reads.append(time.perf_counter())
-                n_clusters[b] = engine._search(rows, n, config.min_samples(n), labels[b])
+                n_clusters[b] = engine.search(scratch.rows, n, config.min_samples(n), labels[b])
                 reads.append(time.perf_counter())
                 times += list(zip(SCAN_STAGES, np.diff(reads).tolist(), strict=True))
             return times
@@ -207,7 +199,7 @@ class EngineStages:
 
 
 ENGINE_STAGES = {
-    "numba": EngineStages(steps_in_pytorch(numba_scan)),
+    "numba": EngineStages(steps_in_pytorch(numba_scan), distances_stored=False),
     "torch": EngineStages(steps_in_pytorch(torch_scan)),
     "triton": EngineStages(triton_steps, distances_stored=False),
 }

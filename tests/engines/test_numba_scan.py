@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from cfcam_gpu import CFCAMConfig
 from cfcam_gpu.cfcam import clustering
+from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK
 from cfcam_gpu.engines import numba_scan
 from tests.helpers.features import blobs
 
@@ -27,30 +28,77 @@ def test_selection_leaves_nothing_smaller_behind_the_rank(values, rank):
     np.testing.assert_array_equal(np.sort(values), np.sort(original))
 
 
-@pytest.mark.parametrize("sampled", [0.0, 5.0])
-def test_a_sample_that_misleads_does_not_change_the_percentile(sampled):
-    """All sampled pairs have one value, the others lie elsewhere: the bracket does not hold the rank."""
-    n = 500
-    squared = np.random.default_rng(0).uniform(1, 2, n * (n - 1) // 2).astype(np.float32)
-    stride = squared.size / numba_scan.SAMPLE
-    squared[(np.arange(numba_scan.SAMPLE) * stride).astype(int)] = sampled
-    kept = np.empty_like(squared)
-    below, inside = numba_scan._interval(squared, squared.size // 4, kept)
-    assert not below <= squared.size // 4 < below + inside
-    percentile = numba_scan._percentile(squared, n, 25.0, kept)
-    assert percentile == pytest.approx(
-        np.percentile(np.repeat(np.sqrt(squared.astype(np.float64)), 2), 25), rel=1e-12
-    )
+def whole_numbers(n: int, depth: int) -> np.ndarray:
+    """Channels (n,depth) whose squared distances float32 holds exactly; many are the same."""
+    return np.random.default_rng(n * depth).integers(0, 3, (n, depth)).astype(np.float32)
 
 
+def squared_distances(x: np.ndarray) -> np.ndarray:
+    """(n,n) float64, by differencing."""
+    return ((x[:, None].astype(np.float64) - x) ** 2).sum(2)
+
+
+def bits(rows: np.ndarray, n: int) -> np.ndarray:
+    """(n,n) bool: bit j of each row."""
+    return np.unpackbits(rows[:n].view(np.uint8), axis=1, bitorder="little")[:, :n].astype(bool)
+
+
+def expected_neighbours(x: np.ndarray, percentile: float) -> tuple[float, np.ndarray]:
+    """eps, and (n,n) bool."""
+    squared = squared_distances(x)
+    pairs = squared[np.triu_indices(len(x), 1)]
+    eps = max(float(np.percentile(np.repeat(np.sqrt(pairs), 2), percentile)), EPS_FLOOR)
+    return eps, squared <= (eps * (1 + EPS_SLACK)) ** 2
+
+
+@pytest.mark.parametrize("percentile", [0.0, 10.0, 25.0, 100.0])
 @pytest.mark.parametrize("depth", [1, 3, 4, 49, 64, 67, 196])
+@pytest.mark.parametrize("n", [2, 3, 63, 64, 65, 130, 200])
+def test_neighbours_of_any_number_of_channels_and_any_depth(n, depth, percentile):
+    """The memory is another image's, and larger; blocks of 64 channels, the last of them cut, all mirrored."""
+    x = whole_numbers(n, depth)
+    scratch = numba_scan.Scratch.of(n + 70)
+    scratch.rows[:] = np.uint64(2**64 - 1)
+    eps = numba_scan.neighbours(x, percentile, scratch)
+    expected, near = expected_neighbours(x, percentile)
+    assert eps == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_array_equal(bits(scratch.rows, n), near)
+
+
+@pytest.mark.parametrize("percentile", [0.0, 25.0, 100.0])
+@pytest.mark.parametrize("interval", [(0.0, 0.0), (1e9, 1e9), (2.0, 2.0), (0.0, "eps")], ids=str)
+def test_a_sample_that_misleads_changes_nothing(monkeypatch, interval, percentile):
+    """Neither an interval without the ranks, nor one that ends at eps, above which pairs are neighbours by rounding."""
+    x = whole_numbers(100, 20)
+    expected, near = expected_neighbours(x, percentile)
+    low, high = interval
+    high = float(np.float32(expected**2)) if high == "eps" else high
+    monkeypatch.setattr(numba_scan, "_interval", lambda *_: (low, high))
+    scratch = numba_scan.Scratch.of(100)
+    assert numba_scan.neighbours(x, percentile, scratch) == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_array_equal(bits(scratch.rows, 100), near)
+
+
+def test_few_pairs_are_kept():
+    """Else memory and time of a pass over all distances would be back."""
+    x = np.random.default_rng(0).random((600, 49)).astype(np.float32)
+    scratch = numba_scan.Scratch.of(600)
+    eps = numba_scan.neighbours(x, 25.0, scratch)
+    assert eps == pytest.approx(expected_neighbours(x, 25.0)[0], rel=1e-6)
+    assert 100 < scratch.starts[600] < 0.06 * 600 * 599 / 2
+
+
+@pytest.mark.parametrize("depth", [1, 3, 4, 49, 64, 67, 196, 3136])
 def test_distances_of_any_depth(depth):
+    """With an interval that holds all, all are kept."""
     x = np.random.default_rng(depth).standard_normal((9, depth)).astype(np.float32)
-    squared = np.empty(36, np.float32)
-    numba_scan._squared_distances(x, squared)
-    rows, columns = np.triu_indices(9, 1)
-    exact = ((x[rows].astype(np.float64) - x[columns]) ** 2).sum(1)
-    np.testing.assert_allclose(squared, exact, rtol=5e-7)
+    rows, values, places, starts = numba_scan.Scratch.of(9)
+    columns = np.ascontiguousarray(x.T)
+    assert numba_scan._compare(columns, 0.0, np.inf, rows, values, places, starts) == (0, 36)
+    first, second = np.triu_indices(9, 1)
+    np.testing.assert_array_equal(places, second)
+    np.testing.assert_array_equal(np.repeat(np.arange(9), np.diff(starts)), first)
+    np.testing.assert_allclose(values, squared_distances(x)[first, second], rtol=5e-7)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
