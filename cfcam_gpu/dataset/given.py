@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from torch import nn
 
+from cfcam_gpu._utils.messages import unknown
 from cfcam_gpu.capture.scoring import Scoring
 from cfcam_gpu.dataset.execution.local import Model
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.sources.object_kinds import is_object, object_samples
 from cfcam_gpu.errors import ConfigError
 from cfcam_gpu.models.given import as_preprocess, loaded_module
+from cfcam_gpu.models.options import ModelOptions
 
 Options = TypeVar("Options", bound=RunOptions)
 
@@ -31,6 +33,30 @@ class Given(Generic[Options]):
     inputs: Any
     model: Model
     options: Options
+
+
+def with_settings(options: Options, settings: Mapping[str, Any]) -> Options:
+    """The options with other values of the fields that the settings name.
+
+    Raises:
+        ConfigError: a name that is no field, or a value that its field does not take.
+
+    Example:
+        >>> with_settings(RunOptions(), {"method": "Grad-CAM"}).method
+        'gradcam'
+    """
+    of_models = {field.name for field in fields(ModelOptions)}
+    for name in settings:
+        if name in _TOLD_LATER:
+            raise ConfigError(f"{name} is no setting of a run; {_TOLD_LATER[name]}")
+        if name not in (known := [field.name for field in fields(options)]):
+            about_models = "; load_model takes it, whose result is a model here" if name in of_models else ""
+            raise ConfigError(f"{unknown('setting', name, known)}{about_models}")
+    return replace(options, **settings)
+
+
+#: Options of the command that are functions in Python.
+_TOLD_LATER = {"report": "call cfcam_gpu.report.write_report(out) after it"}
 
 
 def as_given(

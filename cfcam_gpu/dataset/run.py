@@ -26,7 +26,7 @@ from cfcam_gpu.dataset.execution.observer import Interrupted, Observer, Tally, w
 from cfcam_gpu.dataset.execution.parts import OverlayFiles, PartExplainer, PendingPart
 from cfcam_gpu.dataset.execution.ray_driver import ray_part_explainer
 from cfcam_gpu.dataset.execution.worker import OverlayStyle
-from cfcam_gpu.dataset.given import as_given
+from cfcam_gpu.dataset.given import as_given, with_settings
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.run_summary import RunSummary
 from cfcam_gpu.dataset.sources.columns import MaskedSamples
@@ -80,7 +80,7 @@ def explain_dataset(
         observer: is told how the run goes.
 
     Raises:
-        ConfigError: a setting is out of range; raised before anything is read.
+        ConfigError: a setting is unknown or out of range; raised before anything is read.
         InputError: an input does not exist, or the output folder cannot be made.
         StoreError: `out` holds another run, is in use, or cannot be written; its server cannot be reached.
         TooManyErrors: more samples failed than `max_errors` allows.
@@ -107,7 +107,7 @@ def explain_dataset(
         >>> summary.tally.ok, len(open_results(folder / "out"))
         (1, 1)
     """
-    options = replace(options or RunOptions(), **settings)
+    options = with_settings(options or RunOptions(), settings)
     observer = observer or Observer()
     given = as_given(inputs, model, options, preprocess, class_names)
     options = given.options

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from cfcam_gpu.dataset.execution.observer import Observer
 from cfcam_gpu.dataset.execution.parts import PartExplainer
 from cfcam_gpu.dataset.execution.pool import make_pool
 from cfcam_gpu.dataset.execution.ray_driver import ray_part_explainer
-from cfcam_gpu.dataset.given import Given, as_given
+from cfcam_gpu.dataset.given import Given, as_given, with_settings
 from cfcam_gpu.dataset.run import carry_out, samples_of
 from cfcam_gpu.dataset.run_summary import RunSummary
 from cfcam_gpu.dataset.sources.columns import pieces_of
@@ -115,7 +115,7 @@ def evaluate(
         >>> result.summary["images"], list(result.summary["methods"]), result.page.name
         (1, ['gradcam', 'layercam'], 'report.html')
     """
-    options = replace(options or EvaluationOptions(), **settings)
+    options = with_settings(options or EvaluationOptions(), settings)
     observer, device = observer or Observer(), resolve_device(options.device)
     given = as_given(inputs, model, options, preprocess, class_names)
     options = given.options

@@ -98,8 +98,8 @@ def as_preprocess(preprocess: Any) -> Preprocess:
         return preprocess_of(processor, name)
     except ModelError as error:
         raise ConfigError(
-            f"{name} is no transform from a PIL image to a tensor (3,H,W) that resizes, crops the centre and "
-            f"normalises ({error}); pass {_HOW}"
+            f"preprocess must take a PIL image to a tensor (3,H,W), and do no more than resize, crop the centre and "
+            f"normalise; {error}; or pass {_HOW}"
         ) from error
 
 

@@ -54,7 +54,7 @@ def _quiet(transformers: ModuleType) -> Iterator[None]:
 def _load(transformers: ModuleType, place: str, request: Request) -> LoadedModel:
     config = _loaded(transformers.AutoConfig, place, request, "config.json", num_labels=request.num_classes)
     processor = _loaded(transformers.AutoImageProcessor, place, request, "preprocessor_config.json")
-    preprocess = preprocess_of(processor, request.spec)
+    preprocess = preprocess_of(processor, f"{request.spec}: its {type(processor).__name__}")
     if request.state is not None:
         if request.channels is not None:
             config.num_channels = request.channels
@@ -138,7 +138,7 @@ def _class_names(config: Any) -> tuple[str, ...] | None:
     return None if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
 
 
-def preprocess_of(processor: Any, spec: str) -> Preprocess:
+def preprocess_of(processor: Any, name: str) -> Preprocess:
     """The preprocessing that an image processor of transformers does, found by running it.
 
     Mean and standard deviation come from a black and a white picture; how it resizes and crops, from a
@@ -146,12 +146,12 @@ def preprocess_of(processor: Any, spec: str) -> Preprocess:
 
     Args:
         processor: takes images and returns `pixel_values`.
-        spec: the model's specification, for messages.
+        name: what the processor is called in messages.
 
     Raises:
         ModelError: no `Preprocess` does the same.
     """
-    size = _output_size(processor, spec)
+    size = _output_size(processor, name)
     black, white = (_flat(processor, size, level) for level in (0, 255))
     scale = white - black
     mean = _exact(processor, "image_mean", -black / scale)
@@ -169,9 +169,8 @@ def preprocess_of(processor: Any, spec: str) -> Preprocess:
     best = min(differences, key=lambda one: differences[one])
     if not differences[best] <= _MEAN_TOLERANCE:
         raise ModelError(
-            f"{spec}: its {type(processor).__name__} prepares images in a way that cfcam cannot repeat (the pixels "
-            f"differ by {differences[best]:.1f} of 255 on average); load the model in Python and give CFCAM the "
-            "processor's pixel_values"
+            f"{name} prepares images in a way that cfcam cannot repeat (the pixels differ by {differences[best]:.1f} "
+            "of 255 on average); in Python, call CFCAM with the tensors that it makes"
         )
     return best
 
@@ -181,16 +180,16 @@ def _pixels(processor: Any, image: Image.Image) -> npt.NDArray[np.float32]:
     return pixels
 
 
-def _output_size(processor: Any, spec: str) -> tuple[int, int]:
+def _output_size(processor: Any, name: str) -> tuple[int, int]:
     """(height, width) of what the processor makes of a wide, and of a high picture."""
     try:
         shapes = {_pixels(processor, Image.new("RGB", size)).shape for size in ((640, 480), (480, 600))}
     except Exception as error:  # processors of other things than images
-        raise ModelError(f"{spec}: its image processor does not work ({one_line(error)})") from error
+        raise ModelError(f"{name} does not work ({one_line(error)})") from error
     shape = shapes.pop()
     if shapes or len(shape) != 3 or shape[0] != 3:
         raise ModelError(
-            f"{spec}: its {type(processor).__name__} makes inputs of shape {shape}{' or another' if shapes else ''}; "
+            f"{name} makes inputs of shape {shape}{' or another' if shapes else ''}; "
             "expected three channels and one size for all images"
         )
     return int(shape[1]), int(shape[2])

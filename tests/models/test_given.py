@@ -48,18 +48,24 @@ def test_a_transform_of_timm():
 
 
 @pytest.mark.parametrize(
-    "transform",
+    ("transform", "reason"),
     [
-        v2.Compose([v2.RandomResizedCrop(64), *FLOAT]),
-        v2.Compose([v2.Resize(64), *FLOAT]),
-        v2.Compose([v2.Resize((64, 64)), v2.Grayscale(3), *FLOAT]),
-        v2.Compose([v2.Resize((64, 64)), v2.RandomVerticalFlip(1.0), *FLOAT]),
-        len,
+        (
+            v2.Compose([v2.RandomResizedCrop(64), *FLOAT]),
+            "Compose prepares images in a way that cfcam cannot repeat",
+        ),
+        (v2.Compose([v2.Resize(64), *FLOAT]), "Compose makes inputs of shape .* or another"),
+        (v2.Compose([v2.Resize((64, 64)), v2.Grayscale(3), *FLOAT]), "Compose prepares .* on average"),
+        (
+            v2.Compose([v2.Resize((64, 64)), v2.RandomVerticalFlip(1.0), *FLOAT]),
+            "call CFCAM with the tensors",
+        ),
+        (len, "builtin_function_or_method does not work"),
     ],
 )
-def test_a_transform_that_does_something_else_is_refused(transform):
+def test_a_transform_that_does_something_else_is_refused(transform, reason):
     with pytest.raises(
-        ConfigError, match=r"is no transform from a PIL image to a tensor .*; pass preprocess="
+        ConfigError, match=f"do no more than resize, crop .*; .*{reason}.*; or pass preprocess=Preprocess"
     ):
         as_preprocess(transform)
 

@@ -163,7 +163,7 @@ def test_the_layer_is_chosen_for_a_model_from_a_folder(folder: Callable[[str], P
     ],
 )
 def test_processors_with_ways_of_their_own(processor: Any, expected: Preprocess) -> None:
-    assert preprocess_of(processor, "hf:mine") == expected
+    assert preprocess_of(processor, "its processor") == expected
 
 
 @pytest.mark.parametrize(
@@ -171,19 +171,19 @@ def test_processors_with_ways_of_their_own(processor: Any, expected: Preprocess)
     [
         (
             transformers.MobileViTImageProcessor(),
-            r"^hf:mine: its MobileViTImageProcessor prepares images in a way that cfcam cannot repeat \(the pixels "
-            r"differ by \d+\.\d of 255 on average\); load the model in Python and give CFCAM",
+            r"^hf:mine: its processor prepares images in a way that cfcam cannot repeat \(the pixels "
+            r"differ by \d+\.\d of 255 on average\); in Python, call CFCAM with the tensors that it makes$",
         ),
         (
             transformers.ViTImageProcessor(size={"shortest_edge": 64}),
-            r"^hf:mine: its ViTImageProcessor makes inputs of shape \(3, \d+, \d+\) or another; expected three "
+            r"^hf:mine: its processor makes inputs of shape \(3, \d+, \d+\) or another; expected three "
             "channels and one size for all images$",
         ),
     ],
 )  # fmt: skip
 def test_processors_that_cannot_be_repeated(processor: Any, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        preprocess_of(processor, "hf:mine")
+        preprocess_of(processor, "hf:mine: its processor")
 
 
 def test_placeholders_are_no_class_names(folder: Callable[[str], Path]) -> None:

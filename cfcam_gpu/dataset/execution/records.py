@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 from cfcam_gpu._utils.json_lines import event_line
-from cfcam_gpu._utils.messages import unknown
+from cfcam_gpu._utils.messages import first_line, printable, unknown
 from cfcam_gpu._utils.optional import require
-from cfcam_gpu.dataset.execution.observer import Observer, Tally
+from cfcam_gpu._utils.places.masking import masked
+from cfcam_gpu.dataset.execution.observer import Observer, Tally, log
 from cfcam_gpu.dataset.store.atomic_files import os_reason, write_atomically
 from cfcam_gpu.dataset.store.schema import Row
-from cfcam_gpu.errors import ConfigError, InputError
+from cfcam_gpu.errors import CFCAMError, ConfigError, InputError
 
 #: Seconds between two entries of a record.
 EVERY = 10.0
@@ -60,10 +63,15 @@ class Together(Observer):
 class Record(Observer, ABC):
     """Counts the samples, and calls `write` with the figures at the beginning, every `EVERY` seconds and at the end.
 
-    Override `write`, and `close`, which is called when the run is over, also by an error.
+    Override `write`, and `close`, which is called when the run is over, also by an error. What fails at the beginning
+    ends the run; what fails later, as where a server is away, is told once and tried again.
     """
 
+    #: Whether what fails later ends the run too.
+    ends_with_its_place: ClassVar[bool] = False
+
     def __init__(self) -> None:
+        self.is_away = False
         self.tally, self.total, self.now, self.finished = Tally(), 0, 0, False
         self.start = self.last = time.monotonic()
 
@@ -79,14 +87,29 @@ class Record(Observer, ABC):
     def tick(self) -> None:
         if time.monotonic() - self.last >= EVERY:
             self.last = time.monotonic()
-            self.write(self.figures())
+            self._keep()
 
     def note(self, line: str) -> None:
         """Notes are for people: whoever shows the run has them."""
 
     def end(self) -> None:
         self.finished = True
-        self.write(self.figures())
+        self._keep()
+
+    def _keep(self) -> None:
+        try:
+            self.write(self.figures())
+            self.is_away = False
+        except Exception as error:  # whatever another package raises
+            if self.ends_with_its_place:
+                raise
+            if not self.is_away:
+                name = type(self).__name__
+                log.warning(
+                    "%s",
+                    printable(masked(f"the record {name} is not kept at the moment: {first_line(error)}")),
+                )
+            self.is_away = True
 
     def figures(self) -> dict[str, float]:
         """Names of figures and their values: samples in all, done, explained, failed, blank, and per second."""
@@ -110,6 +133,8 @@ class Record(Observer, ABC):
 
 class JsonLines(Record):
     """Writes a JSON object a line for each event: begin, progress, failed (sample), note, end."""
+
+    ends_with_its_place = True  # a command whose reader has gone
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
@@ -189,7 +214,11 @@ class MLflow(Record):
 
     def __init__(self, uri: str) -> None:
         super().__init__()
-        self.client = require("mlflow", "mlflow").MlflowClient(uri)
+        mlflow = require("mlflow", "mlflow")
+        # The run waits meanwhile; MLflow's own settings are minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        self.client = mlflow.MlflowClient(uri)
         experiment = self.client.get_experiment_by_name("cfcam")
         number = experiment.experiment_id if experiment else self.client.create_experiment("cfcam")
         self.run_id = self.client.create_run(number).info.run_id
@@ -199,7 +228,8 @@ class MLflow(Record):
             self.client.log_metric(self.run_id, name, value, step=int(figures["done"]))
 
     def close(self) -> None:
-        self.client.set_terminated(self.run_id, "FINISHED" if self.finished else "FAILED")
+        with suppress(Exception):  # the server is away, which was told
+            self.client.set_terminated(self.run_id, "FINISHED" if self.finished else "FAILED")
 
 
 #: Kind of record -> what makes it from its place.
@@ -215,6 +245,7 @@ def make_record(text: str) -> Record:
 
     Raises:
         ConfigError: an unknown kind, or no place.
+        InputError: the place takes no record.
         MissingPackageError: a package that the record needs is not installed.
 
     Example:
@@ -226,4 +257,9 @@ def make_record(text: str) -> Record:
         raise ConfigError(unknown("record", kind, RECORDS))
     if not place:
         raise ConfigError(f"a record needs its place: {kind}:PLACE, a file, folder or address")
-    return RECORDS[kind](place)
+    try:
+        return RECORDS[kind](place)
+    except CFCAMError:
+        raise
+    except Exception as error:  # whatever the record's package raises
+        raise InputError(masked(f"no record can be kept at {text!r}: {first_line(error)}")) from error

@@ -67,7 +67,7 @@ def is_object(inputs: Any) -> bool:
         return False
     if isinstance(inputs, (list, tuple)):
         return any(not isinstance(item, _PLACES) for item in inputs)
-    if isinstance(inputs, Mapping) or not isinstance(inputs, Collection):
+    if isinstance(inputs, Mapping) or not isinstance(inputs, Collection) or _is_table(inputs):
         return True
     return not isinstance(next(iter(inputs), None), _PLACES)
 
@@ -109,6 +109,11 @@ def _is(module: str, name: str) -> Callable[[Any], bool]:
         return kind is not None and isinstance(dataset, kind)
 
     return includes
+
+
+def _is_table(dataset: Any) -> bool:
+    """Whether this is a table of pandas or polars, which yields the names of its columns."""
+    return any(_is(module, "DataFrame")(dataset) for module in ("pandas", "polars"))
 
 
 def _refusal(reason: str) -> Callable[[Any], ObjectSamples]:
@@ -255,8 +260,9 @@ def _image(item: Any) -> Any:
                 f"the item has {', '.join(map(str, item)) or 'nothing'}, and no image under "
                 f"{' or '.join(_IMAGES)}; pixel_values are normalised already, and heatmaps need the pixels"
             )
-        return item[key]
-    image = item[0] if isinstance(item, (tuple, list)) and item else item
+        image = item[key]
+    else:
+        image = item[0] if isinstance(item, (tuple, list)) and item else item
     if isinstance(image, (str, os.PathLike)):
         raise InputError(
             "the item names a file; give the paths alone, or samples (cfcam_gpu.dataset.Sample) with their labels"
@@ -357,6 +363,13 @@ _KINDS = (
     _Kind(_is("torch.utils.data", "IterableDataset"), _refusal(_ITERABLE)),
     _Kind(_is("datasets", "IterableDataset"), _refusal(_ITERABLE)),
     _Kind(_is("datasets", "Dataset"), _hub_samples),
+    _Kind(
+        _is_table,
+        _refusal(
+            "a table is no data set; give its column of paths, as frame['path'], or write it as a CSV file, whose "
+            "columns path, label and target are read"
+        ),
+    ),
     _Kind(
         lambda dataset: isinstance(dataset, Mapping),
         _refusal("expected one data set, got a mapping; choose one of its entries, such as data['test']"),

@@ -108,6 +108,33 @@ def test_mlflow_has_a_run_with_the_metrics(mixed, tmp_path, monkeypatch, ends):
         assert {name: made.data.metrics[name] for name in FIGURES} == FIGURES
 
 
+@pytest.mark.parametrize("place", ["http://me:word@127.0.0.1:9", "ftp://me:word@host/runs"])
+def test_a_place_that_takes_no_record_is_told_without_its_password(place):
+    with pytest.raises(InputError, match=r"no record can be kept at 'mlflow:(http|ftp)://\*\*\*@") as caught:
+        make_record(f"mlflow:{place}")
+    assert "word" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_record_whose_place_is_away_later_ends_no_run(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("cfcam_gpu.dataset.execution.records.EVERY", 0.0)
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    record = make_record(f"prometheus:{folder / 'cfcam.prom'}")
+    record.begin(3, record.tally)
+    folder.rename(tmp_path / "away")
+    folder.write_text("a file in its place")
+    for _ in range(3):
+        record.tick()
+    assert [entry.message.partition(": ")[0] for entry in caplog.records] == [
+        "the record PrometheusFile is not kept at the moment"
+    ]
+    folder.unlink()
+    (tmp_path / "away").rename(folder)
+    record.end()
+    assert "cfcam_finished 1" in (folder / "cfcam.prom").read_text()
+
+
 @pytest.mark.parametrize("kind", ["tensorboard", "mlflow"])
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, tmp_path, kind):
     monkeypatch.setitem(sys.modules, kind, None)

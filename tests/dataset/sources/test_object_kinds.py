@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -289,6 +290,11 @@ REFUSED = {
     "two-hot labels": ([(PHOTOS[0], torch.tensor([0, 1]))], "a label must be an index or a name, got Tensor"),
     "boxes": ([(PHOTOS[0], {"boxes": []})], "a label must be an index or a name, got dict"),
     "paths": ([("a.png", 1)], "the item names a file"),
+    "path in a mapping": ([{"image": "a.png", "label": 1}], "item 0 of the list: the item names a file"),
+    "table": (
+        pd.DataFrame({"path": ["a.png"]}),
+        r"DataFrame: a table .*; give its column of paths, as frame\['path'\]",
+    ),
     "pixel_values": ([{"pixel_values": torch.zeros(3, 4, 4)}], "pixel_values are normalised already"),
     "mixed": ([Path("a.png"), PHOTOS[0]], "item 0 of the list: the item names a file"),
     "number": (7, "inputs must be paths, samples, or a data set"),
