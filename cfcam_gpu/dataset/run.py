@@ -34,7 +34,7 @@ from cfcam_gpu.dataset.sources.find import listed_samples
 from cfcam_gpu.dataset.sources.folder_labels import chosen_labels, with_folder_labels
 from cfcam_gpu.dataset.sources.names import leads_out
 from cfcam_gpu.dataset.sources.sample import Sample, masked_urls, without_credentials
-from cfcam_gpu.dataset.sources.spool import SpooledSamples
+from cfcam_gpu.dataset.sources.spool import MaskedSpool, SpooledSamples
 from cfcam_gpu.dataset.store.journal import Journals, run_token
 from cfcam_gpu.dataset.store.locks import claim, setup_lock
 from cfcam_gpu.dataset.store.output import opened_output
@@ -180,7 +180,7 @@ def samples_of(
         InputError: an input does not exist, holds no images, or is no path.
     """
     if isinstance(inputs, SpooledSamples):  # files of a torchvision folder
-        return inputs
+        return MaskedSpool(inputs)
     if _is_source(inputs):
         return MaskedSamples(cast(Collection[Sample], inputs))
     items: list[Any] = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)

@@ -90,13 +90,13 @@ class _FolderLabelled(SpooledSamples):
     """Names the folders only when labels are asked for, which resuming a run does not do."""
 
     def __init__(self, samples: SpooledSamples) -> None:
-        self._spool = samples._spool
+        self._spool, self._samples = samples._spool, samples
 
     def pieces(self, *names: str) -> Iterator[Columns]:
         if "label" not in names:
-            yield from super().pieces(*names)
+            yield from self._samples.pieces(*names)
             return
-        for piece in super().pieces(*dict.fromkeys((*names, "uri"))):
+        for piece in self._samples.pieces(*dict.fromkeys((*names, "uri"))):
             given = zip(piece["label"], piece["uri"], strict=True)
             piece["label"] = [folder_label(uri) if label is None else label for label, uri in given]
             yield {name: piece[name] for name in names}

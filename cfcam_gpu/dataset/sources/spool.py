@@ -8,7 +8,15 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import IO, TYPE_CHECKING
 
-from cfcam_gpu.dataset.sources.columns import AT_ONCE, FIELDS, Columns, ColumnSource, cut, pieces_of
+from cfcam_gpu.dataset.sources.columns import (
+    AT_ONCE,
+    FIELDS,
+    Columns,
+    ColumnSource,
+    MaskedSamples,
+    cut,
+    pieces_of,
+)
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.errors import InputError
 
@@ -126,6 +134,16 @@ class SpooledSamples(ColumnSource):
     def clear(self) -> None:
         """Removes all samples, and their file from the disk."""
         self._spool.clear()
+
+
+class MaskedSpool(SpooledSamples):
+    """The samples of a spool, which is taken over, with the credentials in their URLs masked."""
+
+    def __init__(self, samples: SpooledSamples) -> None:
+        self._spool, self._samples = samples._spool, MaskedSamples(samples)
+
+    def pieces(self, *names: str) -> Iterator[Columns]:
+        return self._samples.pieces(*names)
 
 
 def _stored_pieces(content: IO[bytes], names: Sequence[str]) -> Iterator[Columns]:

@@ -10,7 +10,7 @@ import pytest
 from cfcam_gpu.dataset import Sample, open_results
 from cfcam_gpu.dataset.sources import folder_labels
 from cfcam_gpu.dataset.sources.folder_labels import chosen_labels, folder_label, with_folder_labels
-from cfcam_gpu.dataset.sources.spool import SpooledSamples
+from cfcam_gpu.dataset.sources.spool import MaskedSpool, SpooledSamples
 from cfcam_gpu.errors import ConfigError, InputError, StoreError
 from tests.helpers.smallnet import Recorder, make_loaded, photo, rows, run, save
 
@@ -147,6 +147,12 @@ def test_folders_of_a_model_without_those_classes_are_no_labels(tmp_path):
     recorder = Recorder()
     run(save(tmp_path / "in", a=photo(1)), tmp_path / "out", observer=recorder, model=make_loaded())
     assert (recorder.notes, rows(tmp_path / "out")[0]["label"]) == ([], None)
+
+
+def test_folders_of_urls_are_named_and_their_credentials_masked():
+    given = SpooledSamples([Sample("x", "https://host/train/cat/x.jpg?sig=sesame")])
+    (sample,) = with_folder_labels(MaskedSpool(given))
+    assert (sample.label, sample.uri) == ("cat", "https://host/train/cat/x.jpg?sig=***")
 
 
 @pytest.mark.parametrize("source", [list, SpooledSamples])
