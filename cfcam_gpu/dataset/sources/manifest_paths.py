@@ -19,16 +19,11 @@ from cfcam_gpu.dataset.sources.sample import make_uri, path_uri, split_uri, url_
 _OF_A_MACHINE = re.compile(r"[/\\]|[A-Za-z]:[/\\]|file:", re.IGNORECASE)
 
 
-class ForeignPathError(ValueError):
-    """A cell of a manifest at a URL that names something else than a file beside it or a URL."""
-
-
 def resolve_path(manifest: Path | Place, text: str) -> str:
     """The URI of the file that a path or URL in a manifest names.
 
     Raises:
-        ValueError: no manifest may hold it; ForeignPathError: this manifest may not. The message completes a sentence
-            that begins with the text.
+        ValueError: the manifest may not hold it. The message completes a sentence that begins with the text.
 
     Example:
         >>> resolve_path(Place("s3://bucket/lists/train.csv"), "cats/1.png")
@@ -71,15 +66,15 @@ def _checked_url(url: str) -> str:
 
 
 def _beside(manifest: Place, text: str) -> Place:
-    """The file beside a manifest at a URL. Raises ForeignPathError for anything else: others wrote the manifest."""
+    """The file beside a manifest at a URL. Raises ValueError for anything else: others wrote the manifest."""
     kind, _ = split_uri(text)
     if _OF_A_MACHINE.match(text) or kind != "file":
-        raise ForeignPathError("names a file of this machine, which a manifest at a URL may not")
+        raise ValueError("names a file of this machine, which a manifest at a URL may not")
     if unread_scheme(text):
-        raise ForeignPathError(str(unread_scheme(text)))
+        raise ValueError(str(unread_scheme(text)))
     relative = posixpath.normpath(text.replace("\\", "/"))
     if "\0" in text or relative.split("/")[0] == ".." or ".." in re.split(r"[/\\]", text):
-        raise ForeignPathError("leaves the manifest's folder by '..', which a manifest at a URL may not")
+        raise ValueError("leaves the manifest's folder by '..', which a manifest at a URL may not")
     return manifest.beside(relative)
 
 

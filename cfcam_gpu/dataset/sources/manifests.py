@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,11 +22,11 @@ from cfcam_gpu._utils.places.schemes import is_url
 from cfcam_gpu.dataset.sources.columns import ColumnSource
 from cfcam_gpu.dataset.sources.hub_parquet import check_rows
 from cfcam_gpu.dataset.sources.labels import label_text, target_text, with_whole_numbers
-from cfcam_gpu.dataset.sources.manifest_paths import ForeignPathError, resolve_path, resolve_uri
+from cfcam_gpu.dataset.sources.manifest_paths import resolve_path, resolve_uri
 from cfcam_gpu.dataset.sources.masks import box_mask
 from cfcam_gpu.dataset.sources.names import IMAGE_SUFFIXES, is_plain
 from cfcam_gpu.dataset.sources.repeated import repeated
-from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri
+from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri, split_uri
 from cfcam_gpu.dataset.sources.spool import SpooledSamples
 from cfcam_gpu.dataset.sources.text_tables import (
     Line,
@@ -42,6 +43,9 @@ _TABLES, _LISTS = frozenset((".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")), 
 
 #: How much of a text file tells whether it is a list of paths.
 _HEAD = 1 << 16
+
+#: How the URI of a row with a mistake begins.
+_MISTAKE = "broken:"
 
 _PLACES = ("path", "uri")
 _MASKS = ("mask", "box")
@@ -85,16 +89,16 @@ def manifest_samples(path: Path | Place, path_column: str | None = None) -> Colu
     a URL names nothing else: a path of this machine in it makes a sample that fails. Whether the files exist is not
     checked here: decoding them reports it. A path that does not exist as it is written, but without spaces around it,
     with its backslashes as slashes or its accents composed otherwise, is that file's. Without `sample_id` the id is the
-    path or URI as it was written. Empty cells count as missing. A mistake in a mask or box becomes a `broken:` mask,
-    since it concerns only runs that use masks.
+    path or URI as it was written. Empty cells count as missing. A row with a mistake in a cell makes a sample that
+    fails; a mistake in a mask or box becomes a `broken:` mask, since it concerns only runs that use masks.
 
     Args:
         path: a file for which `is_manifest` holds.
         path_column: the column with the paths of the images; None: `path` or `uri`.
 
     Raises:
-        InputError: the manifest cannot be read or has no rows, a column is missing or occurs twice, or a row has
-            no path, a path that leaves the folder or the sample_id of another row.
+        InputError: the manifest cannot be read or has no rows, a column is missing or occurs twice, a row has other
+            columns than the header or the sample_id of another row, or every row has a mistake.
 
     Example:
         >>> import tempfile
@@ -116,6 +120,7 @@ def manifest_samples(path: Path | Place, path_column: str | None = None) -> Colu
         raise InputError(f"manifest {str(path)!r} cannot be read: {reason}") from error
     if not len(samples):
         raise InputError(f"manifest {str(path)!r} holds no rows")
+    _refuse_only_mistakes(path, samples)
     return with_whole_numbers(samples)
 
 
@@ -136,6 +141,18 @@ def _hashed(rows: Iterable[_Row], hashes: array[int]) -> Iterator[Sample]:
         yield sample
 
 
+def _refuse_only_mistakes(path: Path | Place, samples: SpooledSamples) -> None:
+    """Raises InputError with the first row's mistake if every row has one."""
+    first = None
+    for piece in samples.pieces("uri"):
+        first = first or piece["uri"][0]
+        if not all(uri.startswith(_MISTAKE) for uri in piece["uri"]):
+            return
+    if first is not None:
+        _, (where, reason) = split_uri(first)
+        raise error_at(path, where.rpartition(", ")[2], reason)
+
+
 def _refuse_repeated(path: Path | Place, rows: Iterable[_Row], hashes: Container[int]) -> None:
     """Raises InputError for the first id that two rows have, among those with these hashes."""
     places: dict[str, str] = {}
@@ -149,8 +166,8 @@ def _refuse_repeated(path: Path | Place, rows: Iterable[_Row], hashes: Container
             )
 
 
-def _rows(path: Path | Place, path_column: str | None) -> Iterator[tuple[str, dict[str, str]]]:
-    """Where each row is, for messages, and its cells as text by column; the paths are in `path`."""
+def _rows(path: Path | Place, path_column: str | None) -> Iterator[Line]:
+    """Where each row is, for messages, and its cells by column; the paths are in `path`."""
     suffix = path.suffix.lower()
     wanted = None if path_column is None else path_column.strip().lower()
 
@@ -168,23 +185,39 @@ def _rows(path: Path | Place, path_column: str | None) -> Iterator[tuple[str, di
     for place, row in rows:
         if wanted is not None and suffix not in _LISTS:
             row = {name: cell for name, cell in row.items() if name not in _PLACES} | {"path": row[wanted]}
-        yield place, {name: _text(path, place, name, row[name]) for name in _COLUMNS if name in row}
+        yield place, {name: row[name] for name in _COLUMNS if name in row}
 
 
-def _sample(manifest: Path | Place, absolute: Path | Place, place: str, row: Mapping[str, str]) -> Sample:
+def _sample(manifest: Path | Place, absolute: Path | Place, place: str, row: Mapping[str, Any]) -> Sample:
     column = "uri" if "uri" in row else "path"
-    text = row[column]
-    if not text:
-        raise error_at(manifest, place, f"the {column} is empty")
     try:
-        uri = resolve_uri(absolute, text) if column == "uri" else resolve_path(absolute, text)
-    except ForeignPathError as error:
-        uri = make_uri("broken", masked(f"{manifest}, {place}"), masked(f"{column} {text[:200]!r} {error}"))
+        cells = {name: _text(name, cell) for name, cell in row.items()}
+        uri = _uri(absolute, column, cells[column])
     except ValueError as error:
-        raise error_at(manifest, place, f"{column} {text!r} {error}") from None
-    sample_id = clean_text(row.get("sample_id") or _id_of(text))
-    mask = _mask(manifest, place, row)
-    return Sample(sample_id, uri, row.get("label") or None, row.get("target") or None, mask=mask)
+        cells = _cells_without_mistakes(row)
+        uri = make_uri("broken", masked(f"{manifest}, {place}"), masked(str(error)))
+    text = cells.get(column)
+    sample_id = clean_text(cells.get("sample_id") or (_id_of(text) if text else place))
+    mask = _mask(manifest, place, cells)
+    return Sample(sample_id, uri, cells.get("label") or None, cells.get("target") or None, mask=mask)
+
+
+def _uri(manifest: Path | Place, column: str, text: str) -> str:
+    """The URI of a row's image. Raises ValueError for a cell that names none."""
+    if not text:
+        raise ValueError(f"the {column} is empty")
+    try:
+        return resolve_uri(manifest, text) if column == "uri" else resolve_path(manifest, text)
+    except ValueError as error:
+        raise ValueError(f"{column} {text[:200]!r} {error}") from None
+
+
+def _cells_without_mistakes(row: Mapping[str, Any]) -> dict[str, str]:
+    cells = {}
+    for name, cell in row.items():
+        with suppress(ValueError):
+            cells[name] = _text(name, cell)
+    return cells
 
 
 def _mask(manifest: Path | Place, place: str, row: Mapping[str, str]) -> str | None:
@@ -264,22 +297,26 @@ def _values(column: Any) -> list[Any]:
     return values
 
 
-def _text(path: Path | Place, place: str, column: str, value: Any) -> str:
-    """A cell as text. A column of integers with missing ones may hold floats; these become integers again."""
+def _text(column: str, value: Any) -> str:
+    """A cell as text. A column of integers with missing ones may hold floats; these become integers again.
+
+    Raises:
+        ValueError: no such cell can be in the column.
+    """
     if value is None or value != value:
         return ""
     if column in _CLASSES:
         try:
             return _CLASSES[column](value) or ""
         except ValueError as error:
-            raise error_at(path, place, f"the {column} {error}") from None
+            raise ValueError(f"the {column} {error}") from None
     if column in _MASKS and not isinstance(value, (str, float)):
         return ",".join(map(str, value)) if isinstance(value, list) else f"({type(value).__name__})"
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, str) or (isinstance(value, int) and column not in _PLACES):
         return _trimmed(column, str(value))
-    raise error_at(path, place, f"the {column} must be text, got {type(value).__name__}")
+    raise ValueError(f"the {column} must be text, got {type(value).__name__}")
 
 
 def _trimmed(column: str, text: str) -> str:

@@ -8,6 +8,7 @@ import json
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -115,7 +116,7 @@ def test_paths_that_read_like_uris_are_paths(folder: Path) -> None:
         ("path,uri\na,b\n", "needs one column 'path' or 'uri', it has both"),
         ("path,Path\na,b\n", "has the column 'path' more than once"),
         ("path,label\n", "holds no rows"),
-        ("path,label\na.png,1\n,2\n", ", line 3: the path is empty"),
+        ("path,label\n,1\n,2\n", ", line 2: the path is empty"),
         ("path,label\na.png,1\na.png,2\n", ", line 3: sample_id 'a.png' was given in line 2 already"),
         ("path,label\na.png,1\n\n./a.png,2\n", ", line 4: sample_id 'a.png' was given in line 2 already"),
         ("path,sample_id\na.png,x\nb.png,x\n", ", line 3: sample_id 'x' was given in line 2 already"),
@@ -164,9 +165,9 @@ def test_mistakes_are_told_with_their_line(folder: Path, content: str | bytes, m
     ("table", "message"),
     [
         (pa.table({"file": ["a"]}), "needs one column 'path' or 'uri', it has only 'file'"),
-        (pa.table({"path": ["a", None]}), ", row 2: the path is empty"),
+        (pa.table({"path": [None, None]}), ", row 1: the path is empty"),
         (pa.table({"path": ["a", "b", "a"]}), ", row 3: sample_id 'a' was given in row 1 already"),
-        (pa.table({"path": ["a", "../b"]}), ", row 2: path '../b' leaves the manifest's folder"),
+        (pa.table({"path": ["../a", "../b"]}), ", row 1: path '../a' leaves the manifest's folder"),
         (pa.table({"path": ["a\0b"]}), ", row 1: path 'a\\x00b' holds a null character"),
         (pa.table({"path": [1]}), ", row 1: the path must be text, got int"),
         (
@@ -186,6 +187,42 @@ def test_mistakes_in_parquet_are_told_with_their_row(folder: Path, table: pa.Tab
     with pytest.raises(InputError) as caught:
         find_samples([str(folder / "list.parquet")])
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "sample_id", "reason"),
+    [
+        ({"path": "", "label": 2}, "line 2", "the path is empty"),
+        ({"path": "", "sample_id": "b"}, "b", "the path is empty"),
+        ({"path": None}, "line 2", "the path is empty"),
+        ({"path": 7, "label": 2}, "line 2", "the path must be text, got int"),
+        ({"path": "../b.png", "label": 2}, "../b.png", "path '../b.png' leaves the manifest's folder by '..'; write"),
+        ({"path": "a\0b"}, "a\0b", r"path 'a\x00b' holds a null character"),
+        ({"path": "b.png", "label": {"x": 1}}, "b.png", "the label must be an index or a name, got dict"),
+        ({"path": "b.png", "label": [[1]], "sample_id": 5}, "5", "the label must be an index or a name, got list"),
+        ({"path": "b.png", "label": 2, "target": [1, 2]}, "b.png", "the target must be one class, got 2"),
+        ({"path": "b.png", "sample_id": {"x": 1}}, "b.png", "the sample_id must be text, got dict"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_cell_costs_its_sample_alone(
+    folder: Path, row: dict[str, Any], sample_id: str, reason: str
+) -> None:
+    content = f'{{"path": "a.png", "label": 1}}\n{json.dumps(row)}\n'.encode()
+    good, bad = find_samples([str(_write(folder / "list.jsonl", content))])
+    assert (good.sample_id, good.label) == ("a.png", "1")
+    assert open_image(good.uri).size == (2, 2)
+    assert (bad.sample_id, bad.label) == (sample_id, "2" if row.get("label") == 2 else None)
+    with pytest.raises(ImageError) as caught:
+        open_image(bad.uri)
+    assert str(caught.value).startswith(reason)
+
+
+def test_a_mistake_in_a_cell_of_csv_and_parquet_costs_its_sample_alone(folder: Path) -> None:
+    table = pa.table({"path": ["../b.png", "a.png"], "label": [1.5, 2.0]})
+    pq.write_table(table, folder / "list.parquet")
+    for path in (folder / "list.parquet", _write(folder / "list.csv", b"path,label\n../b.png,x\na.png,2\n")):
+        bad, good = find_samples([str(path)])
+        assert (good.sample_id, good.label, bad.uri.partition(":")[0]) == ("a.png", "2", "broken")
 
 
 @pytest.mark.parametrize(
