@@ -64,9 +64,11 @@ class Features:
 
     def without(self, bad: Tensor) -> Self:
         """With zeros for the images in `bad`, (B,) bool; contiguous, as the engines take them."""
-        a = self.activations.masked_fill(bad[:, None, None, None], 0).contiguous()
-        g = self.gradients.masked_fill(bad[:, None, None, None, None], 0).contiguous()
-        return replace(self, activations=a, gradients=g)
+        a, g = self.activations, self.gradients
+        if bad.device.type != "cpu" or bad.any():  # elsewhere a copy takes less than waiting for the answer
+            a = a.masked_fill(bad[:, None, None, None], 0)
+            g = g.masked_fill(bad[:, None, None, None, None], 0)
+        return replace(self, activations=a.contiguous(), gradients=g.contiguous())
 
     def generators(self) -> list[torch.Generator]:
         """A random generator per image, on the CPU, whose seed depends on that image alone.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cfcam_gpu import CFCAM, ConfigError, TargetError
+from cfcam_gpu import CFCAM, ConfigError, TargetError, explain_activations
 from cfcam_gpu.capture import find_layer
+from cfcam_gpu.methods import METHODS
 from cfcam_gpu.methods.features import Features
 
 
@@ -58,6 +59,25 @@ def test_masked_images_are_zeros_and_the_others_untouched(net, images):
         assert not value[2].any()
         assert torch.equal(value[[0, 1, 3]], before[[0, 1, 3]])
         assert value.is_contiguous()
+
+
+def test_images_that_are_all_right_are_not_copied():
+    a, g = torch.rand(3, 2, 4, 4), torch.rand(3, 1, 2, 4, 4)
+    features = Features(activations=a, gradients=g, size=(8, 8))
+    kept = features.without(torch.zeros(3, dtype=torch.bool))
+    assert kept.activations is features.activations
+    assert kept.gradients is features.gradients
+    assert features.without(torch.tensor([False, True, False])).activations is not features.activations
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.needs_model])
+def test_no_method_writes_into_the_features(method):
+    torch.manual_seed(0)
+    a, g = torch.rand(2, 24, 5, 5), torch.randn(2, 2, 24, 5, 5)
+    before = a.clone(), g.clone()
+    explain_activations(a, g, (8, 8), method=method)
+    assert torch.equal(a, before[0])
+    assert torch.equal(g, before[1])
 
 
 def test_a_generator_depends_on_its_image_alone():
