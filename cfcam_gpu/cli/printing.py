@@ -25,6 +25,8 @@ def say(line: str) -> None:
 def shown_path(row: Row) -> str:
     """The place of a sample's image as it is printed; below the current folder without that folder's path."""
     scheme, parts = split_uri(row["uri"])
+    if scheme == "broken":  # the reason is the row's message
+        return parts[0]
     relative = os.path.relpath(parts[0])
     if scheme == "file":
         return parts[0] if relative.startswith("..") else relative

@@ -216,7 +216,8 @@ def _check_file(path: Path) -> None:
     try:
         path.stat()
     except ValueError as error:
-        raise ImageError("no file can have this name: it contains a null character") from error
+        what = "a lone surrogate" if isinstance(error, UnicodeError) else "a null character"
+        raise ImageError(f"no file can have this name: it contains {what}") from error
     except OSError as error:
         raise ImageError(_reason(error, 0)) from error
     if path.is_dir():

@@ -42,5 +42,6 @@ def test_a_file_is_shown_from_the_current_folder(tmp_path, monkeypatch):
     assert shown_path({"uri": "/elsewhere/a.png"}) == "/elsewhere/a.png"
     assert shown_path({"uri": "tar:/x.tar#a@1+2"}) == "tar:/x.tar#a@1+2"
     assert shown_path({"uri": f"hf:{tmp_path}/in#0.arrow#image#7"}) == "hf:in#0.arrow#image#7"
+    assert shown_path({"uri": "broken:list.csv, line 3#the path is empty"}) == "list.csv, line 3"
     for uri in ("s3://bucket/a.png", "tar:s3://bucket/x.tar#a@1+2"):
         assert shown_path({"uri": uri}) == uri

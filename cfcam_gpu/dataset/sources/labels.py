@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterator
+from decimal import Decimal
 from itertools import chain
 from typing import Any
 
@@ -14,6 +16,26 @@ from cfcam_gpu.dataset.sources.sample import clean_text
 SEPARATOR = "|"
 
 _FLOAT_INTEGER = re.compile(r"(\d{1,18})\.0+", re.ASCII)
+
+
+def parsed_json(text: str) -> Any:
+    """The content of a JSON text; where it has a number of more digits than Python reads, its integers are texts.
+
+    Raises:
+        ValueError: no valid JSON.
+
+    Example:
+        >>> parsed_json('{"label": 3}'), len(parsed_json("9" * 5000))
+        ({'label': 3}, 5000)
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return json.loads(text, parse_int=str)
 
 
 def label_text(value: Any) -> str | None:
@@ -51,7 +73,7 @@ def target_text(value: Any) -> str | None:
 def _single(value: Any) -> str | None:
     if value is None or value != value:  # NaN is pandas' missing value
         return None
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, (float, Decimal)) and value % 1 == 0:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise ValueError(f"must be an index or a name, got {type(value).__name__}")

@@ -184,15 +184,19 @@ def _rows(path: Path | Place, path_column: str | None) -> Iterator[Line]:
         rows = read_csv(path, _PLACES if wanted is None else (wanted,), check)
     for place, row in rows:
         if wanted is not None and suffix not in _LISTS:
-            row = {name: cell for name, cell in row.items() if name not in _PLACES} | {"path": row[wanted]}
+            row = {name: cell for name, cell in row.items() if name not in _PLACES} | {
+                "path": row.get(wanted)
+            }
         yield place, {name: row[name] for name in _COLUMNS if name in row}
 
 
 def _sample(manifest: Path | Place, absolute: Path | Place, place: str, row: Mapping[str, Any]) -> Sample:
     column = "uri" if "uri" in row else "path"
     try:
+        if all(row.get(name) for name in _PLACES):
+            raise ValueError("there are a path and a uri; leave one empty")
         cells = {name: _text(name, cell) for name, cell in row.items()}
-        uri = _uri(absolute, column, cells[column])
+        uri = _uri(absolute, column, cells.get(column, ""))
     except ValueError as error:
         cells = _cells_without_mistakes(row)
         uri = make_uri("broken", masked(f"{manifest}, {place}"), masked(str(error)))
@@ -284,17 +288,16 @@ def _read_parquet(path: Path | Place, path_column: str | None) -> Iterator[Line]
 
 
 def _values(column: Any) -> list[Any]:
-    """The values of an Arrow column; bytes of texts that are not UTF-8 are kept as Python keeps those of paths."""
+    """The values of an Arrow column; bytes are texts, and those that are not UTF-8 are kept as Python keeps paths'."""
     import pyarrow
 
     if pyarrow.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type):
-        binary = pyarrow.binary() if pyarrow.types.is_string(column.type) else pyarrow.large_binary()
-        values = column.cast(binary).to_pylist()
-        return [None if value is None else os.fsdecode(value) for value in values]
-    values = column.to_pylist()
-    return values
+    binary = {pyarrow.string(): pyarrow.binary(), pyarrow.large_string(): pyarrow.large_binary()}.get(
+        column.type
+    )
+    values = (column if binary is None else column.cast(binary)).to_pylist()
+    return [os.fsdecode(value) if isinstance(value, bytes) else value for value in values]
 
 
 def _text(column: str, value: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, BinaryIO
 
 from cfcam_gpu._utils.places.masking import masked
 from cfcam_gpu._utils.places.place import Place
+from cfcam_gpu.dataset.sources.labels import parsed_json
 from cfcam_gpu.dataset.sources.names import IMAGE_SUFFIXES
 from cfcam_gpu.errors import InputError
 
@@ -76,20 +76,24 @@ def _split(header: str, delimiter: str) -> list[str]:
 
 
 def read_json_lines(path: Path | Place, check: CheckColumns) -> Iterator[Line]:
-    """The objects of a file with one JSON object a line; empty lines are left out."""
+    """The objects of a file with one JSON object a line; empty lines are left out. The first names the columns."""
+    first = True
     with path.open("rb") as file:
         for number, line in enumerate(text_lines(path, file), 1):
             if not line.strip():
                 continue
             place = f"line {number}"
             try:
-                content = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise error_at(path, place, f"no valid JSON: {error or 'nested too deeply'}") from error
+                content = parsed_json(line)
+            except ValueError as error:
+                raise error_at(path, place, f"no valid JSON: {error}") from error
             if not isinstance(content, dict):
                 raise error_at(path, place, f"expected a JSON object, got {type(content).__name__}")
-            row = {name.strip().lower(): value for name, value in content.items()}
-            check(path, list(row))
+            names = [name.strip().lower() for name in content]
+            row = dict(zip(names, content.values(), strict=True))
+            if first or len(row) < len(names):
+                check(path, names)
+                first = False
             yield place, row
 
 

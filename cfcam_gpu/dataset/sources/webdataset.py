@@ -6,7 +6,6 @@ read the bytes of single members at their offsets.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import tarfile
@@ -15,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cfcam_gpu._utils.messages import printable
+from cfcam_gpu._utils.messages import plural, printable
 from cfcam_gpu._utils.places.masking import hidden
 from cfcam_gpu._utils.places.place import Place
 from cfcam_gpu._utils.places.schemes import is_url
-from cfcam_gpu.dataset.sources.labels import label_text, target_text
+from cfcam_gpu.dataset.sources.labels import label_text, parsed_json, target_text
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri
 from cfcam_gpu.dataset.sources.shard_keys import LABEL_SUFFIXES, Key, KeyedImage
 from cfcam_gpu.errors import ImageError, InputError
@@ -104,7 +103,8 @@ def tar_samples(path: Path | Place, name: str) -> list[Sample]:
     with its extension in the id. Images with dots in their names and label files of their own ("22.05.png",
     "22.05.json") are samples as well (see `shard_keys.Key`).
 
-    The label comes from KEY.cls, or from "label" in KEY.json, which may hold "target" as well. A key that comes
+    The label comes from KEY.cls, or from "label" in KEY.json, which may hold "target" as well; two indices that
+    differ are no label. A key that comes
     twice makes two samples if both have the same kinds of members; else both fail, since no order tells which
     label belongs to which image. Hidden members are ignored.
 
@@ -204,13 +204,23 @@ class _Shard:
                 except ValueError as error:
                     self.bad_labels.append(f"{clean_text(member.name)}: {name!r} {error}")
                     continue
-                if text is not None:
-                    labels.setdefault(name, text)
+                before = labels.setdefault(name, text) if text is not None else text
+                if before != text and _are_indices(before, text):
+                    labels[name] = None
+                    self.bad_labels.append(
+                        f"{clean_text(member.name)}: {name!r} is {text}, and {before} in another label file"
+                    )
         return labels
 
 
 def _bad_labels(bad: list[str]) -> str:
-    return f"{len(bad)} label files could not be read, their samples go without a label; the first: {bad[0]}"
+    files = plural(len(bad), "label file")
+    return f"{files} cannot be used, the samples go without a label; the first: {bad[0]}"
+
+
+def _are_indices(*labels: str | None) -> bool:
+    """Whether all are indices, which name different classes if they differ; a name and an index may be one class."""
+    return all(label is not None and label.isdecimal() for label in labels)
 
 
 def _not_readable(member: tarfile.TarInfo) -> str | None:
@@ -245,10 +255,7 @@ def _from_cls(text: str) -> _Values:
 
 
 def _from_json(text: str) -> _Values:
-    try:
-        content = json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    content = parsed_json(text)
     if not isinstance(content, dict):
         raise ValueError(f"expected a JSON object, got {type(content).__name__}")
     return {"label": (label_text, content.get("label")), "target": (target_text, content.get("target"))}

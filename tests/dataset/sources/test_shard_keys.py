@@ -185,6 +185,34 @@ def test_labels_that_are_none_are_warned_about(
     assert caplog.text.rstrip().endswith(f"0.{name}: {warning}")
 
 
+@pytest.mark.parametrize(
+    ("index", "content", "label", "warns"),
+    [
+        (b"1", b'{"label": 2}', None, True),
+        (b"1", b'{"label": 1.0, "target": 2}', "1", False),
+        (b"1", b'{"label": "tabby"}', "1", False),
+        (b"tabby", b'{"label": "cat"}', "tabby", False),
+    ],
+)
+def test_two_label_files_that_disagree(
+    tmp_path: Path,
+    index: bytes,
+    content: bytes,
+    label: str | None,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    warns: bool,
+) -> None:
+    path = _shard(tmp_path / "s.tar", [("0.png", _png(1)), ("0.json", content), ("0.cls", index)])
+    with caplog.at_level(logging.WARNING, "cfcam_gpu"):
+        (sample,) = find_samples([str(path)])
+    assert sample.label == label
+    expected = [
+        "1 label file cannot be used, the samples go without a label; the first: 0.json: 'label' is 2, and 1 in"
+    ]
+    assert [text.split(".tar: ")[1][: len(expected[0])] for text in caplog.messages] == expected * warns
+
+
 def test_members_called_dicom_are_images(tmp_path: Path) -> None:
     (sample,) = find_samples([str(_shard(tmp_path / "s.tar", [("0.dicom", b"x" * 200), ("0.cls", b"4")]))])
     assert sample.label == "4"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,48 @@ def test_json_lines(folder: Path, suffix: str) -> None:
     assert _listed(folder / f"list.{suffix}", content) == TWO
     content = '{"path": "a.png", "label": ["edema", "mass"], "sample_id": 7}\n'
     assert _listed(folder / f"list.{suffix}", content) == [("7", "edema|mass", None)]
+
+
+def test_lines_of_json_that_lack_a_path_or_hold_a_number_without_end_cost_one_sample(folder: Path) -> None:
+    content = (
+        f'{{"path": "a.png", "label": 1}}\n{{"label": 2}}\n{{"path": "b.png", "target": {"9" * 5000}}}\n'
+    )
+    (folder / "list.jsonl").write_text(content)
+    listed = [
+        (s.sample_id, s.label, s.target, _opens(s.uri)) for s in find_samples([str(folder / "list.jsonl")])
+    ]
+    assert listed == [
+        ("a.png", "1", None, True),
+        ("line 2", "2", None, False),
+        ("b.png", None, "9" * 5000, True),
+    ]
+
+
+def test_a_line_of_json_with_a_column_in_two_spellings(folder: Path) -> None:
+    (folder / "list.jsonl").write_text('{"path": "a.png"}\n{"path": "b.png", "Path": "c.png"}\n')
+    with pytest.raises(InputError, match="has the column 'path' more than once"):
+        find_samples([str(folder / "list.jsonl")])
+    (folder / "list.jsonl").write_text('{"path": "a.png"}\n{"path": "b.png", "uri": "c.png"}\n')
+    bad = find_samples([str(folder / "list.jsonl")])[1]
+    with pytest.raises(ImageError, match="there are a path and a uri; leave one empty"):
+        open_image(bad.uri)
+
+
+def test_a_name_with_half_of_a_character(folder: Path) -> None:
+    (folder / "list.jsonl").write_text('{"path": "\\ud800.png"}\n')
+    (sample,) = find_samples([str(folder / "list.jsonl")])
+    with pytest.raises(ImageError, match="no file can have this name: it contains a lone surrogate"):
+        open_image(sample.uri)
+
+
+def test_texts_and_numbers_of_databases_in_parquet(folder: Path) -> None:
+    paths, labels = pa.array([b"a.png", b"b.png"], pa.binary()), pa.array([Decimal(3), Decimal("7.00")])
+    pq.write_table(pa.table({"path": paths, "label": labels}), folder / "list.parquet")
+    found = find_samples([str(folder / "list.parquet")])
+    assert [(s.sample_id, s.label, _opens(s.uri)) for s in found] == [
+        ("a.png", "3", True),
+        ("b.png", "7", True),
+    ]
 
 
 @pytest.mark.parametrize(
