@@ -35,7 +35,7 @@ from cfcam_gpu.evaluation.tables import (
     title,
     verdict,
 )
-from cfcam_gpu.html.render import SHARED, facts, model_and_layer, render_page, run_sections
+from cfcam_gpu.html.render import SHARED, facts, model_layer_and_method, render_page, run_sections
 from cfcam_gpu.methods import METHODS
 from cfcam_gpu.metrics import METRICS
 
@@ -144,7 +144,7 @@ def render(name: str, summary: Summary, run: dict[str, Any], plots: Path) -> str
         "evaluation",
         [(SHARED, "theme.js"), ("cfcam_gpu.evaluation", "sorting.js")],
         title=name,
-        model=model_and_layer(run),
+        model=model_layer_and_method(run),
         stats=list(_stats(summary)),
         notes=list(_notes(summary)),
         conclusion=conclusion(summary),

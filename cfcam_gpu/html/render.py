@@ -62,15 +62,16 @@ def render_page(
     )
 
 
-def model_and_layer(run: Mapping[str, Any]) -> str:
-    """The model and the layer of a run, as far as its metadata say them.
+def model_layer_and_method(run: Mapping[str, Any]) -> str:
+    """The model, the layer and the method of a run, as far as its metadata say them.
 
     Example:
-        >>> model_and_layer({"fingerprint": {"model": "efficientnet-lite0", "layer": "_swish"}})
-        'model efficientnet-lite0 · layer _swish'
+        >>> model_layer_and_method({"fingerprint": {"model": "efficientnet-lite0", "method": "gradcam"}})
+        'model efficientnet-lite0 · method gradcam'
     """
     fingerprint = run.get("fingerprint") or {}
-    return " · ".join(f"{name} {fingerprint[name]}" for name in ("model", "layer") if fingerprint.get(name))
+    names = ("model", "layer", "method")
+    return " · ".join(f"{name} {fingerprint[name]}" for name in names if fingerprint.get(name))
 
 
 def run_sections(run: Mapping[str, Any]) -> dict[str, Any]:

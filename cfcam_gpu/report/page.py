@@ -10,7 +10,7 @@ from markupsafe import Markup
 from cfcam_gpu._utils.messages import plural
 from cfcam_gpu.dataset.accuracy import accuracy_summary
 from cfcam_gpu.dataset.judging import Verdicts
-from cfcam_gpu.html.render import SHARED, facts, model_and_layer, render_page, run_sections
+from cfcam_gpu.html.render import SHARED, facts, model_layer_and_method, render_page, run_sections
 from cfcam_gpu.report.files import Files
 from cfcam_gpu.report.survey import BLANK, OK, Survey
 
@@ -54,7 +54,7 @@ def render(
         title=title,
         index=Markup(index_json),
         blocks=[Markup(text) for text in files.inline],
-        model=" · ".join(filter(None, [model_and_layer(run), data and f"images of {data}"])),
+        model=" · ".join(filter(None, [model_layer_and_method(run), data and f"images of {data}"])),
         stats=list(_stats(survey)),
         judged=survey.verdicts.judged > 0,
         accuracy=_accuracy(survey.verdicts, run.get("class_names")),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cfcam_gpu.report import write_report
 from tests.helpers.stored_run import made_row, write_store
+from tests.report.test_browser import Reader
 
 
 def cells(text: str, heading: str) -> list[list[str]]:
@@ -69,3 +70,19 @@ def test_a_run_without_labels_has_no_such_tab(tmp_path: Path):
     text = write_report(write_store(tmp_path / "out", [made_row(0)])).read_text("utf-8")
     assert "tab-accuracy" not in text.replace("`tab-", "")
     assert 'data-tab="accuracy"' not in text
+
+
+def test_names_in_the_matrix_break_between_words_only_and_the_page_stays_as_wide_as_the_screen(
+    browser, tmp_path
+):
+    names = ["espresso", "lighthouse", "missile", "moped", "stethoscope"]
+    labelled(tmp_path / "out", [(name, i) for i, name in enumerate(names)], names)
+    reader = Reader(browser, (tmp_path / "out/report.html").as_uri())
+    reader.page.set_viewport_size({"width": 400, "height": 900})
+    reader.page.locator("nav button", has_text="Accuracy").click()
+    headings = reader.page.locator(".matrix th")
+    heights = {round(one.bounding_box()["height"]) for one in headings.all()}
+    assert len(heights) <= 2  # those of the head and those of a row: a line each
+    assert max(heights) < 45
+    assert reader.page.evaluate("document.documentElement.scrollWidth") == 400
+    assert not reader.problems

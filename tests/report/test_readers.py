@@ -18,7 +18,10 @@ def opened(browser, tmp_path: Path) -> Reader:
 
 def test_the_page_names_its_data_and_explains_its_colours(browser, tmp_path):
     page = opened(browser, tmp_path).page
-    assert page.locator(".model").text_content() == "model test · layer conv:relu · images of my photos"
+    assert (
+        page.locator(".model").text_content()
+        == "model test · layer conv:relu · method cfcam · images of my photos"
+    )
     words = page.locator(".reading p")
     assert not words.is_visible()
     page.locator(".reading summary").click()

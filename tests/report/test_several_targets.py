@@ -113,4 +113,8 @@ def test_a_wrong_prediction_stands_beside_what_was_expected(browser, tmp_path):
         grey = np.asarray(Image.fromarray(drawn).convert("L").resize((32, 32)))
         assert grey[at] >= np.quantile(grey, 0.9)
     assert not axe_violations(reader.page)
+    reader.page.set_viewport_size({"width": 400, "height": 900})
+    _, one, other = (figure.bounding_box() for figure in reader.page.locator("#views figure").all())
+    assert one["y"] == other["y"]
+    assert one["x"] + one["width"] <= other["x"]
     assert not reader.problems

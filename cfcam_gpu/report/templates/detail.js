@@ -33,12 +33,19 @@ function view(caption, sample, layers) {
     element("figcaption", { textContent: caption }));
 }
 
-// The maps of the predicted and of the expected class side by side, where an image that is predicted wrong has both.
-function views(sample) {
+// The rows of the predicted and of the expected class, where an image that is predicted wrong has both; else null.
+function pair(sample) {
   const all = bySample.get(sample.sample_id);
   const predicted = all.find((one) => one.target !== null && one.target === one.pred);
   const expected = all.find((one) => one.expected && one.target !== one.pred);
-  if (sample.correct === false && predicted && expected && (sample === predicted || sample === expected)) {
+  const both = sample.correct === false && predicted && expected && (sample === predicted || sample === expected);
+  return both ? { predicted, expected } : null;
+}
+
+// The pictures of a sample; those of a pair side by side.
+function views(sample) {
+  if (pair(sample)) {
+    const { predicted, expected } = pair(sample);
     return [view("Original", sample, "photo"),
       view(`Predicted: ${named(predicted.target_name, predicted.target_prob)}`, predicted, "both"),
       view(`Expected: ${named(expected.target_name, expected.target_prob)}`, expected, "both")];
@@ -60,6 +67,7 @@ function fillDetail(sample) {
     { textContent: text, hidden: !text, className: `message ${sample.kind}` });
   const explained = sample.heatmap_max !== null;
   document.getElementById("views").replaceChildren(...views(sample));
+  document.getElementById("views").classList.toggle("pair", pair(sample) !== null);
   document.getElementById("detail-tools").hidden = !explained;
   document.getElementById("detail-facts").replaceChildren(...lines(FACTS, sample));
   document.getElementById("detail-raw").replaceChildren(...lines(RAW, sample));
