@@ -67,8 +67,10 @@ class Gray:
             return low, high, _same, [f"{low:.10g} to {high:.10g} (value range {value_range})"], None
         if self.voi is not None:
             return 0.0, 2.0**self.voi.bits - 1, self.voi, ["VOI LUT"], None
-        usable = [window for window in self.windows if window[1] > 0]
-        notes = ["window of width 0 left out"] if len(usable) < len(self.windows) else []
+        finite = [window for window in self.windows if np.isfinite(window).all()]
+        usable = [window for window in finite if window[1] > 0]
+        notes = ["window that is no number left out"] if len(finite) < len(self.windows) else []
+        notes += ["window of width 0 left out"] if len(usable) < len(finite) else []
         if usable:
             low, high = self._range()
             return (

@@ -18,7 +18,7 @@ _STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 #: TIFF tags, and values of theirs.
 _BITS, _COMPRESSION, _ORIENTATION, _PLANAR, _SAMPLE_FORMAT = 258, 259, 274, 284, 339
-_UNCOMPRESSED, _SEPARATE, _SIGNED = 1, 2, 2
+_UNCOMPRESSED, _SEPARATE, _UNSIGNED, _SIGNED = 1, 2, 1, 2
 
 #: Photometric interpretations: WhiteIsZero, BlackIsZero, RGB.
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
@@ -47,6 +47,12 @@ def pillow_misreads(image: TiffImageFile) -> bool:
     planes = image.tag_v2.get(_PLANAR) == _SEPARATE and image.tag_v2.get(_COMPRESSION) == _UNCOMPRESSED
     signed = _SIGNED in np.atleast_1d(image.tag_v2.get(_SAMPLE_FORMAT, 1))
     return bool((planes and bits > 8) or (signed and bits == 8))
+
+
+def is_unsigned_32(image: TiffImageFile) -> bool:
+    """Whether a gray file holds unsigned integers of 32 bits."""
+    bits, kind = (np.atleast_1d(image.tag_v2.get(tag, 1)) for tag in (_BITS, _SAMPLE_FORMAT))
+    return bool(image.mode == "I" and bits[0] == 32 and kind[0] == _UNSIGNED)
 
 
 class TiffValues(NamedTuple):
@@ -91,6 +97,8 @@ def read_tiff(stream: BinaryIO, max_pixels: int, page: int | None = None) -> Tif
         if chosen.imagedepth != 1 or chosen.samplesperpixel > 4:
             raise ImageError(f"a TIFF of {chosen.samplesperpixel} bands, expected 1 (gray), 3 (RGB) or 4")
         values = chosen.asarray()
+        if values.dtype.kind == "c":
+            raise ImageError("a TIFF of complex numbers; save their magnitude or their phase")
         if chosen.planarconfig == _SEPARATE and values.ndim == 3:
             values = np.moveaxis(values, 0, -1)
         orientation = chosen.tags.get(_ORIENTATION)

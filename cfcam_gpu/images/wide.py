@@ -15,7 +15,7 @@ from cfcam_gpu.errors import ImageError
 from cfcam_gpu.images.gray_range import GrayRange, Reduced, narrow_warning, range_of, to_picture
 from cfcam_gpu.images.read_options import ReadOptions
 from cfcam_gpu.images.scaled import turned_upright
-from cfcam_gpu.images.tiff import TiffValues, pillow_misreads, read_tiff
+from cfcam_gpu.images.tiff import TiffValues, is_unsigned_32, pillow_misreads, read_tiff
 
 #: A TIFF tag.
 _BITS = 258
@@ -56,11 +56,17 @@ def reduced_to_rgb(
         transparent = image.info.get("transparency")  # the one transparent value of a PNG, or None
         mask = None if transparent is None else np.asarray(image) == transparent
         # The array is a copy of a large image's values, which is gone before the RGB image is made.
-        reduced = gray.reduced(np.asarray(image), options.value_range, rounded=not options.fine_gray)
+        reduced = gray.reduced(_values(image), options.value_range, rounded=not options.fine_gray)
         return _gray(reduced, mask)
     if options.value_range is None:
         return _pillows_8_bits(image)
     return _colour(_colour_values(image, stream, options), GrayRange(0, 65535, "16-bit", ""), options)
+
+
+def _values(image: Image.Image) -> npt.NDArray[Any]:
+    """The values of a loaded gray image. Pillow keeps unsigned ones of 32 bits as signed."""
+    values: npt.NDArray[Any] = np.asarray(image)
+    return values.view(np.uint32) if isinstance(image, TiffImageFile) and is_unsigned_32(image) else values
 
 
 def load_tiff(stream: BinaryIO, options: ReadOptions) -> WideImage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,14 @@ def test_a_window_of_width_0_is_left_out(width: str) -> None:
     assert _gray(data) == (FULL, "window of width 0 left out, full range 0 to 4095")
     data = _dataset(RAMP, WindowCenter=["9", "1024"], WindowWidth=[width, "2048"])
     assert _gray(data) == ([0, 128, 255, 255], "window of width 0 left out, window 1024/2048 (first of 2)")
+
+
+@pytest.mark.parametrize(("center", "width"), [("nan", "50"), ("9", "inf"), ("1e400", "50")])
+def test_a_window_that_is_no_number_is_left_out(center: str, width: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, of the values
+        data = _dataset(RAMP, WindowCenter=center, WindowWidth=width)
+        assert _gray(data) == (FULL, "window that is no number left out, full range 0 to 4095")
 
 
 def test_a_window_below_1_is_meant_exactly() -> None:

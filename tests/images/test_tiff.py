@@ -83,6 +83,22 @@ def test_signed_bytes() -> None:
     assert (pixels[..., 0] == np.rint((values.astype(int) + 64) * (255 / 127))).all()
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"byteorder": ">"}], ids=str)
+def test_unsigned_values_of_32_bits(options: dict[str, Any]) -> None:
+    values = np.array([[0, 2**31, 2**32 - 1]], np.uint32)
+    content = _tiff(values, photometric="minisblack", **options)
+    with pytest.raises(ImageError, match=r"got 0 to 4\.29497e\+09; give their range with --value-range"):
+        load_image_bytes(content)
+    for value_range in ("auto", "0,4294967295"):
+        pixels = np.asarray(load_image_bytes(content, value_range=value_range))
+        assert pixels[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_complex_numbers_are_refused() -> None:
+    with pytest.raises(ImageError, match=r"^a TIFF of complex numbers; save their magnitude or their phase$"):
+        load_image_bytes(_tiff(np.full((2, 3), 1 + 2j, np.complex64), photometric="minisblack"))
+
+
 @pytest.mark.parametrize("bands", [5, 7])
 def test_many_bands_are_named(bands: int) -> None:
     content = _tiff(np.zeros((4, 6, bands), np.uint8), photometric="minisblack", planarconfig="contig")
