@@ -3,8 +3,8 @@
     python -m bench.kernel_costs
 
 Every kernel of engine `triton` is compiled for sm_90 as the default call launches it on `layer4` of ResNet-50, batch
-256. The machine code gives registers, spilled bytes and the number of instructions; each loop counts as often as it
-runs there. The estimated time of a kernel is the largest of
+256, and those of other calls as `kernel_cases.OTHERS` says. The machine code gives registers, spilled bytes and the
+number of instructions; each loop counts as often as it runs there. The estimated time of a kernel is the largest of
 
 - instructions · warps ÷ (multiprocessors · 4 a clock · clock · `ISSUE`),
 - bytes read and written ÷ (bandwidth · `COPY`),
@@ -22,7 +22,7 @@ os.environ["TRITON_INTERPRET"] = "0"  # before Triton is imported, which then ha
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -31,60 +31,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from bench.common import command, print_table
-from cfcam_gpu.kernels import (
-    channels,
-    cluster_filter,
-    components,
-    distances,
-    heatmaps,
-    neighbours,
-    weighted_sum,
-)
+from bench.kernel_cases import OTHERS, Case, Options, cases, odd_cases
 
 #: An H100 SXM: multiprocessors, clocks a second, bytes a second, bytes of shared memory of a block.
 PROCESSORS, CLOCK, BANDWIDTH, SHARED = 132, 1.755e9, 3.35e12, 227 * 1024
 
 #: Shares of the peaks that kernels bound by them are expected to reach, and atomic operations a second.
 ISSUE, COPY, ATOMICS = 0.75, 0.8, 64 * CLOCK
-
-
-@dataclass(frozen=True)
-class Options:
-    """Sizes of the case: the default call on ResNet-50's `layer4`."""
-
-    batch: int = 256
-    channels: int = 2048
-    side: int = 7
-    size: int = 224
-
-
-@dataclass
-class Case:
-    """A kernel with the arguments that it is compiled for, and its work an image.
-
-    Attributes:
-        arguments: values of the arguments that are numbers; pointers are left out.
-        warps: of a program.
-        programs: for each image.
-        trips: how often each loop runs each time it is reached, in the order of the machine code, after
-            the compiler unrolled some.
-        bytes: read and written for each image.
-        atomics: for each image.
-        options: of the compiler, beside the number of warps.
-    """
-
-    kernel: Any
-    arguments: dict[str, Any]
-    warps: int = 4
-    programs: float = 1
-    trips: Sequence[float] = ()
-    bytes: float = 0
-    atomics: float = 0
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return str(self.kernel.__name__)
 
 
 @dataclass
@@ -120,188 +73,11 @@ _POINTERS = {
         "limits", "patterns", "places", "words", "bins", "degrees", "frontiers",
     ),
     "*fp32": (
-        "activations", "gradients", "means", "columns", "pooled", "weights", "grid", "peaks", "heatmaps",
+        "activations", "gradients", "means", "columns", "pooled", "weights", "grid", "peaks", "heatmaps", "filtered",
+        "sums",
     ),
 }  # fmt: skip
 _TYPES = {name: kind for kind, names in _POINTERS.items() for name in names}
-
-
-def cases(options: Options) -> list[Case]:
-    """The launches of the default call."""
-    c, h, out = options.channels, options.side, options.size
-    d, n = h * h, options.channels * 3 // 4
-    padded = -(-n // distances.TILE) * distances.TILE
-    tiles = distances.tile_pairs(padded // distances.TILE)
-    # The part of the pairs in the sampled interval; a quarter of their range of patterns is left 10 times.
-    kept = n * (n - 1) / distances._MARGIN
-    capacity = n * (n - 1) // 16
-    place = {"POSITION": 0.25, "FLOOR": 1e-5}
-    first = {"FIRST": distances.first_pattern(1e-5), "LAST": distances.LAST}
-    tile = {"pairs": tiles, "padded": padded, "depth": d}
-    bad = {"NO_ACTIVATIONS": 1, "NO_GRADIENTS": 2}
-    return [
-        Case(
-            channels._statistics,
-            {"c": c, "k": 1, "hw": d, "blocks": c // 32, "CHANNELS": 32, "CELLS": 64},
-            programs=c / 32,
-            trips=(1, 1),
-            bytes=8 * c * d,
-        ),
-        Case(
-            channels._split,
-            {
-                "c": c, "k": 1, "clustered": n, "rank": n - 1, "FRACTION": 0.25, "FACTOR": 1 - 1e-6,
-                "HAS_DOMINANT": True, "HAS_RANGE": False, "ZERO_GRADIENT": True, **bad, "OUT_OF_RANGE": 3,
-                "ALL_ZERO": 4, "CHANNELS": c,
-            },
-            warps=8,
-            trips=(63,),
-            bytes=24 * c,
-        ),
-        Case(
-            channels._columns,
-            {"c": c, "hw": d, "n": n, "padded": padded, "cells": 1, **bad, "ROWS": 32, "CELLS": 64},
-            programs=padded / 32,
-            bytes=8 * n * d,
-        ),
-        Case(
-            distances._sample,
-            {
-                "programs": distances.SAMPLES // distances._DRAWS, "padded": padded, "depth": d,
-                "DRAWS": distances._DRAWS, "SAMPLES": distances.SAMPLES,
-            },
-            programs=distances.SAMPLES / distances._DRAWS,
-            trips=(d,),
-            bytes=4 * (n * d + distances.SAMPLES),
-        ),
-        Case(
-            distances._interval,
-            {
-                **first, "POSITION": 0.25, "SAMPLES": distances.SAMPLES,
-                "MARGIN": distances.SAMPLES // distances._MARGIN, "BEYOND": distances._BEYOND,
-            },
-            warps=8,
-            trips=(31, 31),
-            bytes=4 * distances.SAMPLES,
-        ),
-        Case(
-            neighbours._pairs,
-            {"capacity": capacity, **tile},
-            warps=distances.TILE_WARPS,
-            programs=tiles,
-            trips=(d,),
-            bytes=4 * n * d + n * n / 8 + 8 * kept,
-            atomics=2 * tiles,
-        ),
-        Case(
-            distances._select,
-            {"capacity": capacity, **place, "FACTOR": 1 + 1e-6, **first, "KEPT": distances._KEPT},
-            warps=8,
-            trips=(10, kept / distances._KEPT, kept / distances._KEPT),
-            bytes=11 * 4 * kept,
-        ),
-        Case(
-            neighbours._mark,
-            {
-                "padded": padded, "capacity": capacity, "MARKERS": neighbours._MARKERS,
-                "MARKED": neighbours._MARKED,
-            },
-            programs=neighbours._MARKERS,
-            trips=(kept / neighbours._MARKERS / neighbours._MARKED,),
-            bytes=8 * kept,
-            atomics=kept,
-        ),
-        Case(
-            neighbours._exact,
-            {
-                **tile, **place, "FACTOR": 1 + 1e-6, "LAST": distances.LAST, "LOG2_BINS": neighbours.LOG2_BINS,
-            },
-            warps=distances.TILE_WARPS,
-        ),
-        Case(
-            components._dbscan,
-            {"n": n, "n_words": padded // 32, "channels": c, "FRACTION": 0.05, "WORDS": 64, "ROWS": 128},
-            trips=(n / 128, 1, 1, 3, n / 128),
-            bytes=2 * n * n / 8,
-        ),
-        Case(
-            cluster_filter._pooled,
-            {
-                "slots": c // 2, "programs": cluster_filter._PROGRAMS, "c": c, "k": 1, "h": h, "w": h,
-                "radius": h - 1, "CIRCLE": True, "RANGE": True, "CELLS": 64, "CHANNELS": 64,
-            },
-            programs=cluster_filter._PROGRAMS,
-            trips=(1 / cluster_filter._PROGRAMS, c / 64, 2 * h - 1, 2 * h - 1, 2),
-            bytes=4 * c * d,
-        ),
-        Case(
-            weighted_sum._weighted_sum,
-            {
-                "c": c, "k": 1, "hw": d, "slots": c // 2, "blocks": 2, "CLUSTERED": True, "CHANNELS": 128,
-                "CELLS": 32,
-            },
-            programs=2,
-            trips=(c / 128,),
-            bytes=4 * c * d,
-        ),
-        Case(
-            heatmaps._peaks,
-            {
-                "k": 1, "h": h, "w": h, "height": out, "width": out, "NOT_FINITE": 5, "BLOCK": 512,
-            },
-            trips=(1, 1, 1, 0),
-            bytes=8 * d,
-            options=heatmaps.AS_WRITTEN,
-        ),
-        Case(
-            heatmaps._heatmaps,
-            {"h": h, "w": h, "height": out, "width": out, "blocks": out * out / 1024, "BLOCK": 1024},
-            programs=out * out / 1024,
-            bytes=4 * out * out,
-            options=heatmaps.AS_WRITTEN,
-        ),
-    ]  # fmt: skip
-
-
-def odd_cases() -> list[Case]:
-    """Launches of other shapes and options, which are compiled only: sizes of 1, large maps, other types."""
-    sizes = {"c": 1, "k": 1, "h": 1, "w": 1}
-    pooled = {"slots": 1024, "programs": 4, "c": 2048, "k": 3, "h": 64, "w": 64, "radius": 8}
-    tiles = {**pooled, "tiles": 13, "h": 112, "w": 112}
-    split = {
-        "clustered": 1, "FRACTION": 0.0, "FACTOR": 1 - 1e-6, "HAS_RANGE": True, "ZERO_GRADIENT": True,
-        "NO_ACTIVATIONS": 1, "NO_GRADIENTS": 2, "OUT_OF_RANGE": 3, "ALL_ZERO": 4,
-    }  # fmt: skip
-    one_map = {**sizes, "CIRCLE": False, "RANGE": True, "CELLS": 16, "CHANNELS": 1}
-    whole = {**pooled, "CIRCLE": False, "RANGE": False, "CELLS": 4096, "CHANNELS": 1}
-    many = {**split, "c": 8192, "k": 5, "rank": 0, "HAS_DOMINANT": False, "CHANNELS": 8192}
-    return [
-        Case(channels._statistics, {"c": 1, "k": 1, "hw": 1, "blocks": 1, "CHANNELS": 32, "CELLS": 64}),
-        Case(channels._split, {**split, "c": 1, "k": 1, "rank": 1, "HAS_DOMINANT": True, "CHANNELS": 1}, warps=8),
-        Case(channels._split, many, warps=8),
-        Case(components._dbscan, {"n": 1, "n_words": 4, "channels": 1, "FRACTION": 0.05, "WORDS": 4, "ROWS": 1}),
-        Case(cluster_filter._pooled, whole, warps=8),
-        Case(cluster_filter._pooled, {"slots": 1, "programs": 1, "radius": 0, **one_map}),
-        Case(
-            cluster_filter._means,
-            {"slots": 1024, "programs": 4, "tiles": 13, "c": 2048, "k": 1, "hw": 12544, "CELLS": 1024, "CHANNELS": 4},
-        ),
-        Case(cluster_filter._pooled_tiles, {**tiles, "CIRCLE": True, "RANGE": True, "CELLS": 1024}),
-        Case(
-            weighted_sum._weighted_sum,
-            {"c": 5, "k": 1, "hw": 1, "slots": 0, "blocks": 1, "CLUSTERED": False, "CHANNELS": 128, "CELLS": 32},
-        ),
-        Case(
-            heatmaps._peaks,
-            {"k": 1, "h": 1, "w": 1, "height": 1, "width": 3, "NOT_FINITE": 5, "BLOCK": 16},
-            options=heatmaps.AS_WRITTEN,
-        ),
-        Case(
-            heatmaps._heatmaps,
-            {"h": 1, "w": 1, "height": 1, "width": 1, "blocks": 1, "BLOCK": 1024},
-            options=heatmaps.AS_WRITTEN,
-        ),
-    ]  # fmt: skip
 
 
 def cost(case: Case) -> Cost:
@@ -415,30 +191,36 @@ def microseconds(case: Case, cost: Cost) -> dict[str, float]:
     return {**of, "us": max(of.values())}
 
 
-def run(options: Options) -> dict[str, Any]:
-    """The costs of every kernel, and their sum."""
+def costs(launches: Sequence[Case]) -> dict[str, Any]:
+    """The costs of the kernels, by name, and the sum of their times."""
     rows = {}
-    for case in cases(options):
+    for case in launches:
         compiled = cost(case)
         rows[case.name] = {**asdict(compiled), **microseconds(case, compiled)}
+    return {"kernels": rows, "us_per_image": round(sum(row["us"] for row in rows.values()), 2)}
+
+
+def run(options: Options) -> dict[str, Any]:
+    """The costs of every kernel of the default call, and those of others beside it."""
     return {
         "options": asdict(options),
         "assumed": {
             "processors": PROCESSORS, "clock_hz": CLOCK, "bytes_per_second": BANDWIDTH, "issue_share": ISSUE,
             "copy_share": COPY, "atomics_per_second": ATOMICS,
         },
-        "kernels": rows,
+        **costs(cases(options)),
+        "others": {name: costs(launches()) for name, launches in OTHERS.items()},
         "odd": [{"kernel": case.name, **asdict(cost(case))} for case in odd_cases()],
-        "us_per_image": round(sum(row["us"] for row in rows.values()), 2),
     }  # fmt: skip
 
 
 def show(result: dict[str, Any]) -> None:
     """Prints the table."""
     columns = ("registers", "spilled", "shared", "instructions", "executed", "us")
-    rows = [(name, *(row[column] for column in columns)) for name, row in result["kernels"].items()]
-    print_table("kernels for sm_90", ("kernel", *columns), rows)
-    print(f"estimated: {result['us_per_image']} µs an image, batch {result['options']['batch']}")
+    for name, call in {"default call": result, **result["others"]}.items():
+        rows = [(kernel, *(row[column] for column in columns)) for kernel, row in call["kernels"].items()]
+        print_table(f"kernels for sm_90, {name}", ("kernel", *columns), rows)
+        print(f"estimated: {call['us_per_image']} µs an image, batch {result['options']['batch']}")
 
 
 if __name__ == "__main__":

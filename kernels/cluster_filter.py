@@ -2,10 +2,8 @@
 
 PyTorch reference: `cfcam_gpu.cfcam.weighting.pooled_weights`.
 
-Mathematics. m = mean of the members' maps, summed over blocks of channels in order. Each cell
-becomes m + Σ w·(m' - m) / Σ w over the window's cells m' (reflect-101 at the border), with
-w = exp(-(dy² + dx²) / 2σ_s²) and, for the bilateral filters, times exp(-(m' - m)² / 2σ_r²).
-Averaging differences keeps small variations of a large map. The weight is the mean over the cells.
+Mathematics. The mean of the members' maps, summed over blocks of channels in order, goes through a filter of
+`filters`. The weight is the mean over the cells.
 
 Least work: 4·h·w bytes read for each channel in a cluster; about 10 operations for each pair of a
 cell of the map and a cell of the window.
@@ -18,14 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: Filters that the kernel has -> (whether the window is circular, whether there is a range term). `none` is
-#: a window of radius 0. The other filters run in PyTorch.
-FILTERS: dict[str, tuple[bool, bool]] = {
-    "bilateral": (True, True),
-    "bilateral_square": (False, True),
-    "gaussian": (False, False),
-    "none": (False, False),
-}
+from .filters import FILTERS, exponents, filter_window, filtered_at, mirrored, spread, weight_of
 
 #: Number of gradient values that are read at once.
 _TILE = 4096
@@ -65,35 +56,73 @@ def pooled_weights(
         name: a key of `FILTERS`.
         radius: of the filter's window, in cells, at most min(h, w) - 1.
         sigma_space: spatial standard deviation, in cells.
-        sigma_range: range standard deviation, in units of the gradient.
+        sigma_range: range standard deviation, in units of the gradient or in standard deviations of the map.
         channels: number of channels read at once, a power of two; None: `_TILE` values.
         tile_cells: number of cells of a tile, a power of two from 16; larger maps are cut. None: as above.
     """
     b, k, c, h, w = gradients.shape
-    circle, use_range = FILTERS[name]
     whole = h * w <= (tile_cells or _MOST_CELLS)
     cells = max(16, triton.next_power_of_2(h * w)) if whole else tile_cells or _TILE_CELLS
     tiles = triton.cdiv(h * w, cells)
     channels = channels or max(1, min(_TILE // cells, triton.next_power_of_2(c)))
     pooled = torch.empty(b, k, slots, tiles, device=gradients.device)
-    radius = 0 if name == "none" else radius
-    window = (h, w, radius, float(sigma_space), float(sigma_range))
+    window = filter_window(name, h, w, radius, sigma_space, sigma_range)
     programs = min(_PROGRAMS, slots)
     # With 4 warps the largest map needs more registers than a thread has.
     warps = 8 if cells > 1024 else 4
     grid = (b * k * tiles * programs,)
     if tiles == 1:
         _pooled[grid](
-            gradients, labels, n_clusters, pooled, slots, programs, c, k, *window, circle, use_range, cells, channels,
+            gradients, labels, n_clusters, pooled, slots, programs, c, k, *window, *FILTERS[name], cells, channels,
             num_warps=warps,
         )  # fmt: skip
         return pooled[:, :, :, 0]
-    means = torch.empty(b, k, slots, h * w, device=gradients.device)
-    _means[grid](gradients, labels, n_clusters, means, slots, programs, tiles, c, k, h * w, cells, channels)
-    _pooled_tiles[grid](
-        means, n_clusters, pooled, slots, programs, tiles, k, *window, circle, use_range, cells
-    )
+    means = _mean_maps(gradients, labels, n_clusters, slots, cells, channels)
+    _pooled_tiles[grid](means, n_clusters, pooled, slots, programs, tiles, k, *window, *FILTERS[name], cells)
     return pooled.sum(3)
+
+
+def filtered_means(
+    gradients: Tensor,
+    labels: Tensor,
+    n_clusters: Tensor,
+    slots: int,
+    name: str,
+    radius: int,
+    sigma_space: float,
+    sigma_range: float,
+    cells: int,
+) -> Tensor:
+    """Filtered mean gradient maps (B,K,slots,h·w) float32 of the clusters; undefined in slots without a cluster.
+
+    Launches: the mean maps, and their filter; `_PROGRAMS` programs for each tile of an image and target.
+
+    Args:
+        gradients, labels, n_clusters, slots, name, radius, sigma_space, sigma_range: as for `pooled_weights`.
+        cells: number of cells of a tile, a power of two from 16.
+    """
+    b, k, c, h, w = gradients.shape
+    channels = max(1, min(_TILE // cells, triton.next_power_of_2(c)))
+    means = _mean_maps(gradients, labels, n_clusters, slots, cells, channels)
+    tiles, programs = triton.cdiv(h * w, cells), min(_PROGRAMS, slots)
+    filtered = torch.empty_like(means)
+    window = filter_window(name, h, w, radius, sigma_space, sigma_range)
+    _filtered[(b * k * tiles * programs,)](
+        means, n_clusters, filtered, slots, programs, tiles, k, *window, *FILTERS[name], cells
+    )
+    return filtered
+
+
+def _mean_maps(
+    gradients: Tensor, labels: Tensor, n_clusters: Tensor, slots: int, cells: int, channels: int
+) -> Tensor:
+    """Mean gradient maps (B,K,slots,h·w) float32 of the clusters; undefined in slots without a cluster."""
+    b, k, c, h, w = gradients.shape
+    means = torch.empty(b, k, slots, h * w, device=gradients.device)
+    tiles, programs = triton.cdiv(h * w, cells), min(_PROGRAMS, slots)
+    grid = (b * k * tiles * programs,)
+    _means[grid](gradients, labels, n_clusters, means, slots, programs, tiles, c, k, h * w, cells, channels)
+    return means
 
 
 @triton.jit
@@ -113,6 +142,7 @@ def _pooled(
     sigma_range: tl.tensor,
     CIRCLE: tl.constexpr,
     RANGE: tl.constexpr,
+    RELATIVE: tl.constexpr,
     CELLS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ) -> None:
@@ -122,20 +152,27 @@ def _pooled(
     first = tl.program_id(0) % programs
     count = tl.load(n_clusters + image).to(tl.int32)
     cell = tl.arange(0, CELLS)
+    inside, y, x = cell < h * w, cell // w, cell % w
     for cluster in range(first, count, programs):
         mean = _mean_map(
             gradients + target * c * h * w, labels + image * c, cluster, cell, c, h * w, CELLS, CHANNELS
         )
+        deviation = sigma_range
+        if RELATIVE:
+            deviation *= spread(mean, inside, h * w)
+        space, scale = exponents(sigma_space, deviation)
         total, change = tl.zeros((CELLS,), tl.float32), tl.zeros((CELLS,), tl.float32)
         for dy in range(-radius, radius + 1):
+            row = mirrored(y + dy, h) * w
             for dx in range(-radius, radius + 1):
                 square = dy * dy + dx * dx
                 if (not CIRCLE) or (square <= radius * radius):
-                    difference = tl.gather(mean, _reflected(cell, dy, dx, h, w), 0) - mean
-                    weight = _weight(difference, square, sigma_space, sigma_range, RANGE)
+                    other = tl.where(inside, row + mirrored(x + dx, w), cell)
+                    difference = tl.gather(mean, other, 0) - mean
+                    weight = weight_of(difference, square, space, scale, RANGE)
                     total += weight
                     change += weight * difference
-        filtered = tl.where(cell < h * w, mean + change / total, 0.0)
+        filtered = tl.where(inside, mean + change / total, 0.0)
         tl.store(pooled + target * slots + cluster, tl.sum(filtered, 0) / (h * w))
     _clear_rest(pooled + target * slots, first, count, slots, programs, 1)
 
@@ -184,6 +221,7 @@ def _pooled_tiles(
     sigma_range: tl.tensor,
     CIRCLE: tl.constexpr,
     RANGE: tl.constexpr,
+    RELATIVE: tl.constexpr,
     CELLS: tl.constexpr,
 ) -> None:
     """One tile's part of the weights of one image for one target, of every `programs`-th cluster."""
@@ -192,23 +230,45 @@ def _pooled_tiles(
     first, tile = tl.program_id(0) % programs, place % tiles
     count = tl.load(n_clusters + target // k).to(tl.int32)
     cell = tile * CELLS + tl.arange(0, CELLS)
-    inside = cell < h * w
     for cluster in range(first, count, programs):
         slot = target * slots + cluster
-        mean = tl.load(means + slot * h * w + cell, mask=inside, other=0.0)
-        total, change = tl.zeros((CELLS,), tl.float32), tl.zeros((CELLS,), tl.float32)
-        for dy in range(-radius, radius + 1):
-            for dx in range(-radius, radius + 1):
-                square = dy * dy + dx * dx
-                if (not CIRCLE) or (square <= radius * radius):
-                    other = means + slot * h * w + _reflected(cell, dy, dx, h, w)
-                    difference = tl.load(other, mask=inside, other=0.0) - mean
-                    weight = _weight(difference, square, sigma_space, sigma_range, RANGE)
-                    total += weight
-                    change += weight * difference
-        filtered = tl.where(inside, mean + change / total, 0.0)
+        filtered = filtered_at(
+            means + slot * h * w, cell, h, w, radius, sigma_space, sigma_range, CIRCLE, RANGE, RELATIVE, CELLS
+        )
         tl.store(pooled + slot * tiles + tile, tl.sum(filtered, 0) / (h * w))
     _clear_rest(pooled + target * slots * tiles + tile, first, count, slots, programs, tiles)
+
+
+@triton.jit
+def _filtered(
+    means: tl.tensor,
+    n_clusters: tl.tensor,
+    filtered: tl.tensor,
+    slots: tl.tensor,
+    programs: tl.tensor,
+    tiles: tl.tensor,
+    k: tl.tensor,
+    h: tl.tensor,
+    w: tl.tensor,
+    radius: tl.tensor,
+    sigma_space: tl.tensor,
+    sigma_range: tl.tensor,
+    CIRCLE: tl.constexpr,
+    RANGE: tl.constexpr,
+    RELATIVE: tl.constexpr,
+    CELLS: tl.constexpr,
+) -> None:
+    """One tile of the filtered mean maps of one image for one target, of every `programs`-th cluster."""
+    place = tl.program_id(0) // programs
+    target = (place // tiles).to(tl.int64)
+    count = tl.load(n_clusters + target // k).to(tl.int32)
+    cell = place % tiles * CELLS + tl.arange(0, CELLS)
+    for cluster in range(tl.program_id(0) % programs, count, programs):
+        first = (target * slots + cluster) * h * w
+        result = filtered_at(
+            means + first, cell, h, w, radius, sigma_space, sigma_range, CIRCLE, RANGE, RELATIVE, CELLS
+        )
+        tl.store(filtered + first + cell, result, mask=cell < h * w)
 
 
 @triton.jit
@@ -225,22 +285,6 @@ def _clear_rest(
     for start in range(count + first * 128, slots, programs * 128):
         slot = start + lane
         tl.store(pooled + slot * stride, 0.0, mask=slot < slots)
-
-
-@triton.jit
-def _weight(
-    difference: tl.tensor,
-    square: tl.tensor,
-    sigma_space: tl.tensor,
-    sigma_range: tl.tensor,
-    RANGE: tl.constexpr,
-) -> tl.tensor:
-    """Weight of cells at a squared distance, whose values differ by `difference`."""
-    exponent = square / (sigma_space * sigma_space)
-    if RANGE:
-        scaled = difference / sigma_range
-        exponent = exponent + scaled * scaled
-    return tl.exp(-0.5 * exponent)
 
 
 @triton.jit
@@ -265,11 +309,3 @@ def _mean_map(
         total += tl.sum(tl.load(maps + channel[:, None] * hw + cell, mask=wanted, other=0.0), 0)
         size += member.to(tl.int32)
     return total / tl.sum(size, 0)
-
-
-@triton.jit
-def _reflected(cell: tl.tensor, dy: tl.tensor, dx: tl.tensor, h: tl.tensor, w: tl.tensor) -> tl.tensor:
-    """Position of the cell (dy, dx) away, mirrored at the border; a padding cell stays where it is."""
-    y = (h - 1) - tl.abs((h - 1) - tl.abs(cell // w + dy))
-    x = (w - 1) - tl.abs((w - 1) - tl.abs(cell % w + dx))
-    return tl.where(cell < h * w, y * w + x, cell)

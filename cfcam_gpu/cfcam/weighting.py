@@ -84,7 +84,7 @@ def cluster_means(gradients: Tensor, labels: Tensor, slots: int) -> Tensor:
     """
     b, k, c, h, w = gradients.shape
     # A product with the membership matrix: scattered additions differ from run to run on a GPU.
-    member = (labels[:, None, :] == torch.arange(slots, device=labels.device)[:, None]).float()
+    member = (labels[:, None, :] == torch.arange(slots, device=labels.device)[:, None]).to(gradients.dtype)
     sums = torch.bmm(member, gradients.transpose(1, 2).reshape(b, c, k * h * w))
     means = sums / member.sum(2, keepdim=True).clamp_min(1)
     return means.view(b, slots, k, h, w).transpose(1, 2)

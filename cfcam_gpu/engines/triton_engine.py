@@ -97,7 +97,9 @@ def _mapped(
 ) -> tuple[Tensor, Clusters, Tensor]:
     """The grid (B,K,h,w), the clusters, and the status (B,) of each image before its map is looked at."""
     from cfcam_gpu.kernels import channels
+    from cfcam_gpu.kernels.filters import FILTERS
     from cfcam_gpu.kernels.neighbours import MOST_CHANNELS
+    from cfcam_gpu.kernels.spatial import spatial_map
     from cfcam_gpu.kernels.weighted_sum import weighted_sum
 
     most = most_clustered(activations.shape[1], config.dominant_percentile)
@@ -122,6 +124,8 @@ def _mapped(
         pooled = pool_triton(gradients, clusters, config)
         mark("means, filter, weights")
         grid = weighted_sum(activations, statistics.means, clusters.labels, pooled)
+    elif config.weighting == "spatial" and config.filter in FILTERS:
+        grid = spatial_map(activations, gradients, *_filter_arguments(gradients, clusters, config))
     else:
         grid = weighting.class_map(
             activations.float(), gradients, clusters, config, pool_triton, weighted_sum
@@ -152,12 +156,19 @@ def _clusters(activations: Tensor, split: Split, config: CFCAMConfig, mark: Mark
 
 def pool_triton(gradients: Tensor, clusters: Clusters, config: CFCAMConfig) -> Tensor:
     """`weighting.Pool`: mean maps, filter and pooling in one kernel; filters that it lacks run in PyTorch."""
-    from cfcam_gpu.kernels.cluster_filter import FILTERS, pooled_weights
+    from cfcam_gpu.kernels.cluster_filter import pooled_weights
+    from cfcam_gpu.kernels.filters import FILTERS
 
     if config.filter not in FILTERS:
         return weighting.pooled_weights(gradients, clusters, config)
-    return pooled_weights(
-        gradients,
+    return pooled_weights(gradients, *_filter_arguments(gradients, clusters, config))
+
+
+def _filter_arguments(
+    gradients: Tensor, clusters: Clusters, config: CFCAMConfig
+) -> tuple[Tensor, Tensor, int, str, int, float, float]:
+    """What the kernels that filter take behind the gradients."""
+    return (
         clusters.labels,
         clusters.n_clusters,
         weighting.most_clusters(clusters),

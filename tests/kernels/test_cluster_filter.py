@@ -7,14 +7,14 @@ import torch
 
 from cfcam_gpu import CFCAMConfig
 from cfcam_gpu.cfcam import filtering, weighting
-from cfcam_gpu.kernels import cluster_filter
+from cfcam_gpu.kernels import cluster_filter, filters
 from tests.helpers.tolerances import FILTER
 
 
 @pytest.mark.parametrize(
     ("shape", "scale"), [((1, 1), 0.3), ((1, 6), 0.3), ((5, 9), 1e-6), ((5, 9), 50.0), ((7, 7), 0.3)]
 )
-@pytest.mark.parametrize("name", cluster_filter.FILTERS)
+@pytest.mark.parametrize("name", filters.FILTERS)
 def test_pooled_weights_are_those_of_the_filtered_mean_maps(device, name, shape, scale):
     """Two targets, images with no, one and several clusters, a cluster of one channel."""
     config = CFCAMConfig(filter=name, sigma_space=1.0, sigma_range=0.2)
@@ -42,7 +42,7 @@ def test_pooled_weights_are_those_of_the_filtered_mean_maps(device, name, shape,
     assert not pooled[2, :, 3:].any()
 
 
-@pytest.mark.parametrize("name", cluster_filter.FILTERS)
+@pytest.mark.parametrize("name", filters.FILTERS)
 def test_a_map_of_112_rows_and_columns_is_filtered_in_tiles(device, name):
     """12,544 cells of values far from zero, one cluster of three channels: the sums lose no digits."""
     gradients = 5 + torch.randn(2, 1, 4, 112, 112, generator=torch.Generator().manual_seed(1))
@@ -58,7 +58,7 @@ def test_a_map_of_112_rows_and_columns_is_filtered_in_tiles(device, name):
     assert not pooled[1].any()
 
 
-@pytest.mark.parametrize("name", cluster_filter.FILTERS)
+@pytest.mark.parametrize("name", filters.FILTERS)
 def test_tiles_give_the_weights_of_the_whole_map(device, name):
     """Two targets, several clusters, a map that is no multiple of the tile."""
     gradients = torch.randn(2, 2, 9, 7, 11, generator=torch.Generator().manual_seed(3)).to(device)

@@ -24,6 +24,7 @@ def test_every_launch_is_within_cudas_limits(batch, channels, side, targets):
     gradients = torch.empty(batch, targets, channels, side, side, device="meta")
     with stubbed_kernels(grids.__setitem__):
         triton_engine.explain(activations, gradients, (32, 32), CFCAMConfig())
+        triton_engine.explain(activations, gradients, (32, 32), CFCAMConfig.preset("spatial"))
     expected = {
         "_statistics",
         "_split",
@@ -36,8 +37,8 @@ def test_every_launch_is_within_cudas_limits(batch, channels, side, targets):
         "_exact",
         "_dbscan",
     }
-    expected |= {"_weighted_sum", "_peaks", "_heatmaps"}
-    assert set(grids) == expected | ({"_pooled"} if side == 7 else {"_means", "_pooled_tiles"})
+    expected |= {"_weighted_sum", "_peaks", "_heatmaps", "_means", "_filtered", "_spatial"}
+    assert set(grids) == expected | {"_pooled" if side == 7 else "_pooled_tiles"}
     for name, (first, *others) in grids.items():
         assert batch <= first < 2**31, name
         assert all(count <= 65_535 for count in others), name
