@@ -132,6 +132,46 @@ def test_each_argument_of_their_constructors_is_in_the_table():
     assert {"model", "kernel", "k", "ratio_channels_to_ablate"} <= arguments <= {*named}
 
 
+CLASSES = sorted(
+    name
+    for name in dir(ours)
+    if inspect.isclass(getattr(theirs, name, None))
+    and inspect.isclass(getattr(ours, name))
+    and name != "BaseCAM"
+)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_constructors_take_their_arguments_in_their_order_with_their_defaults(name: str):
+    """But for the layer that Ablation-CAM needs there, and the base method, which is this package's own."""
+
+    def arguments(kind: type) -> list[tuple[str, Any]]:
+        parameters = inspect.signature(kind.__init__).parameters.values()  # type: ignore[misc]
+        return [
+            (one.name, "a class" if one.name == "base_method" else one.default)
+            for one in parameters
+            if one.kind is not one.VAR_KEYWORD and one.name != "ablation_layer"
+        ]
+
+    assert arguments(getattr(ours, name)) == arguments(getattr(theirs, name))
+
+
+def test_values_that_are_the_only_ones_here_are_taken():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten())
+    layers = [model[3]]
+    assert ours.AblationCAM(model, layers, None, None, 16, 1.0).batch_size == 16
+    ours.FEM(model, layers, None, 2)
+    for kind, options, reason in (
+        (ours.AblationCAM, {"ratio_channels_to_ablate": 0.5}, "every channel is ablated"),
+        (ours.AblationCAM, {"ablation_layer": nn.Identity()}, "layers of every kind"),
+        (ours.FEM, {"k": 3}, "FEM's is 2"),
+        (ours.RefineCAM, {"base_method": ours.FEM, "k": 3}, "FEM takes .*FEM's is 2"),
+        (ours.RefineCAM, {"uses_gradients": False}, "the method decides"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            kind(model, layers, **options)
+
+
 def test_what_they_do_inside_is_missed_with_a_hint():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
     cam = ours.GradCAM(model, [model[0]])

@@ -175,6 +175,7 @@ FINER: list[dict[str, Any]] = [
     {},
     {"alpha": 0.6},
     {"comparison_categories": [2, 4]},
+    {"comparison_categories": None},
     {"comparison_categories": [1, 7], "target_idx": 3},
 ]
 

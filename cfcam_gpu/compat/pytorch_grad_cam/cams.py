@@ -188,10 +188,19 @@ class GradCAMElementWise(BaseCAM):
 
 
 class FEM(BaseCAM):
-    """FEM, of no class; `eigen_smooth` changes nothing; see `BaseCAM`."""
+    """FEM, of no class; `eigen_smooth` changes nothing, and `k` is 2; see `BaseCAM`."""
 
     method = "fem"
     smoothed = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Sequence[nn.Module],
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        k: float = 2,
+    ) -> None:
+        super().__init__(model, target_layers, reshape_transform, **({} if k == 2 else {"k": k}))
 
 
 class SegEigenCAM(BaseCAM):
@@ -222,9 +231,24 @@ class ScoreCAM(BaseCAM):
 
 
 class AblationCAM(BaseCAM):
-    """Ablation-CAM; see `BaseCAM`."""
+    """Ablation-CAM of every channel, without an `ablation_layer`; see `BaseCAM`."""
 
     method = "ablationcam"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Sequence[nn.Module],
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        ablation_layer: nn.Module | None = None,
+        batch_size: int = 32,
+        ratio_channels_to_ablate: float = 1.0,
+    ) -> None:
+        options: dict[str, object] = {} if ablation_layer is None else {"ablation_layer": ablation_layer}
+        if ratio_channels_to_ablate != 1:
+            options["ratio_channels_to_ablate"] = ratio_channels_to_ablate
+        super().__init__(model, target_layers, reshape_transform, **options)
+        self.batch_size = batch_size
 
 
 class CFCAM(BaseCAM):

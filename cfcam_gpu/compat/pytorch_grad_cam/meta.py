@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from cfcam_gpu.compat.pytorch_grad_cam.utils.image import scale_cam_image
 from cfcam_gpu.compat.pytorch_grad_cam.utils.model_targets import FinerWeightedTarget
 
 Target = Callable[[Tensor], Tensor]
+
+#: The places of the three classes that are closest to one.
+_NEXT = (1, 2, 3)
 
 
 class FinerCAM:
@@ -42,7 +46,7 @@ class FinerCAM:
         targets: Sequence[Target] | None = None,
         eigen_smooth: bool = False,  # noqa: FBT001, FBT002  (pytorch-grad-cam's signature)
         alpha: float = 1,
-        comparison_categories: Sequence[int] = (1, 2, 3),
+        comparison_categories: Sequence[int] | None = None,
         target_idx: int | None = None,
     ) -> Maps:
         """Maps (B,H,W) in [0,1].
@@ -50,12 +54,14 @@ class FinerCAM:
         Args:
             targets: as for `BaseCAM`; None: a class against others, as the next arguments say.
             alpha: how much the others count.
-            comparison_categories: which others, by their place in the order of how close their logits are.
+            comparison_categories: which others, by their place in the order of how close their logits
+                are; None: 1, 2 and 3.
             target_idx: the class; None: each image's likeliest.
         """
 
         def finer(output: Tensor) -> Tensor:
-            main, others = _closest(output, comparison_categories, target_idx)
+            places = _NEXT if comparison_categories is None else comparison_categories
+            main, others = _closest(output, places, target_idx)
             return FinerWeightedTarget(main, others, alpha)(output)
 
         chosen = [finer] * len(input_tensor) if targets is None else targets
@@ -82,7 +88,7 @@ class RefineCAM:
     """The product of several layers' maps (RefineCAM, arXiv 2605.14641).
 
     Args:
-        base_method: the class that makes each layer's maps; the rest as for `BaseCAM`.
+        base_method: the class that makes each layer's maps; options: its further arguments; the rest as for `BaseCAM`.
 
     Example:
         >>> import torch
@@ -97,8 +103,11 @@ class RefineCAM:
         target_layers: Sequence[nn.Module],
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         base_method: type[BaseCAM] = GradCAMPlusPlus,
+        **options: Any,
     ) -> None:
-        self.base_cam_per_layer = [base_method(model, [layer], reshape_transform) for layer in target_layers]
+        self.base_cam_per_layer = [
+            base_method(model, [layer], reshape_transform, **options) for layer in target_layers
+        ]
 
     def __call__(
         self,
