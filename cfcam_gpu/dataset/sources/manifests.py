@@ -120,7 +120,7 @@ def manifest_samples(path: Path | Place, path_column: str | None = None) -> Colu
         raise InputError(f"manifest {str(path)!r} cannot be read: {reason}") from error
     if not len(samples):
         raise InputError(f"manifest {str(path)!r} holds no rows")
-    _refuse_only_mistakes(path, samples)
+    _refuse_only_mistakes(path, samples, _samples(path, path_column))
     return with_whole_numbers(samples)
 
 
@@ -141,16 +141,11 @@ def _hashed(rows: Iterable[_Row], hashes: array[int]) -> Iterator[Sample]:
         yield sample
 
 
-def _refuse_only_mistakes(path: Path | Place, samples: SpooledSamples) -> None:
+def _refuse_only_mistakes(path: Path | Place, samples: SpooledSamples, rows: Iterator[_Row]) -> None:
     """Raises InputError with the first row's mistake if every row has one."""
-    first = None
-    for piece in samples.pieces("uri"):
-        first = first or piece["uri"][0]
-        if not all(uri.startswith(_MISTAKE) for uri in piece["uri"]):
-            return
-    if first is not None:
-        _, (where, reason) = split_uri(first)
-        raise error_at(path, where.rpartition(", ")[2], reason)
+    if all(uri.startswith(_MISTAKE) for piece in samples.pieces("uri") for uri in piece["uri"]):
+        place, sample = next(rows)
+        raise error_at(path, place, split_uri(sample.uri)[1][1])
 
 
 def _refuse_repeated(path: Path | Place, rows: Iterable[_Row], hashes: Container[int]) -> None:
@@ -196,12 +191,15 @@ def _sample(manifest: Path | Place, absolute: Path | Place, place: str, row: Map
         if all(row.get(name) for name in _PLACES):
             raise ValueError("there are a path and a uri; leave one empty")
         cells = {name: _text(name, cell) for name, cell in row.items()}
-        uri = _uri(absolute, column, cells.get(column, ""))
+        uri, mistake = _uri(absolute, column, cells.get(column, "")), None
     except ValueError as error:
-        cells = _cells_without_mistakes(row)
-        uri = make_uri("broken", masked(f"{manifest}, {place}"), masked(str(error)))
+        cells, uri, mistake = _cells_without_mistakes(row), "", str(error)
     text = cells.get(column)
     sample_id = clean_text(cells.get("sample_id") or (_id_of(text) if text else place))
+    if (
+        mistake is not None
+    ):  # named without its line, which rows above may move: a run that goes on compares URIs
+        uri = make_uri("broken", masked(f"{manifest}: {sample_id}"), masked(mistake))
     mask = _mask(manifest, place, cells)
     return Sample(sample_id, uri, cells.get("label") or None, cells.get("target") or None, mask=mask)
 

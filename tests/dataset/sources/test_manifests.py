@@ -225,6 +225,15 @@ def test_a_mistake_in_a_cell_of_csv_and_parquet_costs_its_sample_alone(folder: P
         assert (good.sample_id, good.label, bad.uri.partition(":")[0]) == ("a.png", "2", "broken")
 
 
+def test_a_row_with_a_mistake_is_the_same_sample_behind_other_rows(folder: Path) -> None:
+    """Else a run could not go on once a row is added above it."""
+    row = b"../b.png,b\n"
+    (_, before) = find_samples([str(_write(folder / "list.csv", b"path,sample_id\na.png,a\n" + row))])
+    more = b"path,sample_id\na.png,a\nsub/b c.png,c\n"
+    (_, _, after) = find_samples([str(_write(folder / "list.csv", more + row))])
+    assert before == after
+
+
 @pytest.mark.parametrize(
     "damage", [lambda _: b"", lambda _: b"no parquet", lambda c: c[:-9], lambda c: b"x" * 40 + c[40:]]
 )
