@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import runpy
 from importlib.util import find_spec
 from pathlib import Path
 
 from cfcam_gpu._utils.messages import one_line
+from cfcam_gpu._utils.regular_files import refuse_special
 from cfcam_gpu.errors import ModelError
 
 
@@ -31,8 +31,7 @@ def read_class_names(path: Path, count: int | None = None) -> tuple[str, ...]:
         ('normal', 'pneumonia')
     """
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would wait for ever
-            raise OSError(errno.EINVAL, "not a regular file")
+        refuse_special(path)
         lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 
+from cfcam_gpu._utils.regular_files import refuse_special
 from cfcam_gpu.errors import ModelError
 
 
@@ -17,8 +17,7 @@ def check_weights_file(path: Path) -> None:
         cfcam_gpu.errors.ModelError: the weights none.pth do not exist; give a .pth, .pt or .safetensors file
     """
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would wait for ever
-            raise OSError(errno.EINVAL, "not a regular file")
+        refuse_special(path)
         with path.open("rb") as file:
             start = file.read(512).lstrip().lower()
     except OSError as error:

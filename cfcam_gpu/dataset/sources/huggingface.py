@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cfcam_gpu._utils.messages import printable
 from cfcam_gpu._utils.places.place import Place
+from cfcam_gpu._utils.regular_files import refuse_special
 from cfcam_gpu.dataset.sources.labels import SEPARATOR
 from cfcam_gpu.dataset.sources.repeated import Texts
 from cfcam_gpu.dataset.sources.sample import Sample, clean_text, make_uri
@@ -115,6 +116,7 @@ def _json_below(folder: Path, split: str, name: str) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
+        refuse_special(path)
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
@@ -287,6 +289,7 @@ def _open(folder: Path, file: str) -> pyarrow.Table:
 
     path = _below(folder, file)
     try:
+        refuse_special(path)
         with pyarrow.memory_map(str(path)) as source:
             table = pyarrow.ipc.open_stream(source).read_all()
             # Reading a value of a damaged table may end the process.

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cfcam_gpu._utils.regular_files import refuse_special
 from cfcam_gpu.dataset.sources.columns import AT_ONCE, FIELDS, Columns, pieces_of, rows_in, samples_in
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.arrays import arrow_array
@@ -53,6 +54,7 @@ class Plan:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            refuse_special(path)
             self._file = pq.ParquetFile(path)
             about = json.loads(self._file.schema_arrow.metadata[b"cfcam"])
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from cfcam_gpu._utils.messages import first_line
 from cfcam_gpu._utils.places.masking import masked
 from cfcam_gpu._utils.places.schemes import not_written
+from cfcam_gpu._utils.regular_files import refuse_special
 from cfcam_gpu.dataset.sources.sample import Sample
 from cfcam_gpu.dataset.store.atomic_files import (
     os_reason,
@@ -190,6 +191,7 @@ class Store:
             StoreError: it cannot be read, or a version of the package with another format wrote it.
         """
         try:
+            refuse_special(self.run_file)
             content = json.loads(self.run_file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -231,3 +232,16 @@ datasets.DatasetDict({{"train": data, "test": data.select([2, 0])}}).save_to_dis
         *(("test", None, 3), ("test", "cat", 1)),
     ]
     assert {s.sample_id.split("/")[1] for s in two} == {s.sample_id for s in one}
+
+
+@pytest.mark.parametrize("name", ["state.json", "dataset_info.json", "data.arrow"])
+def test_a_pipe_in_the_place_of_a_file_does_not_hang(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "set"
+    (folder / "train").mkdir(parents=True)
+    (folder / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    (folder / "train/dataset_info.json").write_text('{"features": {"image": {"_type": "Image"}}}')
+    (folder / "train/state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+    (folder / "train" / name).unlink(missing_ok=True)
+    os.mkfifo(folder / "train" / name)
+    with pytest.raises(InputError, match=r"cannot be read: .*not a regular file"):
+        find_samples([str(folder)])

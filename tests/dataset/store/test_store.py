@@ -138,6 +138,16 @@ def test_run_json_of_another_format_is_refused(store):
         store.read_run()
 
 
+def test_pipes_in_the_place_of_the_runs_files_do_not_hang(store):
+    for path in (store.run_file, store.plan_file):
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+    with pytest.raises(StoreError, match=r"run.json cannot be read \(.*not a regular file\)"):
+        store.read_run()
+    with pytest.raises(StoreError, match=r"the plan .* is missing or damaged"):
+        store.read_plan()
+
+
 def test_an_output_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot make the output folder .*file: File exists"):
