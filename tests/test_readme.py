@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import cfcam_gpu
+from cfcam_gpu.cli.app import COMMANDS as COMMAND_NAMES
 from cfcam_gpu.dataset import explain_dataset, open_results
 from cfcam_gpu.images import Preprocess
 from tests.helpers.command import OK, cfcam
@@ -149,3 +150,16 @@ def test_links_lead_to_files(page):
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", text):
         assert (page.parent / target).exists(), target
+
+
+def test_the_page_about_installing_names_every_extra():
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    page = (ROOT / "docs" / "installing.md").read_text(encoding="utf-8")
+    named = {name for cell in re.findall(r"`([^`\n]+)`", page) for name in re.split(r"\W+", cell)}
+    named |= {name for group in re.findall(r"\[([\w,]+)\]'", page) for name in group.split(",")}
+    assert set(known) <= named
+
+
+def test_the_page_about_the_command_names_every_command():
+    page = (ROOT / "docs" / "command.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `cfcam (\w+)` \|", page, re.MULTILINE)) == set(COMMAND_NAMES)

@@ -376,19 +376,19 @@ class _Run:
         overlays = self._overlays(rows)
         # Their names must survive a power failure before the rows that mention them do.
         for folder in {overlay.parent for overlay in overlays}:
-            self.store.sync_folder(folder)
+            if folder.is_dir():
+                self.store.sync_folder(folder)
         self.store.write_part(part, rows, self.part_explainer.map_shape, self.options.rank)
         self.journals.remove(part)
         self._send(part, overlays)
 
     def _overlays(self, rows: Sequence[Row]) -> list[Path]:
-        """The overlays of rows that are in the folder; earlier ones of a folder at a URL are there only."""
-        names = (one.get("overlay") for row in rows for one in (row, *others_of(row)))
-        return [self.store.out / name for name in names if name and self._is_overlay(name)]
+        """The overlays of rows; earlier ones of a folder at a URL are there only.
 
-    def _is_overlay(self, name: str) -> bool:
-        """Whether a row's overlay is a picture in the folder. Rows may come from a URL, where others can write."""
-        return "_cfcam." in name and not leads_out(name) and (self.store.out / name).is_file()
+        Rows may come from a URL, where others can write: a name that is no overlay's is left out.
+        """
+        names = (one.get("overlay") for row in rows for one in (row, *others_of(row)))
+        return [self.store.out / name for name in names if name and "_cfcam." in name and not leads_out(name)]
 
     def _send(self, part: int, overlays: list[Path]) -> None:
         """A part is finished, and has these overlays."""

@@ -290,3 +290,18 @@ def test_a_model_that_raises_is_one_sentence_and_the_run_resumes(tmp_path, kind,
     assert str(caught.value) == sentence
     handle.remove()
     assert run(folder, tmp_path / "out", model=loaded, batch_size=2, part_size=2).tally.ok == 6
+
+
+def test_pictures_on_a_disk_are_not_looked_for_again(tmp_path, monkeypatch):
+    """Only those of a folder at a URL may be elsewhere; on network disks each look takes a round trip."""
+    looked: list[str] = []
+    is_file = Path.is_file
+
+    def counted(path: Path) -> bool:
+        looked.append(path.name)
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", counted)
+    run(save(tmp_path / "in", a=photo(1), b=photo(2)), tmp_path / "out", workers=0)
+    assert is_file(tmp_path / "out/a_cfcam.png")
+    assert not [name for name in looked if "_cfcam." in name]

@@ -26,7 +26,7 @@ class Mirror:
         """These files are finished, and those told of before are to be seen before them. Raises StoreError."""
 
     def pictures(self, paths: Iterable[Path]) -> None:
-        """As `written`, for pictures, which the run does not read again."""
+        """As `written`, for pictures, which the run does not read again; those that are gone were seen before."""
 
     def lacks(self, _path: Path) -> bool:
         """Whether `written` is to be called for a file that an earlier run finished."""

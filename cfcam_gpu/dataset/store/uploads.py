@@ -73,7 +73,7 @@ class Uploads(Mirror):
         self._put(_Group(list(paths)))
 
     def pictures(self, paths: Iterable[Path]) -> None:
-        self._put(_Group(list(paths), removed=True))
+        self._put(_Group([path for path in paths if path.is_file()], removed=True))
 
     def lacks(self, path: Path) -> bool:
         return not self.staging.record.has(self.staging.name_of(path), stamp(path))
