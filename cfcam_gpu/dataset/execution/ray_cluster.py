@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import math
 import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -28,6 +30,15 @@ _CONNECT_TIMEOUT = 5.0
 
 #: The variable with the seconds after which Ray ends every process whose head node is gone, 60 unless set.
 _RAYS_PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
+
+#: Asks a cluster for something, in a process of its own: how Ray authenticates is chosen once for a process.
+_ASK = (
+    "import sys; from ray._raylet import GcsClient; "
+    "GcsClient(address=sys.argv[1]).internal_kv_keys(b'', None, timeout=5)"
+)
+
+#: Seconds that this may take.
+_ASK_TIMEOUT = 30.0
 
 #: Seconds to disconnect from a cluster whose head node is gone.
 _LEAVE_TIMEOUT = 2.0
@@ -102,11 +113,54 @@ def _about_token(error: Exception) -> str:
     return "; where `ray start` said that token authentication is enabled, set RAY_AUTH_MODE=token here too"
 
 
+def about_needless_token(address: str) -> str:
+    """The advice where this process expects a token and the cluster has none; else empty.
+
+    Ray connects then, but the workers send no token to this process, which refuses them: no actor starts.
+
+    Args:
+        address: HOST:PORT of the head node.
+    """
+    if not _expects_token() or not _answers_without_token(address):
+        return ""
+    return (
+        f"; the cluster at {address} has no token and this process expects one: set RAY_AUTH_MODE=disabled here, or "
+        "start the cluster with RAY_AUTH_MODE=token"
+    )
+
+
+def _expects_token() -> bool:
+    try:
+        raylet: Any = importlib.import_module("ray._raylet")
+        return bool(raylet.get_authentication_mode() == raylet.AuthenticationMode.TOKEN)
+    except (ImportError, AttributeError):  # no public part of Ray says it
+        return os.environ.get("RAY_AUTH_MODE") == "token"
+
+
+def _answers_without_token(address: str) -> bool:
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-c", _ASK, address],
+            env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_ASK_TIMEOUT,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return asked.returncode == 0
+
+
 def _check_reachable(address: str) -> None:
     """Raises OSError if nothing listens at HOST:PORT; Ray itself would retry for minutes."""
     match = re.fullmatch(r"(?:ray://)?\[?([^\[\]]+)\]?:(\d{1,5})", address)
     if match:
         socket.create_connection((match[1], int(match[2])), _CONNECT_TIMEOUT).close()
+
+
+class ActorsDoNotStart(BackendError):
+    """Several actors in a row died before they were ready."""
 
 
 class HeadGone(BackendError):

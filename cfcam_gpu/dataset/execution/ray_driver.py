@@ -24,7 +24,14 @@ from cfcam_gpu.dataset.execution.local import Model
 from cfcam_gpu.dataset.execution.observer import Interrupted, Observer, watched_signals
 from cfcam_gpu.dataset.execution.parts import FinishedParts, OverlayFiles, PendingPart
 from cfcam_gpu.dataset.execution.ray_actor import PARTS_AT_ONCE, ActorSetup, ExplainerActor
-from cfcam_gpu.dataset.execution.ray_cluster import HeadWatch, import_ray, joined_cluster, placement
+from cfcam_gpu.dataset.execution.ray_cluster import (
+    ActorsDoNotStart,
+    HeadWatch,
+    about_needless_token,
+    import_ray,
+    joined_cluster,
+    placement,
+)
 from cfcam_gpu.dataset.options import RunOptions
 from cfcam_gpu.dataset.store.fingerprint import differences
 from cfcam_gpu.dataset.store.journal import Journals
@@ -114,6 +121,8 @@ def _ray_part_explainer(
             run = explainer.wait_for_first_actor()
             info = {"command": [os.path.basename(sys.argv[0]), *sys.argv[1:]], "actors": count}
             yield explainer, {**run, "info": {**run["info"], **info}}
+        except ActorsDoNotStart as error:
+            raise ActorsDoNotStart(f"{error}{about_needless_token(head.address)}") from error
         finally:
             explainer.close()
 
@@ -297,7 +306,7 @@ class RayPartExplainer:
         reason = _short_reason(error)
         self.failed_starts += not actor.ready
         if self.failed_starts >= _MAX_FAILED_STARTS:
-            raise BackendError(f"actors do not start ({reason})")
+            raise ActorsDoNotStart(f"actors do not start ({reason})")
         for part in actor.parts.values():
             self._count_death(part, reason)
         self.observer.note(f"an actor is gone ({reason}); another one takes its place")

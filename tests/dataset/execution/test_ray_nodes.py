@@ -113,3 +113,69 @@ def test_a_ray_that_a_run_starts_asks_for_a_token(tmp_path: Path):
     assert ended.stdout == "True\n"
     token = tmp_path / ".ray" / "auth_token"
     assert len(token.read_text()) == 64
+
+
+#: A cluster of one machine, until its input ends.
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+NET = (
+    "--model",
+    "torchvision:squeezenet1_1@none",
+    "--num-classes",
+    "2",
+    "--size",
+    "64",
+    "--overlays",
+    "none",
+)
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_token_that_the_cluster_has_not_is_told_with_what_to_do(tmp_path: Path):
+    """Ray connects, and the workers are refused by this process: only "actors do not start" would be said."""
+    folder = save(tmp_path / "in", a=photo(1))
+    plain = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    plain |= {"HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"}
+
+    def explain(address: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        out = tmp_path / variables["RAY_AUTH_MODE"]
+        line = [sys.executable, "-m", "cfcam_gpu", "explain", str(folder), "--out", str(out), *NET]
+        environment = {**plain, "RAY_ADDRESS": address, **variables}
+        return subprocess.run(
+            [*line, "--distributed", "ray"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+
+    with subprocess.Popen(
+        [sys.executable, "-c", CLUSTER],
+        env={**plain, "RAY_AUTH_MODE": "disabled"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as cluster:
+        assert cluster.stdin is not None
+        assert cluster.stdout is not None
+        address = cluster.stdout.readline().strip()
+        told = explain(address, RAY_AUTH_MODE="disabled")
+        refused = explain(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="a" * 64)
+        cluster.stdin.close()
+    assert told.returncode == 0, told.stderr
+    assert refused.returncode == 1
+    assert "error: actors do not start (" in refused.stderr
+    assert f"the cluster at {address} has no token and this process expects one" in refused.stderr
+    assert "set RAY_AUTH_MODE=disabled here" in refused.stderr
+    assert "Traceback" not in refused.stderr
