@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cfcam_gpu._utils.messages import plural, printable
-from cfcam_gpu.cli.printing import print_table
+from cfcam_gpu.cli.printing import Cell, print_table
 from cfcam_gpu.evaluation import tables
 from cfcam_gpu.evaluation.options import EvaluationOptions
 from cfcam_gpu.evaluation.run import EvaluationResult
@@ -35,7 +35,7 @@ def print_evaluation(outcome: EvaluationResult, options: EvaluationOptions) -> N
         click.echo(f"report: {printable(run.located(outcome.page))}")
 
 
-def _rows(summary: Summary) -> Iterator[tuple[str, ...]]:
+def _rows(summary: Summary) -> Iterator[tuple[Cell, ...]]:
     """Lines of the table: a metric's column and each method's mean with its interval, then the speed."""
     for column in tables.scalars(summary):
         name, better = column["name"], column["better"]
@@ -44,10 +44,10 @@ def _rows(summary: Summary) -> Iterator[tuple[str, ...]]:
             cells = (_cell(summary, method, name, best=method == best) for method in summary["methods"])
             yield (f"{tables.title(name)} {tables.ARROWS[better]}".strip(), *cells)
     if summary["cost"]:
-        yield ("images/s", *("\n".join(tables.speed(summary, method)) for method in summary["methods"]))
+        yield ("images/s", *(tuple(tables.speed(summary, method)) for method in summary["methods"]))
 
 
-def _cell(summary: Summary, method: str, column: str, *, best: bool) -> str:
+def _cell(summary: Summary, method: str, column: str, *, best: bool) -> Cell:
     entry = summary["methods"][method][column]
     marks = f"{tables.MARKS[tables.verdict(summary, method, column)]}{tables.BEST if best else ''}"
-    return f"{tables.number(entry['mean'])} {marks}".strip() + f"\n{tables.interval(entry)}"
+    return f"{tables.number(entry['mean'])} {marks}".strip(), tables.interval(entry)

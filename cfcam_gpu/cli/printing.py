@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -15,6 +15,9 @@ from cfcam_gpu.dataset.sources.sample import split_uri
 
 if TYPE_CHECKING:
     from cfcam_gpu.dataset.store.schema import Row
+
+
+Cell: TypeAlias = str | tuple[str, ...]
 
 
 def say(line: str) -> None:
@@ -40,11 +43,12 @@ def print_json(content: dict[str, Any]) -> None:
     click.echo(json.dumps(content, indent=2, allow_nan=False))
 
 
-def print_table(columns: dict[str, Any], rows: Iterable[tuple[str, ...]]) -> None:
+def print_table(columns: dict[str, Any], rows: Iterable[tuple[Cell, ...]]) -> None:
     """Prints rows of cells on stdout.
 
     Args:
         columns: heading -> alignment.
+        rows: a cell is a text, which is one line whatever it holds, or a tuple of lines.
     """
     from rich.console import Console
     from rich.table import Table
@@ -57,5 +61,6 @@ def print_table(columns: dict[str, Any], rows: Iterable[tuple[str, ...]]) -> Non
     for heading, justify in columns.items():
         table.add_column(heading, justify=justify, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        lines = ((cell,) if isinstance(cell, str) else cell for cell in row)
+        table.add_row(*(Text("\n".join(map(printable, cell))) for cell in lines))
     console.print(table)

@@ -57,6 +57,7 @@ def test_the_command_prints_a_table_with_marks_and_speed(work):
     lines = ended.out.splitlines()
     assert lines[0].split() == ["metric", "cfcam", "cfcam:upstream", "gradcam"]
     assert "average drop ↓" in ended.out
+    assert "\\n" not in ended.out  # an interval stands below its mean
     assert "1.00 × gradcam" in ended.out  # noqa: RUF001
     stored = json.loads((work / "out/summary.json").read_text())
     entry = stored["methods"]["gradcam"]["average_drop"]

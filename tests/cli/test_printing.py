@@ -7,7 +7,7 @@ import os
 import pytest
 
 from cfcam_gpu._utils.messages import printable
-from cfcam_gpu.cli.printing import say, shown_path
+from cfcam_gpu.cli.printing import print_table, say, shown_path
 
 
 def test_bytes_of_a_file_name_that_are_no_text_are_printed_as_escapes():
@@ -34,6 +34,15 @@ def test_a_name_can_neither_move_the_cursor_nor_forge_a_line(name: str, capsys: 
     assert line.count("\n") == 1
     assert line.rstrip("\n").isprintable()
     assert line.endswith(": no image\n")
+
+
+def test_a_cell_has_the_lines_that_it_is_given_and_no_others(capsys: pytest.CaptureFixture[str]):
+    print_table({"metric": "left", "gradcam": "right"}, [("a\nb", ("0.36", "[0.13, 0.67]"))])
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["metric", "gradcam"],
+        ["a\\nb", "0.36"],
+        ["[0.13,", "0.67]"],
+    ]
 
 
 def test_a_file_is_shown_from_the_current_folder(tmp_path, monkeypatch):
