@@ -11,7 +11,9 @@ from cfcam_gpu.kernels import (
     cluster_filter,
     components,
     distances,
+    evidence,
     heatmaps,
+    likeness,
     neighbours,
     spatial,
     weighted_sum,
@@ -229,8 +231,44 @@ def spatial_cases() -> list[Case]:
     ]  # fmt: skip
 
 
+def sharp_cases() -> list[Case]:
+    """The steps of `cfcam-sharp` that have kernels, for `layer3` of ResNet-50: 1,024 channels of 14x14 cells."""
+    c, d = 1024, 14 * 14
+    tiles, group = -(-d // likeness._PLACES), evidence._TILE // 256
+    blocks = -(-d // evidence._CELLS)
+    sizes = {"c": c, "k": 1, "hw": d}
+    return [
+        Case(
+            likeness._spread,
+            {
+                "tiles": tiles, "c": c, "n": d, "k": 1, "PLACES": likeness._PLACES, "CHANNELS": likeness._CHANNELS,
+                "TARGETS": likeness._TARGETS,
+            },
+            programs=tiles,
+            trips=(tiles, c / likeness._CHANNELS),
+            bytes=4 * c * d,
+        ),
+        Case(
+            evidence._agreement,
+            {**sizes, "groups": c // group, "CELLS": 256, "CHANNELS": group},
+            programs=c / group,
+            bytes=8 * c * d,
+        ),
+        Case(
+            evidence._evidence,
+            {**sizes, "blocks": blocks, "CELLS": evidence._CELLS, "CHANNELS": evidence._CHANNELS},
+            programs=blocks,
+            trips=(c / evidence._CHANNELS,),
+            bytes=8 * c * d,
+        ),
+    ]  # fmt: skip
+
+
 #: Name of a call beside the default one -> its launches, batch 256; those that both have are left out.
-OTHERS: dict[str, Callable[[], list[Case]]] = {"preset spatial, layer3": spatial_cases}
+OTHERS: dict[str, Callable[[], list[Case]]] = {
+    "preset spatial, layer3": spatial_cases,
+    "cfcam-sharp, layer3": sharp_cases,
+}
 
 
 def odd_cases() -> list[Case]:
@@ -245,6 +283,7 @@ def odd_cases() -> list[Case]:
     relative = {"CIRCLE": True, "RANGE": True, "RELATIVE": True}
     one_map = {**sizes, "CIRCLE": False, "RANGE": True, "RELATIVE": True, "CELLS": 16, "CHANNELS": 1}
     whole = {**pooled, "CIRCLE": False, "RANGE": False, "RELATIVE": False, "CELLS": 4096, "CHANNELS": 1}
+    dots = {"PLACES": likeness._PLACES, "CHANNELS": likeness._CHANNELS, "TARGETS": likeness._TARGETS}
     parts = {"slots": 32, "parts": 64, "tiles": 1, "c": 64, "k": 3, "h": 7, "w": 7, "radius": 3}
     many = {**split, "c": 8192, "k": 5, "rank": 0, "HAS_DOMINANT": False, "CHANNELS": 8192}
     return [
@@ -263,6 +302,9 @@ def odd_cases() -> list[Case]:
         Case(spatial._spatial, {**parts, **relative, "CELLS": 64}, warps=1),
         Case(spatial._spatial, {**parts, **relative, "parts": 1, "tiles": 49, "h": 112, "w": 112, "CELLS": 256}),
         Case(spatial._spatial, {**one_map, "slots": 1, "parts": 1, "tiles": 1, "radius": 0}, warps=1),
+        Case(likeness._spread, {"tiles": 49, "c": 1, "n": 3136, "k": 70, **dots}),
+        Case(evidence._agreement, {"groups": 1, "c": 1, "k": 1, "hw": 1, "CELLS": 16, "CHANNELS": 1}),
+        Case(evidence._agreement, {"groups": 64, "c": 64, "k": 3, "hw": 12544, "CELLS": 1024, "CHANNELS": 1}),
         Case(
             weighted_sum._weighted_sum,
             {"c": 5, "k": 1, "hw": 1, "slots": 0, "blocks": 1, "CLUSTERED": False, "CHANNELS": 128, "CELLS": 32},

@@ -74,7 +74,7 @@ _POINTERS = {
     ),
     "*fp32": (
         "activations", "gradients", "means", "columns", "pooled", "weights", "grid", "peaks", "heatmaps", "filtered",
-        "sums",
+        "sums", "maps", "features", "least", "spread", "agreement", "evidence",
     ),
 }  # fmt: skip
 _TYPES = {name: kind for kind, names in _POINTERS.items() for name in names}

@@ -64,7 +64,10 @@ CANDIDATES: dict[str, dict[str, Any]] = {
         f"foot {share} of power {power}": {"_steeper": _with_foot(share, power)}
         for share, power in ((0.2, 1.0), (0.4, 1.0), (0.2, 0.5), (0.4, 0.5))
     },
-    **{f"class map {share}": {"_spread": _with_class_map(share)} for share in (0.25, 0.5)},
+    **{
+        f"class map {share}": {"STEPS": sharp.with_steps(spread=_with_class_map(share))}
+        for share in (0.25, 0.5)
+    },
 }
 
 

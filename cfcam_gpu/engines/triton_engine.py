@@ -177,3 +177,17 @@ def _filter_arguments(
         config.sigma_space,
         config.sigma_range,
     )
+
+
+def spread(maps: Tensor, features: Tensor, rounding: float) -> Tensor:
+    """A step of `cfcam-sharp`: maps (B,K,h,w) spread over places with alike features (B,C,h,w)."""
+    from cfcam_gpu.kernels.likeness import spread_by_likeness
+
+    return spread_by_likeness(maps.contiguous(), features.contiguous(), rounding)
+
+
+def evidence(activations: Tensor, gradients: Tensor, maps: Tensor) -> Tensor:
+    """A step of `cfcam-sharp`: evidence (B,K,h,w) of activations (B,C,h,w) and gradients (B,K,C,h,w) that agrees."""
+    from cfcam_gpu.kernels.evidence import agreeing_evidence
+
+    return agreeing_evidence(activations.contiguous(), gradients.contiguous(), maps.contiguous())

@@ -85,7 +85,7 @@ class Evaluator(BatchExplainer):
                 self.map_shape = max(self.map_shape[0], h), max(self.map_shape[1], w)
 
     def _cam(self, name: str, config: CFCAMConfig, layer: str | None) -> CFCAM:
-        engine = self.options.engine if METHODS[name].has_engines else "auto"
+        engine = self.options.engine if METHODS[name].takes(self.options.engine) else "auto"
         finer = self.options.finer_layer if METHODS[name].needs_finer else None
         return CFCAM(
             self.cam.model,

@@ -70,6 +70,7 @@ _ALL = (
         needs_model=True,
         needs_finer=True,
         contrasts=True,
+        engines=("triton",),
     ),
     Method(
         "gradcam",

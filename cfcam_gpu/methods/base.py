@@ -38,6 +38,7 @@ class Method:
         many_passes: whether it runs the model, or the layers behind the target layer, dozens of times for each image.
         is_cfcam: whether it clusters channels; only these have labels and presets.
         has_engines: whether `cfcam_gpu.engines.ENGINES` implement it; others run in PyTorch.
+        engines: names of the engines that have kernels for steps of a method which runs in PyTorch.
         is_whole: whether an engine that has `explain` computes all of it there.
         reads_config: fields of `CFCAMConfig` that it reads.
         weights: `module:function` in this package, of the weights that its map sums the activations with: features ->
@@ -62,6 +63,7 @@ class Method:
     many_passes: bool = False
     is_cfcam: bool = False
     has_engines: bool = False
+    engines: tuple[str, ...] = ()
     is_whole: bool = False
     reads_config: tuple[str, ...] = ()
     weights: str = ""
@@ -98,15 +100,27 @@ class Method:
             BackendError: an engine that is unknown or cannot run there.
             ConfigError: another engine than PyTorch's, of a method that has no other.
         """
-        if not self.has_engines and name in ("auto", "torch"):
-            return "torch"
-        resolved = resolve_engine(name, device)
-        if not self.has_engines:
+        if self.has_engines:
+            return resolve_engine(name, device)
+        if name == "torch":
+            return name
+        resolved = resolve_engine(name, device, self.engines)
+        if not self.takes(name):
             smoothed = " with eigen_smooth" if self.is_smoothed else ""
             raise ConfigError(
-                f"engine {name!r} is one of cfcam's; {self.name}{smoothed} runs in PyTorch, engine auto"
+                f"engine {name!r} is one of cfcam's; {self.name}{smoothed} runs in PyTorch, engine "
+                + " or ".join(("auto", *self.engines))
             )
         return resolved
+
+    def takes(self, engine: str) -> bool:
+        """Whether the engine may be asked for by this name; `auto` and `torch` always may.
+
+        Example:
+            >>> Method("plain", "gradient:gradcam", "").takes("triton")
+            False
+        """
+        return self.has_engines or engine in ("auto", "torch", *self.engines)
 
     def config_read(self, config: CFCAMConfig) -> dict[str, Any]:
         """The fields of a configuration that decide this method's maps, with their values.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,7 +12,6 @@ from torch import Tensor
 from cfcam_gpu.cfcam.maps import over_maximum
 from cfcam_gpu.methods.features import CapturedFeatures
 from cfcam_gpu.methods.gradient import gradcam
-from cfcam_gpu.methods.sharpened import finite
 
 #: The likeness of two places is the positive part of their features' correlation to this power.
 _LIKENESS_POWER = 2
@@ -49,11 +51,13 @@ def cfcam_sharp(features: CapturedFeatures) -> Tensor:
     Nothing is clustered: groups of channels add nothing on real scenes. The spread by correlations is that of
     weakly supervised segmentation (Wang et al. 2020, SEAM, arXiv 2004.04581, section 3.3), which trains it.
     """
-    finer, bad = finite(features.at_finer_layer())
+    finer, steps = features.at_finer_layer(), STEPS[features.engine]
+    of_activations, of_gradients = finer.not_finite()
+    bad = (of_activations | of_gradients)[:, None, None, None]
     size = finer.activations.shape[2:]
     class_map = F.interpolate(gradcam(features), size=size, mode="bilinear", align_corners=False)
-    spread = _spread(class_map, finer.activations)
-    evidence = _agreeing(finer.activations[:, None] * finer.gradients, spread)
+    spread = steps.spread(class_map, finer.activations)
+    evidence = steps.evidence(finer.activations, finer.gradients, spread)
     grid = spread * (1 - _SHARE + _SHARE * over_maximum(evidence).sqrt())
     return _steeper(grid).masked_fill(bad, torch.nan)
 
@@ -64,7 +68,8 @@ def _spread(maps: Tensor, features: Tensor) -> Tensor:
     values = maps.flatten(2).transpose(1, 2)
     rows = max(1, _MOST // max(1, len(unit) * unit.shape[2]))
     parts = [_average(part, unit, values) for part in unit.split(rows, dim=2)]
-    return torch.cat(parts, 1).transpose(1, 2).reshape(maps.shape)
+    spread = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+    return spread.transpose(1, 2).reshape(maps.shape)
 
 
 def _unit(places: Tensor) -> Tensor:
@@ -72,31 +77,39 @@ def _unit(places: Tensor) -> Tensor:
     centred = places - places.mean(2, keepdim=True)
     length = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
     largest = torch.linalg.vector_norm(places, dim=1, keepdim=True).amax(2, keepdim=True)
-    rounding = length <= _ROUNDING * largest
-    return (centred / length.masked_fill(rounding, 1)).masked_fill(rounding, 0)
+    # Divided by infinity they are 0.
+    return centred.div_(length.masked_fill(length <= largest.mul_(_ROUNDING), torch.inf))
 
 
 def _average(places: Tensor, unit: Tensor, values: Tensor) -> Tensor:
     """(B,n,K) averages of values (B,N,K) for n places (B,C,n), of all N (B,C,N); 0 where a place is like none."""
-    likeness = (places.transpose(1, 2) @ unit).relu() ** _LIKENESS_POWER
-    total = likeness.sum(2, keepdim=True)
-    return likeness @ values / total.masked_fill(total <= 0, 1)
+    likeness = (places.transpose(1, 2) @ unit).relu_().pow_(_LIKENESS_POWER)
+    return (likeness @ values).div_(_not_zero(likeness.sum(2, keepdim=True)))
 
 
-def _agreeing(evidence: Tensor, maps: Tensor) -> Tensor:
-    """(B,K,h,w) sum of the positive evidence (B,K,C,h,w) of all channels, each weighted by its agreement with maps.
+def _agreeing(activations: Tensor, gradients: Tensor, maps: Tensor) -> Tensor:
+    """Evidence (B,K,h,w), not negative, whose scale means nothing: positive activation times gradient of all channels.
 
-    Each channel is divided by the largest of its image and target: gradients are small.
+    Each channel is weighted by its agreement with maps (B,K,h,w). It and the maps are divided by the largest value of
+    their image and target first: squares of small gradients would be 0.
+
+    Args:
+        activations: (B,C,h,w).
+        gradients: (B,K,C,h,w).
+        maps: (B,K,h,w), not negative.
     """
-    positive = evidence.relu()
-    peak = positive.amax((2, 3, 4), keepdim=True)
-    positive = positive / peak.masked_fill(peak <= 0, 1)
-    direction = F.normalize(maps.flatten(2), dim=2)
-    length = torch.linalg.vector_norm(positive.flatten(3), dim=3)
-    cosine = torch.einsum("bkcn,bkn->bkc", positive.flatten(3), direction) / length.masked_fill(
-        length <= 0, 1
-    )
-    return torch.einsum("bkc,bkchw->bkhw", cosine**_AGREEMENT_POWER, positive)
+    positive = (activations[:, None] * gradients).relu_()
+    positive = positive.div_(_not_zero(positive.amax((2, 3, 4), keepdim=True))).flatten(3)
+    direction = over_maximum(maps).flatten(2)[..., None]
+    # The maps' length is the same for all channels, and so for the evidence.
+    length = torch.linalg.vector_norm(positive, dim=3)
+    cosine = (positive @ direction)[..., 0] / _not_zero(length)
+    return (cosine.pow_(_AGREEMENT_POWER)[:, :, None] @ positive).view(maps.shape)
+
+
+def _not_zero(lengths: Tensor) -> Tensor:
+    """Values that are not negative as divisors: 0 becomes the smallest number, and 0 / 0 is 0 then."""
+    return lengths.clamp_min(torch.finfo(lengths.dtype).tiny)
 
 
 def _steeper(maps: Tensor) -> Tensor:
@@ -107,6 +120,46 @@ def _steeper(maps: Tensor) -> Tensor:
         tensor(1.6200)
     """
     peak = maps.amax((2, 3), keepdim=True)
-    raised = (maps / peak.masked_fill(peak <= 0, 1)) ** _STEEPNESS
+    raised = (maps / _not_zero(peak)).pow_(_STEEPNESS)
     middle = _MIDDLE**_STEEPNESS
-    return peak * (1 + middle) * raised / (raised + middle)
+    return (peak * (1 + middle) * raised).div_(raised + middle)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What computes the two steps that take nearly all the time.
+
+    Attributes:
+        spread: class maps (B,K,h,w), features (B,C,h,w) -> spread maps (B,K,h,w).
+        evidence: activations (B,C,h,w), gradients (B,K,C,h,w), spread maps (B,K,h,w) -> evidence (B,K,h,w), whose
+            scale means nothing.
+    """
+
+    spread: Callable[[Tensor, Tensor], Tensor]
+    evidence: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def _spread_in_kernels(maps: Tensor, features: Tensor) -> Tensor:
+    from cfcam_gpu.engines import triton_engine
+
+    return triton_engine.spread(maps, features, _ROUNDING)
+
+
+def _agreeing_in_kernels(activations: Tensor, gradients: Tensor, maps: Tensor) -> Tensor:
+    from cfcam_gpu.engines import triton_engine
+
+    return triton_engine.evidence(activations, gradients, maps)
+
+
+def with_steps(**steps: Callable[..., Tensor]) -> dict[str, Steps]:
+    """`STEPS` with others in the place of `spread` or `evidence`, for every engine."""
+    return {engine: replace(ours, **steps) for engine, ours in STEPS.items()}
+
+
+#: Engine -> the steps; `auto` is that of features which no explainer has prepared. Those of `triton` have the powers
+#: `_LIKENESS_POWER` and `_AGREEMENT_POWER` of 2 written out.
+STEPS: dict[str, Steps] = {
+    "auto": Steps(_spread, _agreeing),
+    "torch": Steps(_spread, _agreeing),
+    "triton": Steps(_spread_in_kernels, _agreeing_in_kernels),
+}

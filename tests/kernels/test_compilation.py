@@ -14,6 +14,7 @@ import torch
 from bench.device_ops import stubbed_kernels
 from cfcam_gpu import CFCAMConfig
 from cfcam_gpu.engines import triton_engine
+from cfcam_gpu.methods.sharp import STEPS
 
 #: In a process of its own: here Triton may be an interpreter.
 COSTS = """
@@ -24,7 +25,7 @@ print(json.dumps({"shared_limit": kernel_costs.SHARED, **kernel_costs.run(kernel
 
 #: Estimated µs an image of ResNet-50's `layer4`, batch 256; and of what other calls add.
 MOST_MICROSECONDS = 12.0
-MOST_OF_OTHERS = {"preset spatial, layer3": 6.5}
+MOST_OF_OTHERS = {"preset spatial, layer3": 6.5, "cfcam-sharp, layer3": 4.6}
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,8 @@ def test_every_kernel_of_a_call_is_compiled(costs: dict[str, Any]) -> None:
             for preset in ("default", "spatial"):
                 config = CFCAMConfig.preset(preset)
                 triton_engine.explain(features, features[:, None], (32, 32), config)
+            spread = STEPS["triton"].spread(features[:, :1], features)
+            STEPS["triton"].evidence(features, features[:, None], spread)
     of_others = {name for call in costs["others"].values() for name in call["kernels"]}
     assert set(launched) == {*costs["kernels"], *of_others, *(row["kernel"] for row in costs["odd"])}
 

@@ -11,6 +11,7 @@ from bench.device_ops import stubbed_kernels
 from cfcam_gpu import CFCAMConfig
 from cfcam_gpu.engines import triton_engine
 from cfcam_gpu.kernels import distances
+from cfcam_gpu.methods.sharp import STEPS
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,20 @@ def test_every_launch_is_within_cudas_limits(batch, channels, side, targets):
         "_exact",
         "_dbscan",
     }
-    expected |= {"_weighted_sum", "_peaks", "_heatmaps", "_means", "_filtered", "_spatial"}
+    with stubbed_kernels(grids.__setitem__):
+        spread = STEPS["triton"].spread(gradients[:, :, 0], activations)
+        STEPS["triton"].evidence(activations, gradients, spread)
+    expected |= {
+        "_spread",
+        "_agreement",
+        "_evidence",
+        "_weighted_sum",
+        "_peaks",
+        "_heatmaps",
+        "_means",
+        "_filtered",
+        "_spatial",
+    }
     assert set(grids) == expected | {"_pooled" if side == 7 else "_pooled_tiles"}
     for name, (first, *others) in grids.items():
         assert batch <= first < 2**31, name

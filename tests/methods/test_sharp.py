@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cfcam_gpu import CFCAM, CaptureError
-from cfcam_gpu.methods import sharp
+from cfcam_gpu.errors import ConfigError
+from cfcam_gpu.methods import METHODS, sharp
 from tests.helpers.method_cases import CLOSE, Deeper, explain
 
 #: The equivalence contract: maps within this of their maximum.
@@ -113,6 +115,32 @@ def test_rows_in_parts_give_the_same_map(net, images, monkeypatch):
     torch.testing.assert_close(
         explain(net, "cfcam-sharp", images, 1, finer_layer="stem").grid, expected, **CLOSE
     )
+
+
+def test_the_kernels_give_the_map_of_pytorch(net, images, device):
+    """Two targets; `engine="torch"` launches no kernel, and a GPU takes the kernels by itself."""
+    pixels, targets, maps = images[:2].to(device), [[0, 1]] * 2, {}
+    for engine in ("torch", "triton"):
+        with CFCAM(
+            copy.deepcopy(net).to(device),
+            "conv:relu",
+            engine=engine,
+            method="cfcam-sharp",
+            finer_layer="stem",
+        ) as cam:
+            found = cam(pixels, targets)
+        assert found.engine == engine
+        maps[engine] = found.grid.cpu()
+    assert not torch.equal(maps["triton"], maps["torch"])
+    torch.testing.assert_close(
+        maps["triton"], maps["torch"], rtol=0, atol=TOLERANCE * float(maps["torch"].max())
+    )
+    sharp_method = METHODS["cfcam-sharp"]
+    assert sharp_method.engine("auto", torch.device("cuda")) == "triton"
+    assert sharp_method.engine("torch", torch.device("cuda")) == "torch"
+    assert sharp_method.engine("auto", torch.device("cpu")) == "torch"
+    with pytest.raises(ConfigError, match=r"cfcam-sharp runs in PyTorch, engine auto or triton$"):
+        sharp_method.engine("reference", torch.device("cpu"))
 
 
 def test_one_class_is_explained_by_its_score_alone(images):
