@@ -126,8 +126,9 @@ def plan(out: Path) -> dict[str, Any]:
 
 def pictures(folder: Path) -> dict[str, Any]:
     """Bytes and milliseconds of an overlay by its kind, from reading the image to the written file; and of the view."""
-    source = folder / "photos"
+    source, temporary = folder / "photos", folder / "temporary"
     source.mkdir()
+    temporary.mkdir()
     generate(source, PICTURES_TIMED)
     whole = [path for path in sorted(source.iterdir()) if path.stat().st_size > 2000]
     saliency_map = np.asarray(
@@ -139,7 +140,7 @@ def pictures(folder: Path) -> dict[str, Any]:
         "view": timed(read_view, ((str(path), PUBLISHED_PREPROCESS) for path in whole)),
     }
     for kind, (extension, _) in IMAGE_FORMATS.items():
-        place = (folder / kind, folder / "temporary", OverlayStyle(kind, "inferno", 0.4))
+        place = (folder / kind, temporary, OverlayStyle(kind, "inferno", 0.4))
         names = ((str(path), f"{path.stem}{extension}") for path in whole)
         took = timed(_write, ((uri, saliency_map, name, *place) for uri, name in names))
         size = statistics.mean(path.stat().st_size for path in place[0].iterdir())
