@@ -74,12 +74,12 @@ def run_url(out: object) -> str | None:
         cfcam_gpu.errors.InputError: output folder 'https://host/run': results are not written to https://; give a \
 folder, or a URL of s3://, gs:// or memory://
     """
-    if not isinstance(out, str) or not is_url(out):
+    scheme = scheme_of(out) if isinstance(out, str) else None
+    if not isinstance(out, str) or scheme is None:
         return None
-    scheme, _, path = out.partition("://")
-    scheme, path = scheme.lower(), path.rstrip("/")
+    path = out.partition("://")[2].rstrip("/")
     keeping = [f"{name}://" for name, kind in SCHEMES.items() if kind.keeps_runs]
-    if not SCHEMES[scheme].keeps_runs:
+    if scheme not in SCHEMES or not SCHEMES[scheme].keeps_runs:
         raise InputError(
             f"output folder {masked(out)!r}: results are not written to {scheme}://; give a folder, or a URL of "
             f"{either(keeping)}"

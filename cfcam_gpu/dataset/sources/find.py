@@ -10,7 +10,7 @@ from pathlib import Path
 from cfcam_gpu._utils.messages import listed
 from cfcam_gpu._utils.places.masking import hidden, masked
 from cfcam_gpu._utils.places.place import Place
-from cfcam_gpu._utils.places.schemes import is_url, unread_scheme
+from cfcam_gpu._utils.places.schemes import is_url
 from cfcam_gpu.dataset.sources.folders import InputFile, expand_input
 from cfcam_gpu.dataset.sources.hub_parquet import hub_samples, is_hub_parquet
 from cfcam_gpu.dataset.sources.huggingface import dataset_samples, is_saved_dataset, refuse_cache
@@ -132,9 +132,6 @@ def _expand(text: str, exclude: str | Path | None) -> tuple[bool, Iterable[Input
         return expand_url(text, exclude)
     path = Path(os.path.expanduser(text))
     in_folder = os.path.isdir(path)
-    problem = None if os.path.lexists(path) else unread_scheme(text)
-    if problem is not None:
-        raise InputError(f"input {masked(text)!r} {problem}")
     if is_saved_dataset(path):
         return in_folder, [InputFile(str(path), os.path.realpath(path), _WHOLE_FOLDER)]
     if in_folder:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from cfcam_gpu._utils.places.masking import masked
 from cfcam_gpu._utils.places.place import Place
-from cfcam_gpu._utils.places.schemes import is_url
+from cfcam_gpu._utils.places.schemes import is_url, unread_scheme
 from cfcam_gpu.dataset.sources.folder_entries import UnreadableFolder, sorted_entries
 from cfcam_gpu.errors import InputError
 
@@ -81,6 +82,9 @@ def expand_input(text: str, exclude: str | Path | None = None) -> Iterator[Input
         return _expand_folder(path, text, excluded)
     if os.path.lexists(path):
         return iter([_file(path)])
+    problem = unread_scheme(text)
+    if problem is not None:
+        raise InputError(f"input {masked(text)!r} {problem}")
     texts = brace_texts(text)
     if texts != [text]:
         return (file for one in texts for file in expand_input(one, exclude))

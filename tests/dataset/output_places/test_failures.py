@@ -261,6 +261,7 @@ def test_a_cache_folder_that_cannot_be_made_is_told(server: Server, images: Path
     [
         ("https://host/run", "results are not written to https://; give a folder, or a URL of s3://"),
         ("hf://datasets/a/b", "results are not written to hf://"),
+        ("az://box/run", "results are not written to az://; give a folder"),
         ("s3://", "name a bucket and a folder in it"),
         ("s3://bucket/../up", "without '..'"),
         ("s3://me:word@bucket/run", "without credentials"),

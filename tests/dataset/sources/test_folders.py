@@ -136,9 +136,14 @@ def test_link_that_leads_nowhere_is_left_to_the_decoder_to_report(photos: Path) 
     assert _names(find_samples([str(photos / "gone.png")])) == ["gone"]
 
 
+READ = "which is not read, only s3://, gs://, hf://, https://, http:// or memory://"
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
+        (["az://box/photos"], f"input 'az://box/photos' is of the kind az://, {READ}"),
+        (["gcs://box/*.jpg"], f"input 'gcs://box/*.jpg' is of the kind gcs://, {READ}"),
         (["missing.png"], "input 'missing.png' does not exist or cannot be reached; check the path"),
         (
             ["a.jpg", "*.gif"],
