@@ -255,9 +255,9 @@ def cases(options: Options, model: nn.Module, images: Tensor) -> Iterator[tuple[
     }
     for name, targets in classes.items():
         yield f"targets: {name}", call(targets)
-    for name in METHODS:
+    for name, method in METHODS.items():
         if name not in LEFT_OUT and name != "cfcam":
-            yield f"method {name}", call(method=name)
+            yield f"method {name}", call(method=name, engine=next(iter(method.engines), "auto"))
 
 
 def run(options: Options) -> dict[str, Any]:

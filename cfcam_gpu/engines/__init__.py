@@ -8,7 +8,6 @@ called, so that looking at the table imports neither PyTorch nor Numba.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -109,17 +108,12 @@ ENGINES: dict[str, Engine] = {
     ),
 }
 
-#: By device type: `auto` takes the first of these that can run, or `torch`.
-_AUTO: dict[str, tuple[str, ...]] = {"cpu": ("numba",), "cuda": ("triton",)}
+#: By device type: `auto` takes the first of these that can run, or `torch` for any other type.
+_AUTO: dict[str, tuple[str, ...]] = {"cpu": ("numba", "torch"), "cuda": ("triton", "torch")}
 
 
-def resolve_engine(name: str, device: torch.device, among: Collection[str] = tuple(ENGINES)) -> str:
+def resolve_engine(name: str, device: torch.device) -> str:
     """The name of the engine that runs on a device: a key of `ENGINES`, chosen for `auto`.
-
-    Args:
-        name: `auto` or a key of `ENGINES`.
-        device: where it runs.
-        among: the names that `auto` chooses from; it is `torch` where none of them can run.
 
     Raises:
         BackendError: the engine is unknown, or was asked for by name and cannot run there. Another
@@ -134,8 +128,8 @@ def resolve_engine(name: str, device: torch.device, among: Collection[str] = tup
         cfcam_gpu.errors.BackendError: engine 'cuml' cannot run on cpu: needs an NVIDIA GPU; ...
     """
     if name == "auto":
-        choices = [choice for choice in _AUTO.get(device.type, ()) if choice in among]
-        return next((choice for choice in choices if ENGINES[choice].available(device.type)[0]), "torch")
+        choices = _AUTO.get(device.type, ("torch",))
+        return next(choice for choice in choices if ENGINES[choice].available(device.type)[0])
     if name not in ENGINES:
         raise BackendError(unknown("engine", name, ("auto", *ENGINES)))
     ok, reason = ENGINES[name].available(device.type)

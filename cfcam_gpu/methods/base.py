@@ -102,9 +102,9 @@ class Method:
         """
         if self.has_engines:
             return resolve_engine(name, device)
-        if name == "torch":
-            return name
-        resolved = resolve_engine(name, device, self.engines)
+        if name in ("auto", "torch"):  # kernels of steps are asked for by name until they have run on a GPU
+            return "torch"
+        resolved = resolve_engine(name, device)
         if not self.takes(name):
             smoothed = " with eigen_smooth" if self.is_smoothed else ""
             raise ConfigError(
