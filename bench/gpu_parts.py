@@ -298,6 +298,7 @@ def _whole_calls_recorded() -> list[str]:
     cams: dict[str, dict[str, Any]] = {
         "cfcam": {}, "cfcam, engine torch": {"engine": "torch"}, "cfcam, compiled": {"compile": True},
         "gradcam": {"method": "gradcam"}, "cfcam-sharp": {"method": "cfcam-sharp"},
+        "cfcam-sharp, engine triton": {"method": "cfcam-sharp", "engine": "triton"},
         "two sizes": {"scales": (1.0, 1.43)},
     }  # fmt: skip
     for name, arguments in cams.items():
