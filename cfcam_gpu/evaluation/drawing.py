@@ -14,7 +14,6 @@ from cfcam_gpu.evaluation.tables import (
     DIRECTIONS,
     MARKS,
     VERDICTS,
-    has_values,
     scalars,
     title,
     verdict,
@@ -118,13 +117,13 @@ def _looks(summary: Summary, names: Sequence[str]) -> list[_Look]:
 def draw_bars(summary: Summary, columns: Sequence[str] | None = None) -> Figure | None:
     """A panel for each column: means by method with intervals, marked where they differ from the baseline.
 
-    `columns`: names of the columns; None: all that have values. Returns None where there is nothing to draw.
+    `columns`: names of the columns; None: all in which a bar is to be seen. None where there is nothing to draw.
 
     Raises:
         ConfigError: an unknown column.
     """
     names = drawn_methods(summary)
-    drawn = [c for c in scalars(summary, columns) if columns or has_values(summary, c["name"])]
+    drawn = [c for c in scalars(summary, columns) if columns or _any_bar(summary, c["name"], names)]
     if not drawn or not names:
         return None
     across = 3
@@ -137,6 +136,13 @@ def draw_bars(summary: Summary, columns: Sequence[str] | None = None) -> Figure 
     if summary["baseline"]:
         _explain_bars(figure, summary["baseline"])
     return figure
+
+
+def _any_bar(summary: Summary, column: str, names: Sequence[str]) -> bool:
+    """Whether one of the methods has a value or an interval that is not 0."""
+    entries = [summary["methods"][name][column] for name in names]
+    values = np.array([[entry[key] for key in ("mean", "low", "high")] for entry in entries], np.float64)
+    return bool(np.nan_to_num(values).any())
 
 
 def _draw_bars(panel: Axes, summary: Summary, column: str, names: Sequence[str]) -> None:

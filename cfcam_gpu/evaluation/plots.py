@@ -71,7 +71,7 @@ def write_plots(
             `blank` and `grid`; those of the images that may be shown are enough.
         out: the evaluation's folder.
         view: from an image to what the model sees of it, (H,W,3) uint8, as `Preprocess.view`.
-        columns: columns of `bars.png`; None: all that have values.
+        columns: columns of `bars.png`; None: all but those whose values are all 0 or missing.
         images: number of images in `grid.png`.
         open_original: opens an image by its URI.
 
