@@ -3,14 +3,13 @@
     python -m bench.dataset [--images 2000] [--small 500] [--models efficientnet-lite0 torchvision:resnet50@none]
                             [--device cuda] [--batch 256]
 
-Generates JPEGs of 500×375 pixels in a temporary folder; one in 50 is damaged. For each model one process
-explains them, without and with overlays. Before and after each run the same process times the model's forward
-passes alone, on a batch that is in the device's memory. On the CPU that process keeps freed memory, as `cfcam explain`
-does, for the runs and for the forward passes beside them. Peak memory is measured in two further processes, one
-that explains few images and one that explains all. `cores` computes how many CPU cores keep a device busy that
-makes these forward passes: those that decode, by the CPU time of decoding some of the images, and the main
-process, by the result of `bench.host`. Prints a table, then one line of JSON, which it also stores in
-bench/results/.
+Generates JPEGs of 500×375 pixels in a temporary folder; one in 50 is damaged. For each model one process explains
+them, without overlays, with JPEGs and with PNGs. Before and after each run the same process times the model's forward
+passes alone, on a batch that is in the device's memory. On the CPU that process keeps freed memory, as `cfcam
+explain` does, for the runs and for the forward passes beside them. Peak memory is measured in two further processes,
+one that explains few images and one that explains all. `cores` computes how many CPU cores keep a device busy that
+makes these forward passes: those that decode, by the CPU time of decoding some of the images, and the main process,
+by the result of `bench.host`. Prints a table, then one line of JSON, which it also stores in bench/results/.
 """
 
 from __future__ import annotations
@@ -118,7 +117,7 @@ def measure(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     }
     rates: dict[str, Any] = {}
     forward = [forward_rate(loaded, device, options.batch, seconds)]
-    for overlays in ("none", "png"):
+    for overlays in ("none", "jpeg", "png"):
         start = time.perf_counter()
         summary = explain_dataset([str(folder)], out / overlays, loaded, overlays=overlays, **settings)
         total = time.perf_counter() - start

@@ -55,6 +55,14 @@ PREPARED: dict[str, dict[str, Any]] = {
     for precision in ("float32", "bfloat16")
 }
 
+#: Name of a ratio -> what each case's time is divided by.
+OVER = {
+    "over_explained": "explained",
+    "over_prepared": "explained, prepared",
+    "over_compiled": "explained, compiled",
+    "over_prepared_compiled": "explained, prepared, compiled",
+}
+
 #: Larger batches are not warmed up, which would take a minute; the median of three turns ignores a slow first one.
 WARMED_UP = 16
 
@@ -299,19 +307,18 @@ def first_call(entry: Entry, eager: Entry, batch: int) -> dict[str, Any]:
 
 
 def measure(entries: Mapping[str, Entry], batch: int, options: Options) -> dict[str, Any]:
-    """Milliseconds per image, and the ratio of each case's time to that of `explained` and of `explained, prepared`."""
+    """Milliseconds per image, and the ratios of each case's time to those of `OVER`."""
     cases = {name: entry.case(batch) for name, entry in entries.items()}
     warmup = 1 if batch <= WARMED_UP or options.device != "cpu" else 0
     seconds = interleaved(cases, options.repeats, warmup, options.limit_s)
     counts = {name: entry.count(batch) for name, entry in entries.items()}
     per_image = {name: [s / counts[name] for s in values] for name, values in seconds.items()}
-    over = {"over_explained": "explained", "over_prepared": "explained, prepared"}
     return {
         "repeats": len(seconds["explained"]),
         "cases": {name: summary(seconds[name], counts[name]) for name in cases},
         **{
             key: {name: ratio(per_image[name], per_image[base]) for name in cases}
-            for key, base in over.items()
+            for key, base in OVER.items()
             if base in cases
         },
     }
