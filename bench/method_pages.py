@@ -1,4 +1,4 @@
-"""Computes what docs/method.md and docs/methods.md say of clusters and of Score-CAM from the committed results.
+"""Computes what docs/method.md and docs/methods.md say of clusters, Score-CAM and costs from the committed results.
 
     python -m bench.method_pages [--check]
 
@@ -17,8 +17,8 @@ from bench.readme import read_results
 DOCS = Path(__file__).parents[1] / "docs"
 
 #: Page -> names of its tables and sentences.
-PAGES = {DOCS / "method.md": ("clusters",), DOCS / "methods.md": ("shuffled", "scorecam")}
-RESULTS = ("clusters", "score_cam")
+PAGES = {DOCS / "method.md": ("clusters",), DOCS / "methods.md": ("shuffled", "scorecam", "cost")}
+RESULTS = ("clusters", "score_cam", "method_cost")
 
 #: Column of `bench.score_cam` -> heading.
 SCORE_CAM = {
@@ -34,6 +34,7 @@ def pages(results: Mapping[str, Any]) -> dict[Path, dict[str, str]]:
         "clusters": f"{clusters(results['clusters'])}\n\n{shuffled(results['clusters'])}",
         "shuffled": shuffled(results["clusters"]),
         "scorecam": score_cam(results["score_cam"]),
+        "cost": cost(results["method_cost"]),
     }
     return {path: {name: known[name] for name in names} for path, names in PAGES.items()}
 
@@ -141,6 +142,20 @@ def _less_score_cam(every: Mapping[str, Any]) -> str:
         f"Average precision less Score-CAM's, all {every['questions']} questions about {every['photos']} photos, 95 %\n"
         f"intervals by photo: {'; '.join(parts)}."
     )
+
+
+def cost(result: Mapping[str, Any]) -> str:
+    """The table of what a map costs: milliseconds, and the ratio to a forward pass, for each size of the batch."""
+    sizes = result["batches"]
+    head = ("", *(f"batch {size}: ms a map, forward passes" for size in sizes))
+    rows = [
+        (
+            f"`{name}`" if " " not in name else name,
+            *(f"{of[name]['ms_per_image']:.0f}, {of[name]['passes']:.2f}" for of in sizes.values()),
+        )
+        for name in next(iter(sizes.values()))
+    ]
+    return table(head, rows)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,23 @@ PREPARED = {
     "published steps": "*prepared*: published method's steps",
     "pytorch-grad-cam": "*prepared*: pytorch-grad-cam's Grad-CAM",
 }
+#: The prepared copy whose maps are compared with float32's.
+REDUCED = "bfloat16, folded, channels last"
+
+#: Ratio of `throughput` -> its cases.
+RATIOS = {
+    "over_explained": CASES,
+    "over_prepared": PREPARED,
+    "over_compiled": {"forward only, compiled": "*compiled*: forward only, compiled alike"},
+    "over_prepared_compiled": {
+        "forward only, prepared, compiled": "*prepared and compiled*: forward only, both alike",
+    },
+}
 MODELS = {"torchvision:resnet50@none": "ResNet-50", "efficientnet-lite0": "EfficientNet-Lite0"}
 
+
+#: Overlays of `dataset` -> heading.
+OVERLAYS = {"none": "off", "png": "PNG"}
 
 #: Column of `scenes` -> heading; and methods of the table -> heading.
 SCENE_COLUMNS = {
@@ -98,8 +113,8 @@ def _throughput(batches: dict[str, Any], parts: Mapping[str, Any]) -> str:
         )
     gpu = parts["other libraries"]["batches"]["16"]
     rows = [
-        [heading, *(_ratio(batch[over].get(case)) for batch in (*batches.values(), gpu))]
-        for over, cases in (("over_explained", CASES), ("over_prepared", PREPARED))
+        [heading, *(_ratio(batch.get(over, {}).get(case)) for batch in (*batches.values(), gpu))]
+        for over, cases in RATIOS.items()
         for case, heading in cases.items()
     ]
     return table(head, rows)
@@ -201,15 +216,12 @@ def survey(records: Mapping[str, dict[str, Any]]) -> str:
 
 
 def _precision(results: Mapping[str, Any]) -> str:
-    prepared = results["throughput"]["prepared"]
-    chosen = prepared["chosen"]
-    own = results["precision"]["variants"][chosen]
     cases = {
-        "ResNet-50, random weights": prepared["candidates"][chosen],
-        "EfficientNet-Lite0, real photos": own,
+        "ResNet-50, random weights": results["throughput"]["prepared"]["candidates"][REDUCED],
+        "EfficientNet-Lite0, real photos": results["precision"]["variants"][REDUCED],
     }
     head = [
-        "prepared against float32, the worst image",
+        "bfloat16, prepared, against float32, the worst image",
         "mean difference",
         "correlation",
         "other channel labels",
@@ -235,12 +247,12 @@ def _ratio(value: float | None) -> str:
 
 def _dataset(rates: dict[str, Any]) -> str:
     head = ["2,000 JPEGs (40 damaged) through `cfcam explain`", "forward only, images/s"]
-    head += [f"{what}, overlays {kind}" for kind in ("off", "PNG") for what in ("images/s", "share")]
+    head += [f"{what}, overlays {kind}" for kind in OVERLAYS.values() for what in ("images/s", "share")]
     rows = [
         [name, f"{rates[spec]['none']['forward_only']:.1f}"]
         + [
             text
-            for kind in ("none", "png")
+            for kind in OVERLAYS
             for text in (f"{rates[spec][kind]['images_per_s']:.1f}", f"{rates[spec][kind]['of_forward']:.2f}")
         ]
         for spec, name in MODELS.items()
