@@ -10,7 +10,7 @@ from typing import Any
 from cfcam_gpu._utils.messages import first_line
 from cfcam_gpu._utils.optional import require
 from cfcam_gpu._utils.places.masking import masked
-from cfcam_gpu._utils.places.schemes import SCHEMES, scheme_of
+from cfcam_gpu._utils.places.schemes import LEAST_RATE, SCHEMES, scheme_of
 from cfcam_gpu.errors import MissingPackageError, PlaceError
 
 #: Bytes that are asked for at once where a file is read as a whole.
@@ -18,9 +18,6 @@ _CHUNK = 8 << 20
 
 #: Seconds to reach a server.
 _CONNECT = 10
-
-#: Bytes a second of a request as a whole, under which a server is given up.
-_LEAST = 1000
 
 _NO_CREDENTIALS = (
     "no credentials were found; give them as the package of this scheme reads them (of S3: AWS_ACCESS_KEY_ID and "
@@ -136,7 +133,7 @@ def _limit(system: Any, timeout: float, length: int = 0) -> dict[str, float]:
     Only a file system whose requests are coroutines takes it. A file may be shorter than what was asked for, so that
     the limit does not grow with a length above `_CHUNK`.
     """
-    seconds = 3 * timeout + min(length, _CHUNK) / _LEAST
+    seconds = 3 * timeout + min(length, _CHUNK) / LEAST_RATE
     return {"timeout": seconds} if getattr(system, "async_impl", False) else {}
 
 

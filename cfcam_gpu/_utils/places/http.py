@@ -16,15 +16,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from cfcam_gpu._utils.messages import first_line
+from cfcam_gpu._utils.places.schemes import LEAST_RATE
 from cfcam_gpu.errors import PlaceError
 
 #: What stays as it is in a URL: its own marks, and what is percent-encoded.
 _MARKS = "%/:?#[]@!$&'()*+,;=~"
 
 _CHUNK = 1 << 18
-
-#: Bytes a second under which a server is given up, on average over the seconds of its silence that are borne.
-_LEAST = 1000
 
 
 def read(url: str, start: int, length: int, timeout: float) -> bytes:
@@ -84,7 +82,7 @@ class _Watched(io.RawIOBase):
 
     Args:
         source: the socket's file.
-        patience: seconds in which a server may send fewer bytes than `_LEAST` a second.
+        patience: seconds in which a server may send fewer bytes than `LEAST_RATE` a second.
     """
 
     def __init__(self, source: io.RawIOBase, patience: float) -> None:
@@ -101,7 +99,7 @@ class _Watched(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         if self.waited > self.patience:
-            if self.got < self.waited * _LEAST:
+            if self.got < self.waited * LEAST_RATE:
                 text = f"the server sent {self.got:,} bytes in {self.waited:.0f} s, too few to go on"
                 raise PlaceError(text, passing=True)
             self.begin()

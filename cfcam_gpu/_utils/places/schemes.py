@@ -9,6 +9,9 @@ from cfcam_gpu._utils.messages import either
 from cfcam_gpu._utils.places.masking import masked
 from cfcam_gpu.errors import InputError
 
+#: Bytes a second under which a server is given up, on average over the seconds of its silence that are borne.
+LEAST_RATE = 1000
+
 
 @dataclass(frozen=True)
 class Scheme:

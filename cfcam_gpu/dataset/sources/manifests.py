@@ -179,9 +179,8 @@ def _rows(path: Path | Place, path_column: str | None) -> Iterator[Line]:
         rows = read_csv(path, _PLACES if wanted is None else (wanted,), check)
     for place, row in rows:
         if wanted is not None and suffix not in _LISTS:
-            row = {name: cell for name, cell in row.items() if name not in _PLACES} | {
-                "path": row.get(wanted)
-            }
+            others = {name: cell for name, cell in row.items() if name not in _PLACES}
+            row = {**others, "path": row.get(wanted)}
         yield place, {name: row[name] for name in _COLUMNS if name in row}
 
 
@@ -196,9 +195,8 @@ def _sample(manifest: Path | Place, absolute: Path | Place, place: str, row: Map
         cells, uri, mistake = _cells_without_mistakes(row), "", str(error)
     text = cells.get(column)
     sample_id = clean_text(cells.get("sample_id") or (_id_of(text) if text else place))
-    if (
-        mistake is not None
-    ):  # named without its line, which rows above may move: a run that goes on compares URIs
+    if mistake is not None:
+        # Named without its line, which rows above may move: a run that goes on compares URIs.
         uri = make_uri("broken", masked(f"{manifest}: {sample_id}"), masked(mistake))
     mask = _mask(manifest, place, cells)
     return Sample(sample_id, uri, cells.get("label") or None, cells.get("target") or None, mask=mask)
