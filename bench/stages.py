@@ -51,6 +51,7 @@ from cfcam_gpu.cfcam.maps import upsample_and_normalise
 from cfcam_gpu.cfcam.weighting import activation_map, channel_weights
 from cfcam_gpu.config import EPS_FLOOR, NOISE
 from cfcam_gpu.engines import resolve_engine
+from cfcam_gpu.methods import Features
 from cfcam_gpu.models.prepare import DTYPES
 
 #: The stages of the numba engine's scan of the channels, in order.
@@ -151,7 +152,7 @@ def steps_in_pytorch(scan: Callable[[Clock], Scan]) -> Steps:
 
     def steps(clock: Clock, activations: Tensor, gradients: Tensor, size: tuple[int, int]) -> Clusters:
         config = CFCAMConfig()
-        activations, gradients = finite(activations, gradients)
+        activations, gradients = finite(activations, gradients, size)
         clock.mark("finite values")
         inner = scan(clock)
 
@@ -214,11 +215,12 @@ class StagedRun:
     shape: torch.Size
 
 
-def finite(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
-    """Copies, as `explain_activations` makes them: zeros for images that have NaN or Inf."""
-    bad = ~(activations.isfinite().flatten(1).all(1) & gradients.isfinite().flatten(1).all(1))
-    bad = bad[:, None, None, None]
-    return activations.masked_fill(bad, 0).contiguous(), gradients.masked_fill(bad[:, None], 0).contiguous()
+def finite(activations: Tensor, gradients: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """As `explain_activations` looks for NaN and Inf, and copies the features of a batch that has any."""
+    features = Features(activations=activations, gradients=gradients, size=size)
+    of_activations, of_gradients = features.not_finite()
+    features = features.without(of_activations | of_gradients)
+    return features.activations, features.gradients
 
 
 def explain_in_stages(

@@ -73,10 +73,17 @@ def cluster_channels(activations: Tensor, config: CFCAMConfig, scan: Scan) -> Cl
     # The channels that are not dominant come first, in their own order, so that all images share one shape.
     order = torch.sort(dominant.byte(), dim=1, stable=True).indices[:, :n]
     outside = dominant.gather(1, order)
-    rows = features.gather(1, order[..., None].expand(-1, -1, features.shape[2]))
+    rows = _rows(features, order)
     row_labels, n_clusters, eps = scan(rows, ~outside, config)
     labels.scatter_(1, order, row_labels.masked_fill(outside, DOMINANT))
     return Clusters(labels, n_clusters, eps)
+
+
+def _rows(features: Tensor, order: Tensor) -> Tensor:
+    """The rows (B,N,D) of features (B,C,D) that order (B,N) names."""
+    if features.device.type == "cpu":  # where `gather` takes each value alone, ten times as long
+        return features[torch.arange(len(order))[:, None], order]
+    return features.gather(1, order[..., None].expand(-1, -1, features.shape[2]))
 
 
 def dominant_channels(features: Tensor, percentile: float | None) -> Tensor:
@@ -88,11 +95,14 @@ def dominant_channels(features: Tensor, percentile: float | None) -> Tensor:
     """
     if percentile is None:
         return torch.zeros(features.shape[:2], dtype=torch.bool, device=features.device)
-    norms = torch.linalg.vector_norm(features, dim=2, dtype=widest_dtype(features.device))
-    ordered = norms.sort(dim=1).values
+    wide = widest_dtype(features.device)
+    # Image by image in the CPU's memory: the copy in float64 of all of them takes longer to allocate than to read.
+    parts = features.split(1) if features.device.type == "cpu" else (features,)
+    found = [torch.linalg.vector_norm(part, dim=2, dtype=wide) for part in parts]
+    norms = torch.cat(found) if len(found) > 1 else found[0]
     low, fraction = divmod(percentile / 100 * (norms.shape[1] - 1), 1.0)
-    below = ordered[:, int(low)]
-    above = ordered[:, min(int(low) + 1, norms.shape[1] - 1)]
+    highest = norms.topk(norms.shape[1] - int(low), dim=1).values
+    below, above = highest[:, -1], highest[:, -2:][:, 0]  # the same where the percentile is the largest norm
     threshold = torch.lerp(below, above, fraction)
     return norms >= (threshold * (1 - EPS_SLACK))[:, None]
 

@@ -59,8 +59,7 @@ class Features:
 
     def largest(self) -> tuple[Tensor, Tensor]:
         """Largest magnitudes of each image's activations (B,) and gradients (B,K); NaN where one is NaN."""
-        a, g = self.activations.flatten(1), self.gradients.flatten(2)
-        return torch.linalg.vector_norm(a, math.inf, dim=1), torch.linalg.vector_norm(g, math.inf, dim=2)
+        return _largest(self.activations.flatten(1)), _largest(self.gradients.flatten(2))
 
     def without(self, bad: Tensor) -> Self:
         """With zeros for the images in `bad`, (B,) bool; contiguous, as the engines take them."""
@@ -83,6 +82,13 @@ class Features:
 
     def _seed_values(self) -> Tensor:
         return self.activations
+
+
+def _largest(values: Tensor) -> Tensor:
+    """Largest magnitudes over the last dimension; NaN where one is NaN."""
+    if values.device.type == "cpu":  # where the norm takes ten times as long
+        return torch.maximum(values.amax(-1), -values.amin(-1))
+    return torch.linalg.vector_norm(values, math.inf, dim=values.ndim - 1)
 
 
 @dataclass(frozen=True, kw_only=True)

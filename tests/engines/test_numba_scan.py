@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from cfcam_gpu import CFCAMConfig
 from cfcam_gpu.cfcam import clustering
 from cfcam_gpu.config import EPS_FLOOR, EPS_SLACK
-from cfcam_gpu.engines import numba_scan
+from cfcam_gpu.engines import numba_kernels, numba_scan
 from tests.helpers.features import blobs
 
 
@@ -23,7 +23,7 @@ from tests.helpers.features import blobs
 )
 def test_selection_leaves_nothing_smaller_behind_the_rank(values, rank):
     k, original = int(rank * len(values)), values.copy()
-    assert numba_scan._select(values, k) == np.sort(original)[k]
+    assert numba_kernels._select(values, k) == np.sort(original)[k]
     assert (values[k:] >= values[k]).all()
     np.testing.assert_array_equal(np.sort(values), np.sort(original))
 
@@ -73,7 +73,7 @@ def test_a_sample_that_misleads_changes_nothing(monkeypatch, interval, percentil
     expected, near = expected_neighbours(x, percentile)
     low, high = interval
     high = float(np.float32(expected**2)) if high == "eps" else high
-    monkeypatch.setattr(numba_scan, "_interval", lambda *_: (low, high))
+    monkeypatch.setattr(numba_scan, "interval", lambda *_: (low, high))
     scratch = numba_scan.Scratch.of(100)
     assert numba_scan.neighbours(x, percentile, scratch) == pytest.approx(expected, rel=1e-12)
     np.testing.assert_array_equal(bits(scratch.rows, 100), near)
@@ -94,7 +94,7 @@ def test_distances_of_any_depth(depth):
     x = np.random.default_rng(depth).standard_normal((9, depth)).astype(np.float32)
     rows, values, places, starts = numba_scan.Scratch.of(9)
     columns = np.ascontiguousarray(x.T)
-    assert numba_scan._compare(columns, 0.0, np.inf, rows, values, places, starts) == (0, 36)
+    assert numba_kernels.compare(columns, 0.0, np.inf, rows, values, places, starts) == (0, 36)
     first, second = np.triu_indices(9, 1)
     np.testing.assert_array_equal(places, second)
     np.testing.assert_array_equal(np.repeat(np.arange(9), np.diff(starts)), first)
