@@ -56,7 +56,7 @@ MODELS = {"torchvision:resnet50@none": "ResNet-50", "efficientnet-lite0": "Effic
 
 
 #: Overlays of `dataset` -> heading.
-OVERLAYS = {"none": "off", "png": "PNG"}
+OVERLAYS = {"none": "off", "jpeg": "JPEG", "png": "PNG"}
 
 #: Column of `scenes` -> heading; and methods of the table -> heading.
 SCENE_COLUMNS = {

@@ -112,7 +112,9 @@ def numba_scan(clock: Clock) -> Scan:
                 reads = [time.perf_counter()]
                 eps[b] = engine.neighbours(x[b, :n], config.eps_percentile, scratch)
                 reads.append(time.perf_counter())
-                n_clusters[b] = engine.search(scratch.rows, n, config.min_samples(n), labels[b])
+                n_clusters[b] = engine.search(
+                    scratch.rows, scratch.order[:n], config.min_samples(n), labels[b]
+                )
                 reads.append(time.perf_counter())
                 times += list(zip(SCAN_STAGES, np.diff(reads).tolist(), strict=True))
             return times

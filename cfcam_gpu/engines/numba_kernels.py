@@ -107,10 +107,31 @@ def _comparison(operator: str) -> Any:
 _less, _at_most = _comparison("<"), _comparison("<=")
 
 
-@_reordered
-def interval(x, rank):  # type: ignore[no-untyped-def]
-    """Two squared distances between which that of a rank should lie, from a sample of the pairs of x (n,D)."""
+@_compiled
+def live_first(x, order):  # type: ignore[no-untyped-def]
+    """Writes to `order` (n,) which channels of x (n,D) are not zero everywhere, then the others; how many are not."""
     n, depth = x.shape
+    live, end = 0, n
+    for i in range(n):
+        d = 0
+        while d < depth and x[i, d] == 0:
+            d += 1
+        if d < depth:
+            order[live] = i
+            live += 1
+        else:
+            end -= 1
+            order[end] = i
+    return live
+
+
+@_reordered
+def interval(x, n, rank):  # type: ignore[no-untyped-def]
+    """Two squared distances between which that of a rank should lie, from a sample of the pairs of n channels.
+
+    Channels from the last of x (m,D) on are like that one.
+    """
+    last_row, depth = x.shape[0] - 1, x.shape[1]
     pairs = n * (n - 1) // 2
     size = min(SAMPLE, pairs)
     sample = np.empty(size, np.float32)
@@ -120,7 +141,7 @@ def interval(x, rank):  # type: ignore[no-untyped-def]
         while pair >= start + n - 1 - i:
             start += n - 1 - i
             i += 1
-        a, b = x[i], x[i + 1 + pair - start]
+        a, b = x[min(i, last_row)], x[min(i + 1 + pair - start, last_row)]
         total = np.float32(0)
         for d in range(depth):
             t = a[d] - b[d]
@@ -137,47 +158,72 @@ def interval(x, rank):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def compare(columns, low, high, rows, values, places, starts):  # type: ignore[no-untyped-def]
-    """How many squared distances of the columns (D,n) lie below an interval, and how many inside.
+def compare(columns, n, low, high, rows, values, places, starts):  # type: ignore[no-untyped-def]
+    """How many squared distances of n channels lie below an interval, and how many inside.
 
-    Bit j of rows[i], i < j, is set where the distance lies below. Those inside are written to `values`, and their j to
-    `places`; row i's are from starts[i] to starts[i+1].
+    Channels from the last of the columns (D,m) on are like that one. Bit j of rows[i], i < j, is set where the distance
+    lies below. Those inside are written to `values`, and their j to `places`; row i's are from starts[i] to
+    starts[i+1].
     """
     low, high = np.float32(low), np.float32(high)
-    depth, n = columns.shape
-    words = (n + 63) // 64
+    depth, m = columns.shape
+    words = (m + 63) // 64
     p, q = np.full(64 * words, _NONE), np.full(64 * words, _NONE)
-    part_p, part_q = np.empty(n, np.float32), np.empty(n, np.float32)
-    below, inside = np.uint64(0), 0
-    for i in range(0, n, 2):
-        k = min(i + 1, n - 1)
+    part_p, part_q = np.empty(m, np.float32), np.empty(m, np.float32)
+    below, inside = 0, 0
+    for i in range(0, m, 2):
+        k = min(i + 1, m - 1)
         first = (i + 1) & ~7  # where a vector register begins
         _squares(columns, 0, min(depth, _FEATURE_BLOCK), i, k, first, p, q)
         for d in range(_FEATURE_BLOCK, depth, _FEATURE_BLOCK):
             _squares(columns, d, min(depth, d + _FEATURE_BLOCK), i, k, first, part_p, part_q)
-            for j in range(first, n):
+            for j in range(first, m):
                 p[j] += part_p[j]
                 q[j] += part_q[j]
-        for k in range(i, min(i + 2, n)):
+        for k in range(i, min(i + 2, m)):
             distances = p if k == i else q
+            to_others = distances[m - 1]
             word = k >> 6
             for j in range(64 * word, k + 1):
                 distances[j] = _NONE
-            for w in range(word):
-                rows[k, w] = 0
+            rows[k] = 0
             starts[k] = inside
             for w in range(word, words):
                 bits = _less(distances, 64 * w, low)
                 rows[k, w] = bits
-                below += _popcount(bits)
+                below += np.int64(_popcount(bits))
                 bits = _at_most(distances, 64 * w, high) & ~bits
                 while bits:
                     j = (w << 6) + np.int64(_trailing_zeros(bits))
                     bits &= bits - np.uint64(1)
                     values[inside], places[inside] = distances[j], j
                     inside += 1
+            below, inside = _alike(to_others, m, n, low, high, below, inside, rows[k], values, places)
+    for k in range(m, n):
+        rows[k] = 0
+        starts[k] = inside
+        below, inside = _alike(np.float32(0), k + 1, n, low, high, below, inside, rows[k], values, places)
     starts[n] = inside
-    return np.int64(below), inside
+    return below, inside
+
+
+@_compiled
+def _alike(distance, start, n, low, high, below, inside, row, values, places):  # type: ignore[no-untyped-def]
+    """As `compare`, of channels from `start` to n whose distance from the row's is the same."""
+    if distance < low:
+        for w in range(start >> 6, (n + 63) >> 6):
+            bits = ~np.uint64(0)
+            if w == start >> 6:
+                bits <<= np.uint64(start & 63)
+            if 64 * (w + 1) > n:
+                bits &= ~np.uint64(0) >> np.uint64(64 * (w + 1) - n)
+            row[w] |= bits
+        below += n - start
+    elif distance <= high:
+        for j in range(start, n):
+            values[inside], places[inside] = distance, j
+            inside += 1
+    return below, inside
 
 
 @_fused
@@ -297,9 +343,16 @@ def _select(values, rank):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def search(rows, n, minimum, labels):  # type: ignore[no-untyped-def]
-    """Writes DBSCAN's labels from the rows of bits, over labels that are all noise; returns the number of clusters."""
+def search(rows, order, minimum, labels):  # type: ignore[no-untyped-def]
+    """Writes DBSCAN's labels from the rows of bits, over labels that are all noise; returns the number of clusters.
+
+    Row and bit p are those of channel order[p], of which the labels are.
+    """
+    n = order.size
     words = (n + 63) // 64
+    places = np.empty(n, np.int64)
+    for p in range(n):
+        places[order[p]] = p
     core = np.zeros(n, np.bool_)
     open_bits = np.zeros(words, np.uint64)
     for i in range(n):
@@ -310,10 +363,11 @@ def search(rows, n, minimum, labels):  # type: ignore[no-untyped-def]
         open_bits[i >> 6] |= np.uint64(1) << np.uint64(i & 63)
     stack = np.empty(n, np.int64)
     clusters = 0
-    for seed in range(n):
-        if not core[seed] or labels[seed] >= 0:
+    for channel in range(n):
+        seed = places[channel]
+        if not core[seed] or labels[channel] >= 0:
             continue
-        labels[seed] = clusters
+        labels[channel] = clusters
         open_bits[seed >> 6] &= ~(np.uint64(1) << np.uint64(seed & 63))
         stack[0], height = seed, 1
         while height > 0:
@@ -325,7 +379,7 @@ def search(rows, n, minimum, labels):  # type: ignore[no-untyped-def]
                 while joined:
                     other = (w << 6) + np.int64(_trailing_zeros(joined))
                     joined &= joined - np.uint64(1)
-                    labels[other] = clusters
+                    labels[order[other]] = clusters
                     if core[other]:
                         stack[height] = other
                         height += 1

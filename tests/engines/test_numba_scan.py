@@ -38,9 +38,12 @@ def squared_distances(x: np.ndarray) -> np.ndarray:
     return ((x[:, None].astype(np.float64) - x) ** 2).sum(2)
 
 
-def bits(rows: np.ndarray, n: int) -> np.ndarray:
-    """(n,n) bool: bit j of each row."""
-    return np.unpackbits(rows[:n].view(np.uint8), axis=1, bitorder="little")[:, :n].astype(bool)
+def near_in(scratch: numba_scan.Scratch, n: int) -> np.ndarray:
+    """(n,n) bool: which of the first n channels are neighbours, from the bits of the rows."""
+    bits = np.unpackbits(scratch.rows[:n].view(np.uint8), axis=1, bitorder="little")[:, :n].astype(bool)
+    places = np.argsort(scratch.order[:n])
+    assert (np.sort(scratch.order[:n]) == np.arange(n)).all()
+    return bits[np.ix_(places, places)]
 
 
 def expected_neighbours(x: np.ndarray, percentile: float) -> tuple[float, np.ndarray]:
@@ -62,7 +65,63 @@ def test_neighbours_of_any_number_of_channels_and_any_depth(n, depth, percentile
     eps = numba_scan.neighbours(x, percentile, scratch)
     expected, near = expected_neighbours(x, percentile)
     assert eps == pytest.approx(expected, rel=1e-12)
-    np.testing.assert_array_equal(bits(scratch.rows, n), near)
+    np.testing.assert_array_equal(near_in(scratch, n), near)
+
+
+def with_dead_channels(n: int, dead: int, depth: int) -> np.ndarray:
+    """Channels (n,depth), of which so many, anywhere among them, are zero everywhere; some with minus zeros."""
+    x = whole_numbers(n, depth) + np.float32(1)
+    places = np.random.default_rng(dead).permutation(n)[:dead]
+    x[places] = 0
+    x[places[::3]] *= -1
+    return x
+
+
+@pytest.mark.parametrize("percentile", [0.0, 3.0, 25.0, 60.0, 100.0])
+@pytest.mark.parametrize("dead", [1, 2, 30, 63, 64, 65, 128, 190, 199, 200])
+def test_dead_channels_are_counted_each(dead, percentile):
+    """The distances of 0 among them lie below both ranks, at one of them, or above."""
+    x = with_dead_channels(200, dead, 5)
+    scratch = numba_scan.Scratch.of(200)
+    scratch.rows[:] = np.uint64(2**64 - 1)
+    eps = numba_scan.neighbours(x, percentile, scratch)
+    expected, near = expected_neighbours(x, percentile)
+    assert eps == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_array_equal(near_in(scratch, 200), near)
+
+
+@settings(max_examples=200, deadline=None)
+@given(n=st.integers(2, 90), share=st.floats(0, 1), percentile=st.floats(0, 100), seed=st.integers(0, 99))
+def test_dead_channels_of_any_number(n, share, percentile, seed):
+    """The ranks that eps lies between may be those of the last distance of 0 and the first above."""
+    x = with_dead_channels(n, round(share * n), 1 + seed % 7)
+    scratch = numba_scan.Scratch.of(n)
+    eps = numba_scan.neighbours(x, percentile, scratch)
+    expected, near = expected_neighbours(x, percentile)
+    assert eps == pytest.approx(expected, rel=1e-9)
+    np.testing.assert_array_equal(near_in(scratch, n), near)
+
+
+@pytest.mark.parametrize("dead", [200, 500, 580])
+def test_few_pairs_are_kept_of_dead_channels(dead):
+    x = np.random.default_rng(0).random((600, 49)).astype(np.float32)
+    x[np.random.default_rng(1).permutation(600)[:dead]] = 0
+    scratch = numba_scan.Scratch.of(600)
+    numba_scan.neighbours(x, 25.0, scratch)
+    assert scratch.starts[600] < 0.06 * 600 * 599 / 2
+
+
+@pytest.mark.parametrize("dead", [1, 2, 20, 45])
+def test_labels_of_dead_channels(dead):
+    """Clusters are numbered by their lowest core channel, wherever the dead ones lie."""
+    activations, _ = blobs(3, 120, 4, 4, clusters=3)
+    for b, image in enumerate(activations):
+        image[np.random.default_rng(b).permutation(120)[:dead]] = 0
+    config = CFCAMConfig(dominant_percentile=None, eps_percentile=20)
+    expected = clustering.cluster_channels(activations, config, clustering.scan_in_chunks)
+    found = clustering.cluster_channels(activations, config, numba_scan.scan_compiled)
+    assert torch.equal(found.labels, expected.labels)
+    assert (found.n_clusters > 1).all()
 
 
 @pytest.mark.parametrize("percentile", [0.0, 25.0, 100.0])
@@ -76,7 +135,7 @@ def test_a_sample_that_misleads_changes_nothing(monkeypatch, interval, percentil
     monkeypatch.setattr(numba_scan, "interval", lambda *_: (low, high))
     scratch = numba_scan.Scratch.of(100)
     assert numba_scan.neighbours(x, percentile, scratch) == pytest.approx(expected, rel=1e-12)
-    np.testing.assert_array_equal(bits(scratch.rows, 100), near)
+    np.testing.assert_array_equal(near_in(scratch, 100), near)
 
 
 def test_few_pairs_are_kept():
@@ -92,9 +151,9 @@ def test_few_pairs_are_kept():
 def test_distances_of_any_depth(depth):
     """With an interval that holds all, all are kept."""
     x = np.random.default_rng(depth).standard_normal((9, depth)).astype(np.float32)
-    rows, values, places, starts = numba_scan.Scratch.of(9)
+    _, rows, values, places, starts = numba_scan.Scratch.of(9)
     columns = np.ascontiguousarray(x.T)
-    assert numba_kernels.compare(columns, 0.0, np.inf, rows, values, places, starts) == (0, 36)
+    assert numba_kernels.compare(columns, 9, 0.0, np.inf, rows, values, places, starts) == (0, 36)
     first, second = np.triu_indices(9, 1)
     np.testing.assert_array_equal(places, second)
     np.testing.assert_array_equal(np.repeat(np.arange(9), np.diff(starts)), first)
