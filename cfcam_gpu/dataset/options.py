@@ -58,14 +58,16 @@ _SLURM_ARRAY = (
 
 
 def default_workers() -> int:
-    """One process fewer than there are cores, from 1 to 8.
+    """As many processes as there are cores, at most 8.
+
+    They have a lower priority than this process, whose threads take all cores on a CPU: they work where those wait.
 
     Example:
         >>> 1 <= default_workers() <= 8
         True
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(1, cores - 1), 8)
+    return min(cores, 8)
 
 
 def _target(text: str) -> str | None:
