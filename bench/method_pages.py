@@ -91,10 +91,11 @@ def shuffled(result: Mapping[str, Any]) -> str:
     if searched["variants"]:
         ways, questions = len(searched["variants"]), searched["questions"]
         tried = _listed(result["chosen"])
+        have = "have" if len(result["chosen"]) > 1 else "has"
         end = "." if better else ", so none is offered as a preset."
         parts += [
             f"Of {ways} other ways to cluster (dead channels left out, unit length, other ε, a `min_samples` of 2),",
-            f"{tried} has, on {questions} questions about the other half, both labels that matter and a map that lies",
+            f"{tried} {have}, on {questions} questions about the other half, both labels that matter and a map that lies",
             f"on the object more than that without clusters, and {_listed(better)} on the held-out half of all",
             f"models{end}",
         ]
