@@ -182,7 +182,7 @@ def compare(columns, n, low, high, rows, values, places, starts):  # type: ignor
                 q[j] += part_q[j]
         for k in range(i, min(i + 2, m)):
             distances = p if k == i else q
-            to_others = distances[m - 1]
+            to_others = distances[m - 1]  # of the last row: its own, 0
             word = k >> 6
             for j in range(64 * word, k + 1):
                 distances[j] = _NONE
