@@ -95,9 +95,9 @@ def shuffled(result: Mapping[str, Any]) -> str:
         end = "." if better else ", so none is offered as a preset."
         parts += [
             f"Of {ways} other ways to cluster (dead channels left out, unit length, other ε, a `min_samples` of 2),",
-            f"{tried} {have}, on {questions} questions about the other half, both labels that matter and a map that lies",
-            f"on the object more than that without clusters, and {_listed(better)} on the held-out half of all",
-            f"models{end}",
+            f"{tried}",
+            f"{have}, on {questions} questions about the other half, both labels that matter and a map that lies on the",
+            f"object more than that without clusters, and {_listed(better)} on the held-out half of all models{end}",
         ]
     return "\n".join(parts)
 
