@@ -96,8 +96,8 @@ def shuffled(result: Mapping[str, Any]) -> str:
         parts += [
             f"Of {ways} other ways to cluster (dead channels left out, unit length, other ε, a `min_samples` of 2),",
             f"{tried}",
-            f"{have}, on {questions} questions about the other half, both labels that matter and a map that lies on the",
-            f"object more than that without clusters, and {_listed(better)} on the held-out half of all models{end}",
+            f"{have}, on {questions} questions about the other half, both labels that matter and a map that lies on",
+            f"the object more than that without clusters, and {_listed(better)} on the held-out half of all models{end}",
         ]
     return "\n".join(parts)
 
