@@ -97,7 +97,8 @@ def shuffled(result: Mapping[str, Any]) -> str:
             f"Of {ways} other ways to cluster (dead channels left out, unit length, other ε, a `min_samples` of 2),",
             f"{tried}",
             f"{have}, on {questions} questions about the other half, both labels that matter and a map that lies on",
-            f"the object more than that without clusters, and {_listed(better)} on the held-out half of all models{end}",
+            f"the object more than that without clusters, and {_listed(better)} on the held-out half of all",
+            f"models{end}",
         ]
     return "\n".join(parts)
 
