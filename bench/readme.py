@@ -54,7 +54,6 @@ RATIOS = {
 }
 MODELS = {"torchvision:resnet50@none": "ResNet-50", "efficientnet-lite0": "EfficientNet-Lite0"}
 
-
 #: Overlays of `dataset` -> heading.
 OVERLAYS = {"none": "off", "jpeg": "JPEG", "png": "PNG"}
 
